@@ -1,0 +1,41 @@
+# Everything runs in its own .venv; python3 must be 3.11 or newer.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench chaos clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("semtask needs Python 3.11 or newer, this is %s" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## run the main job on real input: index a source tree, with a kill -9 in the middle (DIR=folder)
+	@$(BIN)/python -m semtask.cli.demo $(if $(DIR),--dir '$(DIR)')
+
+check: $(STAMP) ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## the checks, then all tests
+	$(BIN)/python -m pytest -n 2
+
+format: $(STAMP) ## format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure, side by side with the limits of this machine
+	$(BIN)/python -m benchmarks
+
+chaos: $(STAMP) ## kill -9 at random moments, the long version
+	$(BIN)/python -m pytest -m chaos --chaos-rounds=100 tests/chaos
+
+clean: ## remove what the targets made
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

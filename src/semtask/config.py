@@ -1,0 +1,252 @@
+"""Settings: defaults < user file < project file < environment < flags. Unset is not default.
+
+Standard library only, and cheap to import: the command line reads its settings here before every request.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from semtask.errors import ConfigError
+
+PROJECT_FILE = "semantica.toml"
+USER_FILE = "config.toml"
+
+# What a command may inherit from the one who asked for it.
+DEFAULT_ENV_ALLOWLIST = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR")
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def parse(value: Any) -> int:
+        if isinstance(value, bool):
+            raise ValueError("must be a whole number")
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise ValueError("must be a whole number") from None
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return number
+
+    return parse
+
+
+def _switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in {"on", "true", "yes", "1"}:
+        return True
+    if text in {"off", "false", "no", "0"}:
+        return False
+    raise ValueError("must be on or off")
+
+
+def _choice(*choices: str) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike) or not str(value):
+        raise ValueError("must be a path")
+    return Path(os.path.abspath(os.path.expanduser(os.fspath(value))))
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i.strip() for i in items):
+        raise ValueError("must be a list of names")
+    return tuple(i.strip() for i in items)
+
+
+def _setting(default: Any, parse: Callable[[Any], Any], doc: str, env: str | None = None) -> Any:
+    kind = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**kind, metadata={"parse": parse, "doc": doc, "env": env})
+
+
+def default_home() -> Path:
+    """The platform's user data folder for semtask."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(os.path.expanduser("~"), ".local", "share")
+    return Path(base) / "semtask"
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting of semtask. `origin` says where each value came from."""
+
+    home: Path = _setting(default_home, _path, "folder with the database, logs and sockets", "SEMANTICA_HOME")
+    db_path: Path | None = _setting(None, _path, "the database file; default <home>/meta.db", "SEMANTICA_DB_PATH")
+    tcp: bool = _setting(False, _switch, "listen on 127.0.0.1 too (on/off)", "SEMANTICA_TCP")
+    tcp_auth: str = _setting(
+        "token", _choice("token", "off"), "who may use the TCP port (token/off)", "SEMANTICA_TCP_AUTH"
+    )
+    rpc_port: int = _setting(9527, _whole(0, 65535), "the TCP port; 0 takes a free one", "SEMANTICA_RPC_PORT")
+    log_format: str = _setting(
+        "console", _choice("console", "json"), "the daemon's own log (console/json)", "SEMANTICA_LOG_FORMAT"
+    )
+    recovery_window_ms: int = _setting(
+        300_000,
+        _whole(0, 86_400_000),
+        "how long a still locked attempt is waited for after a restart before it is shown as kill_failed",
+        "SEMANTICA_RECOVERY_WINDOW_MS",
+    )
+    max_processes: int = _setting(
+        lambda: 2 * _cpus(),
+        _whole(1, 100_000),
+        "running commands over all queues; default 2 x CPUs",
+        "SEMANTICA_MAX_PROCESSES",
+    )
+    queue_concurrency: int = _setting(
+        _cpus,
+        _whole(1, 100_000),
+        "running jobs of a queue that was not configured; default the number of CPUs",
+    )
+    shutdown_grace_ms: int = _setting(
+        10_000, _whole(0, 3_600_000), "how long running jobs may go on after SIGTERM to the daemon"
+    )
+    log_max_bytes: int = _setting(
+        64 * 1024 * 1024,
+        _whole(65_536, 1 << 50),
+        "the disk space one log may take; beyond it the head and the tail are kept",
+    )
+    max_payload_bytes: int = _setting(10 * 1024 * 1024, _whole(1024, 1 << 30), "the largest payload of a job")
+    max_body_bytes: int = _setting(11 * 1024 * 1024, _whole(4096, 1 << 30), "the largest HTTP body")
+    max_connections: int = _setting(
+        1000, _whole(8, 100_000), "open connections; above it the oldest idle one is closed"
+    )
+    env_allowlist: tuple[str, ...] = _setting(
+        DEFAULT_ENV_ALLOWLIST,
+        _names,
+        "environment variables that a command takes from the caller; NAME or PREFIX*",
+    )
+    autostart: bool = _setting(
+        True, _switch, "whether a client starts the daemon when none answers (on/off)", "SEMANTICA_AUTOSTART"
+    )
+    origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def database(self) -> Path:
+        return self.db_path or self.home / "meta.db"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def socket(self) -> Path:
+        return self.run_dir / "rpc.sock"
+
+    @property
+    def token_file(self) -> Path:
+        return self.run_dir / "token"
+
+    @property
+    def attempts_dir(self) -> Path:
+        return self.home / "attempts"
+
+    @property
+    def logs_dir(self) -> Path:
+        return self.home / "logs"
+
+
+_FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
+_BY_ENV = {f.metadata["env"]: name for name, f in _FIELDS.items() if f.metadata["env"]}
+# Read elsewhere, hence known: by clients, by jobs, or by the launcher of a daemon.
+OTHER_ENV = frozenset({"SEMANTICA_RPC_URL", "SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT", "SEMANTICA_OUTPUT"})
+
+
+def documented() -> list[tuple[str, str | None, str]]:
+    """(name in a file, environment variable or None, what it means) of every setting."""
+    return [(name, f.metadata["env"], f.metadata["doc"]) for name, f in _FIELDS.items()]
+
+
+def load(
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    *,
+    cwd: str | None = None,
+) -> Settings:
+    """The settings in force. Raises ConfigError with the place of the first bad value."""
+    env = os.environ if env is None else env
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    layers += [(str(path), _read(path)) for path in _files(env, cwd)]
+    layers.append(("the environment", {_BY_ENV[k]: v for k, v in env.items() if k in _BY_ENV and v != ""}))
+    layers.append(("the command line", {k: v for k, v in (flags or {}).items() if v is not None}))
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, layer in layers:
+        for name, raw in layer.items():
+            values[name] = _parse(name, raw, source)
+            origin[name] = source
+    return Settings(**values, origin=origin)
+
+
+def unknown_environment(env: Mapping[str, str] | None = None) -> list[str]:
+    """SEMANTICA_* variables that nothing reads: probably a slip of the pen."""
+    env = os.environ if env is None else env
+    return sorted(k for k in env if k.startswith("SEMANTICA_") and k not in _BY_ENV and k not in OTHER_ENV)
+
+
+def _files(env: Mapping[str, str], cwd: str | None) -> list[Path]:
+    base = env.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".config")
+    found = [Path(base) / "semtask" / USER_FILE]
+    folder = Path(cwd or os.getcwd())
+    for parent in (folder, *folder.parents):
+        if (parent / PROJECT_FILE).is_file():
+            found.append(parent / PROJECT_FILE)
+            break
+    return [p for p in found if p.is_file()]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import tomllib  # only when there is a file to read
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"cannot read the settings in {path}: {error}") from error
+    for name in values:
+        if name not in _FIELDS:
+            raise ConfigError(f"{path}: there is no setting {name!r}{suggestion(name, _FIELDS)}")
+    return values
+
+
+def _parse(name: str, raw: Any, source: str) -> Any:
+    spec = _FIELDS[name].metadata
+    try:
+        return spec["parse"](raw)
+    except ValueError as error:
+        shown = spec["env"] if source == "the environment" and spec["env"] else name
+        raise ConfigError(f"{shown} (from {source}) {error}, not {raw!r}") from None
+
+
+def suggestion(name: str, known: Any) -> str:
+    """' (did you mean ...?)', or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def require_linux() -> None:
+    """Raises ConfigError elsewhere: the supervision of processes is written for Linux."""
+    if sys.platform != "linux":
+        raise ConfigError(f"semtask runs its daemon on Linux only for now, and this is {sys.platform}")

@@ -1,0 +1,92 @@
+"""What an executor says about an attempt. A value: what follows from it is decided in `retry.py`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from semtask.model.state import EndCause
+
+
+class FailureClass(StrEnum):
+    """What kind of end an attempt had; it selects the budget and the reaction."""
+
+    PERMANENT = "PERMANENT"  # trying again cannot help: program missing, bad payload
+    HANDLER = "HANDLER"  # the job itself failed: exit code, exception, a signal that was not ours, timeout
+    CRASH = "CRASH"  # the process that ran or watched it was lost
+    INTERRUPTED = "INTERRUPTED"  # the daemon died or shut down
+    INFRA = "INFRA"  # the machine had no room to start it
+    NEVER_RAN = "NEVER_RAN"  # proved: nothing of it was executed
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt ended. `failure` is None for a success; `log_bytes` is what it wrote in all."""
+
+    end_cause: EndCause
+    failure: FailureClass | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+    log_bytes: int | None = None
+
+    @property
+    def executed(self) -> bool:
+        """Whether the attempt counts as an execution of the job."""
+        return self.failure not in {FailureClass.INFRA, FailureClass.NEVER_RAN}
+
+
+def success(*, exit_code: int | None = None) -> Outcome:
+    return Outcome(end_cause=EndCause.SUCCESS, exit_code=exit_code)
+
+
+def never_ran(why: str) -> Outcome:
+    return Outcome(end_cause=EndCause.INTERRUPTED, failure=FailureClass.NEVER_RAN, error=why)
+
+
+def interrupted(why: str, *, exit_code: int | None = None, signal: int | None = None) -> Outcome:
+    return Outcome(
+        end_cause=EndCause.INTERRUPTED,
+        failure=FailureClass.INTERRUPTED,
+        error=why,
+        exit_code=exit_code,
+        signal=signal,
+    )
+
+
+def spawn_failed(why: str) -> Outcome:
+    """The program cannot be started and never will be: missing, not executable, arguments too long."""
+    return Outcome(end_cause=EndCause.SPAWN_FAILED, failure=FailureClass.PERMANENT, error=why)
+
+
+def no_room(why: str) -> Outcome:
+    """The machine could not start it now: no processes, descriptors, memory or disk left."""
+    return Outcome(end_cause=EndCause.SPAWN_FAILED, failure=FailureClass.INFRA, error=why)
+
+
+def lost(why: str) -> Outcome:
+    """The process that watched the attempt is gone and left no record."""
+    return Outcome(end_cause=EndCause.WORKER_CRASH, failure=FailureClass.CRASH, error=why)
+
+
+def of_command(wait_status: int, *, log_bytes: int | None = None) -> Outcome:
+    """The outcome of a command that ended by itself, from its wait status (as of `os.waitpid`)."""
+    signal = wait_status & 0x7F
+    if signal:
+        return Outcome(
+            end_cause=EndCause.SIGNAL,
+            failure=FailureClass.HANDLER,
+            signal=signal,
+            error=f"ended by signal {signal}",
+            log_bytes=log_bytes,
+        )
+    code = (wait_status >> 8) & 0xFF
+    if code:
+        return Outcome(
+            end_cause=EndCause.EXIT_CODE,
+            failure=FailureClass.HANDLER,
+            exit_code=code,
+            error=f"exit code {code}",
+            log_bytes=log_bytes,
+        )
+    return Outcome(end_cause=EndCause.SUCCESS, exit_code=0, log_bytes=log_bytes)

@@ -1,0 +1,447 @@
+"""Every message of the API, and METHODS: the one table that feeds server, client, `rpc.discover` and documents.
+
+A parameter that is part of the contract but not served by this version is named in `Method.unserved`; sending it is
+refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt
+from semtask.model.state import EndCause, State, StopReason
+
+QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="letters, digits, _ and -, 1 to 64")]
+JobType = Annotated[str, Meta(min_length=1, max_length=128)]
+Tag = Annotated[str, Meta(min_length=1, max_length=256)]
+JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
+Priority = Annotated[int, Meta(ge=-100, le=100)]
+GraceMs = Annotated[int, Meta(ge=0, le=60_000)]
+EpochMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+DurationMs = Annotated[int, Meta(ge=0, le=31_536_000_000_000)]
+TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
+
+
+class Params(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Base of all parameters."""
+
+
+class Result(Struct, kw_only=True):
+    """Base of all results. Results only grow."""
+
+
+# --- enqueue -----------------------------------------------------------------------------------------------------
+
+
+class Schedule(Params):
+    """When a job becomes eligible: at once, AT `scheduled_at` (epoch ms), or AFTER `delay_ms`."""
+
+    type: Literal["IMMEDIATE", "AT", "AFTER"]
+    scheduled_at: EpochMs | UnsetType = UNSET
+    delay_ms: DurationMs | UnsetType = UNSET
+
+
+class Conditions(Params):
+    wait_for_idle: bool = False
+    require_charging: bool = False
+    wait_for_event: str | None = None
+
+
+class CommandPayload(Params):
+    """The payload of a SUBPROCESS job. `umask` is a number (18 is 0o022)."""
+
+    command: Annotated[str, Meta(min_length=1)]
+    args: list[str] = []
+    env: dict[str, str] = {}
+    working_dir: str | UnsetType = UNSET
+    umask: Annotated[int, Meta(ge=0, le=0o777)] | UnsetType = UNSET
+    stderr: Literal["merged", "split"] = "merged"
+
+
+class EnqueueParams(Params):
+    job_type: JobType
+    payload: msgspec.Raw
+    queue: QueueName = "default"
+    execution_mode: ExecutionMode | UnsetType = UNSET
+    priority: Priority = 0
+    schedule: Schedule | UnsetType = UNSET
+    grace_ms: GraceMs = 5000
+    tag: Tag | UnsetType = UNSET
+    chain_group_id: Tag | UnsetType = UNSET
+    parent_job_id: JobId | UnsetType = UNSET
+    traceparent: TraceParent | UnsetType = UNSET
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=256)] | UnsetType = UNSET
+    on_interrupt: OnInterrupt | UnsetType = UNSET
+    durability: Durability = Durability.FSYNC
+    subject_key: Annotated[str, Meta(min_length=1, max_length=512)] | UnsetType = UNSET
+    on_duplicate: OnDuplicate | UnsetType = UNSET
+    max_attempts: int | UnsetType = UNSET
+    backoff_factor: float | UnsetType = UNSET
+    retry_base_delay_ms: int | UnsetType = UNSET
+    retry_max_delay_ms: int | UnsetType = UNSET
+    retry_on_crash: bool | UnsetType = UNSET
+    timeout_ms: int | UnsetType = UNSET
+    deadline: int | UnsetType = UNSET
+    ttl_ms: int | UnsetType = UNSET
+    conditions: Conditions | UnsetType = UNSET
+    depends_on: list[str] | UnsetType = UNSET
+
+
+ENQUEUE_UNSERVED = frozenset(
+    {
+        "subject_key",
+        "on_duplicate",
+        "max_attempts",
+        "backoff_factor",
+        "retry_base_delay_ms",
+        "retry_max_delay_ms",
+        "retry_on_crash",
+        "timeout_ms",
+        "deadline",
+        "ttl_ms",
+        "conditions",
+        "depends_on",
+    }
+)
+
+
+class Enqueued(Result):
+    job_id: str
+    state: State
+    queue: str
+    generation: int | None = None
+    deduplicated: bool = False
+    superseded: int = 0
+
+
+class EnqueueManyParams(Params):
+    jobs: Annotated[list[EnqueueParams], Meta(min_length=1, max_length=10_000)]
+
+
+class EnqueuedMany(Result):
+    jobs: list[Enqueued]
+
+
+# --- look ----------------------------------------------------------------------------------------------------------
+
+
+class Waiting(Result):
+    """Why a job is not running."""
+
+    reason: Literal[
+        "scheduled",
+        "queue_paused",
+        "queue_full",
+        "machine_full",
+        "no_app",
+        "behind_others",
+        "stopping_daemon",
+    ]
+    text: str
+
+
+class AttemptView(Result):
+    claim_no: int
+    started_at: int
+    finished_at: int | None = None
+    end_cause: EndCause | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+    stop_reason: StopReason | None = None
+    pid: int | None = None
+    log_bytes: int | None = None
+
+
+class JobView(Result):
+    """A job as the API shows it. Times are epoch ms; `payload` and `attempts_list` only where asked for."""
+
+    job_id: str
+    queue: str
+    job_type: str
+    execution_mode: ExecutionMode
+    state: State
+    priority: int
+    created_at: int
+    on_interrupt: OnInterrupt
+    run_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    stop_reason: StopReason | None = None
+    kill_failed_at: int | None = None
+    end_cause: EndCause | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+    pid: int | None = None
+    claim_no: int = 0
+    attempts: int = 0
+    failures: int = 0
+    crashes: int = 0
+    interruptions: int = 0
+    max_attempts: int = 1
+    grace_ms: int = 5000
+    tag: str | None = None
+    chain_group_id: str | None = None
+    parent_job_id: str | None = None
+    retry_of: str | None = None
+    trace_context: str | None = None
+    idempotency_key: str | None = None
+    node_id: str | None = None
+    log_path: str | None = None
+    command: str | None = None  # of a SUBPROCESS job: the program and its arguments, for people
+    waiting: Waiting | None = None
+    payload: msgspec.Raw | None = None
+    attempts_list: list[AttemptView] | None = None
+
+
+class GetJobParams(Params):
+    """`include` adds parts: `payload`, `attempts`."""
+
+    job_id: JobId
+    include: list[Literal["payload", "attempts"]] = []
+
+
+class QueryFilter(Params):
+    state: list[State] = []
+    queue: list[QueueName] = []
+    job_type: JobType | UnsetType = UNSET
+    tag: Tag | UnsetType = UNSET
+    chain_group_id: Tag | UnsetType = UNSET
+    created_after: EpochMs | UnsetType = UNSET
+    id_suffix: Annotated[str, Meta(pattern=r"^[0-9a-f]{4,32}\Z")] | UnsetType = UNSET
+    subject_key_prefix: str | UnsetType = UNSET
+
+
+class QueryJobsParams(Params):
+    filter: QueryFilter = QueryFilter()
+    sort: Literal["newest", "oldest"] = "newest"
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+    cursor: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+
+
+class QueriedJobs(Result):
+    items: list[JobView]
+    next_cursor: str | None = None
+
+
+class WaitParams(Params):
+    job_ids: Annotated[list[JobId], Meta(min_length=1, max_length=1000)]
+    mode: Literal["any", "all"] = "all"
+    timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 30_000
+
+
+class Waited(Result):
+    """`jobs` are in the order asked for; `timed_out`: the condition was not met yet."""
+
+    jobs: list[JobView]
+    timed_out: bool
+
+
+class TailParams(Params):
+    """Either `lines` (the last ones), or a position: `offset` (a negative one counts from the end) and `limit`.
+
+    `attempt` is a claim_no; without it the newest. With `wait_ms` the answer waits for new bytes or the end.
+    """
+
+    job_id: JobId
+    lines: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
+    attempt: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    stream: Literal["stdout", "stderr"] = "stdout"
+    offset: int | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=1_048_576)] = 65_536
+    wait_ms: Annotated[int, Meta(ge=0, le=30_000)] = 0
+
+
+class TailedLines(Result):
+    job_id: str
+    log_path: str | None
+    lines: list[str]
+
+
+class TailedChunk(Result):
+    """`chunk` is base64 if `encoding` says so (bytes that are no UTF-8), else text.
+
+    `omitted_bytes` lie between the offset asked for and the first byte of the chunk: the cut-out middle of a log over
+    its cap. `eof`: the attempt has ended and this was its last byte. `attempt` is the claim_no that was read.
+    """
+
+    chunk: str
+    encoding: Literal["utf-8", "base64"]
+    next_offset: int
+    eof: bool
+    omitted_bytes: int
+    attempt: int
+
+
+# --- change ----------------------------------------------------------------------------------------------------------
+
+
+class CancelParams(Params):
+    """Exactly one of `job_id`, `tag`, `chain_group_id`."""
+
+    job_id: JobId | UnsetType = UNSET
+    tag: Tag | UnsetType = UNSET
+    chain_group_id: Tag | UnsetType = UNSET
+    grace_ms: GraceMs | UnsetType = UNSET
+
+
+class Cancelled(Result):
+    """`cancelled`: at least one job was ended or is being stopped. A running job ends later: see `dev.wait.v1`."""
+
+    cancelled: bool
+    cancelled_count: int
+    job_id: str | None = None
+
+
+class QueueParams(Params):
+    queue: QueueName
+
+
+class ConfigureQueueParams(Params):
+    """`concurrency` None returns to the daemon's default."""
+
+    queue: QueueName
+    concurrency: Annotated[int, Meta(ge=1, le=100000)] | UnsetType | None = UNSET
+    class_: Literal["interactive", "normal", "background"] | UnsetType = msgspec.field(default=UNSET, name="class")
+
+
+class NoParams(Params):
+    pass
+
+
+class QueueView(Result):
+    name: str
+    paused: bool
+    concurrency: int
+    scheduled: int
+    queued: int
+    running: int
+    done: int
+    failed: int
+    cancelled: int
+    superseded: int
+    skipped: int
+
+
+class Queues(Result):
+    queues: list[QueueView]
+
+
+class SystemView(Result):
+    cpu_count: int
+    max_processes: int
+    running_processes: int
+
+
+class Stats(Result):
+    version: str
+    pid: int
+    total_jobs: int
+    scheduled_jobs: int
+    queued_jobs: int
+    running_jobs: int
+    done_jobs: int
+    failed_jobs: int
+    db_size_bytes: int
+    uptime_seconds: float
+    accepting: bool
+    queues: list[QueueView]
+    system: SystemView
+    counters: dict[str, int]
+    throttle: None = None  # until throttling is served
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+class Method(Struct, frozen=True, kw_only=True):
+    """`unserved` names parameters that are refused; a dot leads into a nested object."""
+
+    name: str
+    params: type[Params]
+    result: Any
+    summary: str
+    unserved: frozenset[str] = frozenset()
+
+
+METHODS: dict[str, Method] = {
+    m.name: m
+    for m in (
+        Method(
+            name="dev.enqueue.v1",
+            params=EnqueueParams,
+            result=Enqueued,
+            summary="Store a job. Once answered it survives any crash, and with durability=fsync a power cut.",
+            unserved=ENQUEUE_UNSERVED,
+        ),
+        Method(
+            name="dev.enqueue_many.v1",
+            params=EnqueueManyParams,
+            result=EnqueuedMany,
+            summary="Store up to 10,000 jobs in one transaction, all or none.",
+            unserved=frozenset(f"jobs.{name}" for name in ENQUEUE_UNSERVED),
+        ),
+        Method(name="dev.get_job.v1", params=GetJobParams, result=JobView, summary="One job."),
+        Method(
+            name="dev.query_jobs.v1",
+            params=QueryJobsParams,
+            result=QueriedJobs,
+            summary="Jobs that match a filter, page by page.",
+            unserved=frozenset({"filter.subject_key_prefix"}),
+        ),
+        Method(
+            name="dev.wait.v1",
+            params=WaitParams,
+            result=Waited,
+            summary="Wait until any or all of the jobs have ended, or the time is over.",
+        ),
+        Method(
+            name="dev.cancel.v1",
+            params=CancelParams,
+            result=Cancelled,
+            summary="Cancel a job, or all live jobs of a tag or group.",
+        ),
+        Method(
+            name="logs.tail.v1",
+            params=TailParams,
+            result=TailedLines | TailedChunk,
+            summary="Read the output of a job: the last lines, or bytes from a position on.",
+        ),
+        Method(name="queues.list.v1", params=NoParams, result=Queues, summary="All queues with their counts."),
+        Method(
+            name="queues.pause.v1",
+            params=QueueParams,
+            result=QueueView,
+            summary="Start no more jobs of a queue. It goes on accepting them.",
+        ),
+        Method(
+            name="queues.resume.v1",
+            params=QueueParams,
+            result=QueueView,
+            summary="Start jobs of a queue again.",
+        ),
+        Method(
+            name="queues.configure.v1",
+            params=ConfigureQueueParams,
+            result=QueueView,
+            summary="Set how many jobs of a queue may run at once.",
+            unserved=frozenset({"class"}),
+        ),
+        Method(
+            name="admin.stats.v1",
+            params=NoParams,
+            result=Stats,
+            summary="Counts, queues, limits and counters.",
+        ),
+        Method(
+            name="rpc.discover",
+            params=NoParams,
+            result=dict[str, Any],
+            summary="This API as an OpenRPC document.",
+        ),
+    )
+}

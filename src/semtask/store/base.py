@@ -1,0 +1,248 @@
+"""The port of the store: what the engine may ask of a database.
+
+It is shaped for this engine, not for imagined plugins. Obligations that hold for every store:
+
+* An awaited write returns only after its transaction is committed, with fsync where `durable` asks for it.
+* Every change of a job's state is one guarded statement: id, claim_no and state stand in its WHERE clause.
+  Of two rivals exactly one wins; the other learns that nothing matched.
+* Requests do not hurt each other: one that the database refuses fails alone.
+* After each commit, and before the awaited writes return, `on_commit` is called once on the event loop with all
+  changes of state of that commit, in order.
+* Counters are kept, never counted: `stats` and `queues` read a number of rows that does not grow with the jobs.
+
+`tests/store/` holds the conformance suite that every store must pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, ProcessIdentity
+from semtask.model.outcome import Outcome
+from semtask.model.retry import Decision
+from semtask.model.state import EndCause, State, StopReason
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A committed change of one job. `before` is None for a new job.
+
+    A raised stop reason of a running job is a change too: `before` and `after` are RUNNING then.
+    """
+
+    job_id: str
+    queue: str
+    job_type: str
+    execution_mode: ExecutionMode
+    before: State | None
+    after: State
+    claim_no: int
+    run_at: int | None = None
+    end_cause: EndCause | None = None
+    stop_reason: StopReason | None = None
+
+
+class Inserted(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one new job. `deduplicated`: the key was known; the fields are those of the stored job."""
+
+    job_id: str
+    queue: str
+    state: State
+    generation: int | None = None
+    deduplicated: bool = False
+    superseded: int = 0
+
+
+class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Claim up to `limit` QUEUED jobs over `queues` (name -> free slots there), best first.
+
+    Best: highest priority, then lowest seq, over all the queues named. Paused queues are skipped by the store. Only
+    jobs of `mode` are looked at. `facts(job_id, claim_no)` is called in the writer for each claim.
+    """
+
+    mode: ExecutionMode
+    queues: Mapping[str, int]
+    limit: int
+    now: int
+    node_id: str
+    facts: Callable[[str, int], ClaimFacts]
+
+
+class Finish(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of attempt `claim_no`. `jitter` is used if a retry follows (see `model.retry.decide`)."""
+
+    job_id: str
+    claim_no: int
+    outcome: Outcome
+    now: int
+    jitter: float
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True):
+    """`decision` is None if the claim was no longer the present one: a late report, which changed nothing."""
+
+    decision: Decision | None
+
+
+class StopSelector(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs: exactly one field is set."""
+
+    job_id: str | None = None
+    tag: str | None = None
+    chain_group_id: str | None = None
+
+
+class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Raise the stop reason of running jobs to `reason`; with CANCEL waiting ones become CANCELLED at once.
+
+    `grace_ms` None keeps the job's own; a grace already stored may only get shorter.
+    """
+
+    selector: StopSelector
+    reason: StopReason
+    now: int
+    grace_ms: int | None = None
+
+
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A running job that has a stop reason now; the engine must see to it."""
+
+    job_id: str
+    claim_no: int
+    reason: StopReason
+    grace_ms: int
+
+
+class Stopped(msgspec.Struct, frozen=True, kw_only=True):
+    """`ended` waiting jobs reached their end; `stopping` run and will. `found` counts all that matched, also final."""
+
+    found: int
+    ended: int
+    stopping: Sequence[Running]
+    final_state: State | None = None  # of the one job named by job_id, if it was final already
+
+
+class QueueRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue. `concurrency` None: the daemon's default. `counts` has every state; kept, not counted."""
+
+    name: str
+    paused: bool
+    concurrency: int | None
+    counts: Mapping[State, int]
+
+
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    state: Sequence[State] = ()
+    queue: Sequence[str] = ()
+    job_type: str | None = None
+    tag: str | None = None
+    chain_group_id: str | None = None
+    created_after: int | None = None
+    id_suffix: str | None = None  # hexadecimal digits without hyphens; looked for among the newest jobs
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """`next_seq` continues the listing after the last item; None at the end."""
+
+    items: Sequence[Job]
+    next_seq: int | None
+
+
+class Promoted(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` jobs became QUEUED; `next_due` is the earliest run_at (epoch ms) still SCHEDULED, None without one."""
+
+    count: int
+    next_due: int | None
+
+
+class Store(Protocol):
+    """All methods may raise DatabaseError; writes raise Throttled while the disk is full."""
+
+    daemon_epoch: int  # +1 with every daemon that opened this store for work
+
+    async def insert(self, jobs: Sequence[NewJob], *, durable: bool) -> list[Inserted]:
+        """Store all jobs or none, in order, QUEUED, or SCHEDULED if run_at is later than created_at.
+
+        Raises Conflict if an idempotency key is known with other content; its details name the job and the index.
+        """
+        ...
+
+    async def claim(self, request: ClaimRequest) -> list[Job]:
+        """Give jobs to an executor: RUNNING, claim_no + 1, started_at, node and claim facts. Returns the new rows.
+
+        Never a job whose subject has a running job, nor one with superseded_by.
+        """
+        ...
+
+    async def record_process(self, job_id: str, claim_no: int, process: ProcessIdentity) -> bool:
+        """Note which process the attempt has. False if the claim is not the present one. Not synced."""
+        ...
+
+    async def record_kill_failed(self, job_id: str, claim_no: int, at: int) -> bool:
+        """Note that processes of the attempt could not be ended. The job stays RUNNING."""
+        ...
+
+    async def finish(self, finish: Finish) -> Finished:
+        """Apply `model.retry.decide` to the row as it is in this transaction, and write what it says.
+
+        Also writes the attempt's row if the outcome was executed. Never given up on a full disk: it is kept and
+        tried again until it commits.
+        """
+        ...
+
+    async def stop(self, request: StopRequest) -> Stopped:
+        """See StopRequest."""
+        ...
+
+    async def promote(self, now: int, limit: int) -> Promoted:
+        """Make SCHEDULED jobs with run_at <= now QUEUED, earliest first, at most `limit`."""
+        ...
+
+    async def configure_queue(
+        self, name: str, *, paused: bool | None = None, concurrency: int | Literal["keep"] | None = "keep"
+    ) -> QueueRow:
+        """Change a queue; one that was never used is made. Paused queues keep accepting jobs."""
+        ...
+
+    async def count(self, increments: Mapping[str, int]) -> None:
+        """Add to the persistent counters (DESIGN section 9)."""
+        ...
+
+    async def get(self, job_id: str) -> Job | None: ...
+
+    async def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]: ...
+
+    async def attempts(self, job_id: str) -> list[Attempt]:
+        """The ended attempts that have a row, oldest first."""
+        ...
+
+    async def query(self, where: JobFilter, *, newest_first: bool, limit: int, after_seq: int | None) -> Page:
+        """Jobs by seq, keyset pagination. No filter makes it scan all finished jobs when `limit` are found early."""
+        ...
+
+    async def running(self) -> list[Job]:
+        """All RUNNING jobs: what recovery has to judge."""
+        ...
+
+    async def queues(self) -> list[QueueRow]: ...
+
+    async def counters(self) -> dict[str, int]: ...
+
+    async def next_due(self) -> int | None: ...
+
+    async def size_bytes(self) -> int:
+        """Database and write-ahead log."""
+        ...
+
+    async def healthy(self) -> None:
+        """Raise DatabaseError or Throttled if a write would fail now; a cheap check for readiness."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what was accepted, then close. May be called twice."""
+        ...
+
+
+OnCommit = Callable[[Sequence[Change]], None]
