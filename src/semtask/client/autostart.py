@@ -1,0 +1,201 @@
+"""Finding the daemon, and starting it where none answers: once, however many clients ask for it at the same time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from semtask.client.transport import Notice, NotRunning, Transport, UnixAddress, address_of, print_notice
+from semtask.config import Settings
+from semtask.errors import DaemonUnavailable, StartupError
+
+if TYPE_CHECKING:
+    from subprocess import Popen
+
+START_LIMIT = 10.0
+ANOTHER_DAEMON = 100  # the exit code of a daemon whose home is owned already
+_MAX_OUTPUT = 1024 * 1024
+# They belong to one job and are no configuration.
+_OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
+
+
+def open_transport(
+    settings: Settings, *, url: str | None = None, autostart: bool | None = None, notice: Notice = print_notice
+) -> Transport:
+    """A connected transport. Where none answers the daemon is started, unless `autostart` (or the setting) is off.
+
+    Raises NotRunning, DaemonUnavailable or Unauthorized, and StartupError if the started daemon gave up.
+    """
+    transport = Transport(address_of(settings, url), notice=notice)
+    try:
+        transport.connect()
+    except NotRunning:
+        wanted = settings.autostart if autostart is None else autostart
+        if not wanted or not isinstance(transport.address, UnixAddress):
+            raise
+        start(settings, transport, notice)
+    return transport
+
+
+def start(settings: Settings, transport: Transport, notice: Notice = print_notice) -> None:
+    """Start the daemon of this home, or wait for the one that another client is starting, and connect to it."""
+    deadline = time.monotonic() + START_LIMIT
+    _make_folders(settings)
+    with _start_lock(settings.run_dir, deadline):
+        try:
+            transport.connect()
+            return
+        except NotRunning:
+            pass
+        output = settings.logs_dir / "daemon.out"
+        begin = _shorten(output)
+        ready_fd, process = _spawn(settings, output)
+        try:
+            ready = _wait_ready(ready_fd, deadline)
+        finally:
+            os.close(ready_fd)
+        if ready:
+            notice(f"started the daemon (pid {process.pid})")
+            transport.connect()
+            _leave_running(process)
+            return
+        _explain_failure(process, output, begin, transport, deadline)
+
+
+def environment(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
+    """What a started daemon inherits: the allowlist, the settings in the environment, and this home."""
+    passed = allowed(settings, env)
+    passed |= {k: v for k, v in env.items() if k.startswith("SEMANTICA_") and k not in _OF_ONE_JOB}
+    passed["SEMANTICA_HOME"] = str(settings.home)
+    if settings.db_path is not None:
+        passed["SEMANTICA_DB_PATH"] = str(settings.db_path)  # absolute: the daemon has another working directory
+    return passed
+
+
+def allowed(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that the allowlist names (NAME or PREFIX*)."""
+    exact = {name for name in settings.env_allowlist if not name.endswith("*")}
+    prefixes = tuple(name[:-1] for name in settings.env_allowlist if name.endswith("*"))
+    return {k: v for k, v in env.items() if k in exact or (prefixes and k.startswith(prefixes))}
+
+
+def _make_folders(settings: Settings) -> None:
+    for folder in (settings.home, settings.run_dir, settings.logs_dir):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartupError(
+                f"cannot make the folder {folder}: {error.strerror}; choose another one with SEMANTICA_HOME"
+            ) from error
+
+
+@contextmanager
+def _start_lock(run_dir: Path, deadline: float) -> Iterator[None]:
+    """Held by the one client that starts the daemon. It is the folder's own lock, so there is no file to lose."""
+    folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > deadline:
+                raise DaemonUnavailable(
+                    f"another client has been starting the daemon for {START_LIMIT:g} s; "
+                    f"its messages are in {run_dir.parent / 'logs' / 'daemon.out'}"
+                )
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _shorten(output: Path) -> int:
+    """Empty the file of the daemon's stdout and stderr once it is large; returns where new output begins."""
+    try:
+        size = output.stat().st_size
+    except FileNotFoundError:
+        return 0
+    if size <= _MAX_OUTPUT:
+        return size
+    os.truncate(output, 0)
+    return 0
+
+
+def _spawn(settings: Settings, output: Path) -> tuple[int, Popen[bytes]]:
+    """(read end of the readiness pipe, the daemon)."""
+    import subprocess  # costs milliseconds, and a start is rare
+
+    ready_fd, theirs = os.pipe()
+    try:
+        target = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "semtask", "daemon", "--ready-fd", str(theirs), "--detached"],
+                stdin=subprocess.DEVNULL,
+                stdout=target,
+                stderr=target,
+                cwd=settings.home,
+                env=environment(settings, os.environ),
+                pass_fds=(theirs,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(target)
+    except OSError as error:
+        os.close(ready_fd)
+        raise StartupError(f"cannot start the daemon: {error}") from error
+    finally:
+        os.close(theirs)
+    return ready_fd, process
+
+
+def _wait_ready(ready_fd: int, deadline: float) -> bool:
+    """Whether the readiness byte came; False at the end of the pipe (the daemon is gone) or of the time."""
+    poll = select.poll()
+    poll.register(ready_fd, select.POLLIN)
+    left_ms = max(0, int((deadline - time.monotonic()) * 1000))
+    return bool(poll.poll(left_ms)) and os.read(ready_fd, 1) != b""
+
+
+def _leave_running(process: Popen[bytes]) -> None:
+    """Let the daemon outlive this client, and reap it if it ends first, so that no zombie keeps its pid."""
+    import threading
+
+    threading.Thread(target=process.wait, name="semtask-reaper", daemon=True).start()
+
+
+def _explain_failure(process: Popen[bytes], output: Path, begin: int, transport: Transport, deadline: float) -> None:
+    """Raise what went wrong, unless another daemon of this home came up meanwhile."""
+    import subprocess
+
+    try:
+        code = process.wait(timeout=max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        _leave_running(process)
+        raise DaemonUnavailable(
+            f"the daemon (pid {process.pid}) was started but is not ready after {START_LIMIT:g} s; "
+            f"its messages are in {output}"
+        ) from None
+    while code == ANOTHER_DAEMON and time.monotonic() < deadline:
+        with suppress(NotRunning):
+            transport.connect()
+            return
+        time.sleep(0.05)
+    how = f"exit code {code}" if code >= 0 else f"signal {-code}"
+    last = _last_line(output, begin)
+    said = last.removeprefix("semtask: ") if last else f"it said nothing in {output}"
+    raise StartupError(f"the daemon did not start ({how}): {said}", exit_code=code if code > 0 else 1)
+
+
+def _last_line(output: Path, begin: int) -> str:
+    with output.open("rb") as file:
+        file.seek(begin)
+        lines = file.read(_MAX_OUTPUT).decode("utf-8", "replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
