@@ -59,6 +59,10 @@ def spawn_failed(why: str) -> Outcome:
     return Outcome(end_cause=EndCause.SPAWN_FAILED, failure=FailureClass.PERMANENT, error=why)
 
 
+def bad_payload(why: str) -> Outcome:
+    return Outcome(end_cause=EndCause.BAD_PAYLOAD, failure=FailureClass.PERMANENT, error=why)
+
+
 def no_room(why: str) -> Outcome:
     """The machine could not start it now: no processes, descriptors, memory or disk left."""
     return Outcome(end_cause=EndCause.SPAWN_FAILED, failure=FailureClass.INFRA, error=why)

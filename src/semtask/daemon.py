@@ -1,0 +1,238 @@
+"""The daemon: opens everything in the one right order, serves until it is told to stop, and closes it in reverse.
+
+It runs no user code and spawns no job itself; see `executors/launcher.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import random
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import semtask
+from semtask.api.http import RpcServer
+from semtask.config import Settings, inherited, require_linux
+from semtask.engine.admission import Admission
+from semtask.engine.attempt import CommandDefaults
+from semtask.engine.changes import Changes
+from semtask.engine.lifecycle import Engine
+from semtask.engine.operations import Operations
+from semtask.engine.tailing import Tailing
+from semtask.errors import StartupError, Throttled
+from semtask.executors.folder import AttemptsDir
+from semtask.executors.output import LogCap, LogFiles
+from semtask.executors.process import Launcher
+from semtask.executors.sub_process import SubprocessExecutor
+from semtask.host import identity
+from semtask.host.clocks import SystemClock
+from semtask.host.filesystem import make_private, require_local
+from semtask.host.locks import FolderBusy, FolderLocks
+from semtask.model.identifiers import JobIds
+from semtask.model.job import ClaimFacts
+from semtask.model.retry import JITTER_HIGH, JITTER_LOW
+from semtask.store.sqlite import SqliteStore, open_store
+from semtask.telemetry.logs import configure_logging
+
+log = logging.getLogger("semtask.daemon")
+
+EXIT_OTHER_DAEMON = 100
+EXIT_FENCED = 70
+
+
+def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = False) -> int:
+    """Run the daemon in the foreground until SIGTERM or SIGINT. Returns its exit code.
+
+    `ready_fd` gets one byte when the sockets are open. `detached` is for a daemon that a client starts: it begins with
+    all signals at their defaults and none blocked, whatever shell or nohup the client was called from.
+    """
+    if detached:
+        _reset_signals()
+    inherited_umask = os.umask(0o077)
+    locks = FolderLocks()
+    try:
+        require_linux()
+        _lock_folders(settings, locks)
+        configure_logging(settings, foreground=not detached)
+        return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd))
+    except StartupError as error:
+        print(f"semtask: {error.message}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    finally:
+        locks.release()
+
+
+def _reset_signals() -> None:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        with contextlib.suppress(OSError, ValueError):  # glibc keeps two of them for itself
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _lock_folders(settings: Settings, locks: FolderLocks) -> None:
+    """One daemon for each home and for each database folder."""
+    for folder in (settings.home, settings.database.parent):
+        make_private(folder)
+        require_local(folder)
+        try:
+            locks.take(folder)
+        except FolderBusy as busy:
+            what = "home" if folder == settings.home else "database folder"
+            who = f"the semtask daemon with pid {busy.pid}" if busy.pid else "another semtask daemon"
+            raise StartupError(
+                f"{who} already owns the {what} {folder}; stop it with `semtask down`, or choose another one",
+                exit_code=EXIT_OTHER_DAEMON,
+            ) from None
+
+
+class _Daemon:
+    def __init__(self, settings: Settings, inherited_umask: int) -> None:
+        self._settings = settings
+        self._inherited_umask = inherited_umask
+        self._clock = SystemClock()
+        self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
+        self._exit_code = 0
+
+    async def run(self, ready_fd: int | None) -> int:
+        self._handle_signals()
+        async with contextlib.AsyncExitStack() as stack:
+            engine, operations, store = await self._open(stack)
+            await engine.recover()
+
+            async def ready() -> None:
+                if not operations.accepting:
+                    raise Throttled("the daemon is stopping")
+                await store.healthy()
+
+            server = RpcServer(self._settings, operations, ready=ready, version=semtask.__version__)
+            await server.start()
+            stack.push_async_callback(server.close)
+            await engine.start()
+            gc.collect()
+            gc.freeze()
+            _announce(ready_fd)
+            log.info("ready: pid %d, home %s", os.getpid(), self._settings.home)
+            await self._stopping.wait()
+            log.info("stopping")
+            operations.accepting = False
+            server.drain()
+            await engine.stop(wait_s=self._settings.shutdown_grace_ms / 1000, at_once=self._at_once)
+        log.info("stopped")
+        return self._exit_code
+
+    async def _open(self, stack: contextlib.AsyncExitStack) -> tuple[Engine, Operations, SqliteStore]:
+        settings, clock = self._settings, self._clock
+        changes = Changes()
+        store = await open_store(settings.database, on_commit=changes.publish, now=clock.now_ms, fatal=self._fatal)
+        stack.push_async_callback(store.close)
+        attempts_dir = AttemptsDir(settings.attempts_dir)
+        logs = LogFiles(settings.logs_dir / "jobs")
+        launcher = await stack.enter_async_context(_running(Launcher()))
+        engine: Engine
+        executor = SubprocessExecutor(
+            attempts_dir,
+            launcher,
+            logs.open,
+            lambda job_id, claim_no: engine.kill_failed(job_id, claim_no),
+            lambda name, by: engine.count(name, by),
+        )
+        cap = LogCap(logs, settings.log_max_bytes, lambda job_id, claim_no: engine.log_limit(job_id, claim_no))
+        await stack.enter_async_context(_background(cap.run()))
+        engine = Engine(
+            store=store,
+            executor=executor,
+            log_watch=cap,
+            changes=changes,
+            clock=clock,
+            jitter=lambda: random.uniform(JITTER_LOW, JITTER_HIGH),  # noqa: S311
+            defaults=CommandDefaults(
+                env=inherited(os.environ, settings.env_allowlist),
+                working_dir=os.environ.get("HOME") or str(Path.home()),
+                umask=self._inherited_umask,
+            ),
+            facts=_claim_facts(store.daemon_epoch, attempts_dir.attempts_id),
+            node_id=os.uname().nodename,
+            max_processes=settings.max_processes,
+            queue_concurrency=settings.queue_concurrency,
+            recovery_window_ms=settings.recovery_window_ms,
+        )
+        operations = Operations(
+            store=store,
+            dispatcher=engine.dispatcher,
+            changes=changes,
+            admission=Admission(
+                new_id=JobIds(clock.now_ms, secrets.token_bytes).new,
+                now_ms=clock.now_ms,
+                max_payload_bytes=settings.max_payload_bytes,
+            ),
+            tailing=Tailing(store, logs, changes, clock),
+            stop_running=engine.attempts.stop,
+            clock=clock,
+            version=semtask.__version__,
+            pid=os.getpid(),
+            cpu_count=os.cpu_count() or 1,
+        )
+        return engine, operations, store
+
+    def _handle_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+
+    def _asked_to_stop(self) -> None:
+        """The first signal lets running jobs go on for a while; the second one stops them at once."""
+        if self._stopping.is_set():
+            self._at_once.set()
+        self._stopping.set()
+
+    def _fatal(self, error: BaseException) -> None:
+        """The database is no longer ours: end, and touch nothing."""
+        log.critical("cannot go on: %s", error)
+        self._exit_code = EXIT_FENCED
+        self._stopping.set()
+        self._at_once.set()
+
+
+@contextlib.asynccontextmanager
+async def _running(launcher: Launcher) -> AsyncIterator[Launcher]:
+    await launcher.start()
+    try:
+        yield launcher
+    finally:
+        await launcher.close()
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _announce(ready_fd: int | None) -> None:
+    if ready_fd is not None:
+        os.write(ready_fd, b"1")
+        os.close(ready_fd)
+
+
+def _claim_facts(daemon_epoch: int, attempts_id: str) -> Callable[[str, int], ClaimFacts]:
+    boot_id = identity.boot_id()
+
+    def facts(job_id: str, claim_no: int) -> ClaimFacts:
+        # The random part keeps a copied home from taking our processes for its own.
+        nonce = f"{job_id}.{claim_no}.{secrets.token_hex(8)}"
+        return ClaimFacts(daemon_epoch=daemon_epoch, boot_id=boot_id, attempts_id=attempts_id, nonce=nonce)
+
+    return facts

@@ -1,0 +1,126 @@
+"""From a request to a job that may be stored: everything that can be checked is checked here, before the writer."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+import msgspec
+from msgspec import UNSET
+
+from semtask.errors import ValidationError
+from semtask.model.job import ExecutionMode, NewJob, OnInterrupt
+from semtask.protocol.messages import CommandPayload, EnqueueParams
+
+_DEFAULT_ON_INTERRUPT = {
+    ExecutionMode.IN_PROCESS: OnInterrupt.REQUEUE,
+    ExecutionMode.SUBPROCESS: OnInterrupt.FAIL,
+}
+
+
+class Admission:
+    """Turns valid parameters into a NewJob; raises ValidationError with the place of what is wrong."""
+
+    def __init__(self, *, new_id: Callable[[], str], now_ms: Callable[[], int], max_payload_bytes: int) -> None:
+        self._new_id = new_id
+        self._now_ms = now_ms
+        self._max_payload_bytes = max_payload_bytes
+
+    def admit(self, params: EnqueueParams) -> NewJob:
+        payload = bytes(params.payload)
+        if len(payload) > self._max_payload_bytes:
+            raise _invalid(
+                "payload", f"has {len(payload):,} bytes; the limit (max_payload_bytes) is {self._max_payload_bytes:,}"
+            )
+        mode = params.execution_mode or _mode_of(payload)
+        arguments = _command(payload) if mode is ExecutionMode.SUBPROCESS else _task_arguments(payload)
+        now = self._now_ms()
+        return NewJob(
+            job_id=self._new_id(),
+            queue=params.queue,
+            job_type=params.job_type,
+            execution_mode=mode,
+            payload=payload.decode(),
+            created_at=now,
+            run_at=_run_at(params, now),
+            priority=params.priority,
+            grace_ms=params.grace_ms,
+            tag=params.tag or None,
+            chain_group_id=params.chain_group_id or None,
+            parent_job_id=params.parent_job_id or None,
+            trace_context=params.traceparent or None,
+            idempotency_key=params.idempotency_key or None,
+            on_interrupt=params.on_interrupt or _DEFAULT_ON_INTERRUPT[mode],
+            durability=params.durability,
+            content_hash=_content_hash(params, mode, arguments),
+        )
+
+
+def _invalid(place: str, what: str) -> ValidationError:
+    return ValidationError(f"`{place}` {what}", details={"parameter": place})
+
+
+def _mode_of(payload: bytes) -> ExecutionMode:
+    class Probe(msgspec.Struct):
+        command: msgspec.Raw | msgspec.UnsetType = UNSET
+
+    try:
+        probe = msgspec.json.decode(payload, type=Probe)
+    except msgspec.MsgspecError:
+        return ExecutionMode.IN_PROCESS
+    return ExecutionMode.SUBPROCESS if probe.command is not UNSET else ExecutionMode.IN_PROCESS
+
+
+def _task_arguments(payload: bytes) -> object:
+    arguments = msgspec.json.decode(payload)
+    if not isinstance(arguments, dict):
+        raise _invalid("payload", "of a task is an object with its arguments by name")
+    return arguments
+
+
+def _command(payload: bytes) -> object:
+    try:
+        command = msgspec.json.decode(payload, type=CommandPayload)
+    except msgspec.ValidationError as error:
+        text, _, path = str(error).partition(" - at `$")
+        place = "payload" + path.rstrip("`")
+        raise _invalid(place, f"is not valid: {text}") from None
+    _refuse_nul("payload.command", command.command)
+    for index, argument in enumerate(command.args):
+        _refuse_nul(f"payload.args[{index}]", argument)
+    for name, value in command.env.items():
+        if not name or "=" in name:
+            raise _invalid("payload.env", f"has {name!r}, which is no name of a variable")
+        _refuse_nul("payload.env", name)
+        _refuse_nul(f"payload.env.{name}", value)
+    if command.working_dir is not UNSET:
+        _refuse_nul("payload.working_dir", command.working_dir)
+        if not os.path.isabs(command.working_dir):
+            raise _invalid("payload.working_dir", f"must be an absolute path, not {command.working_dir!r}")
+    return [command.command, command.args, command.working_dir or None]
+
+
+def _refuse_nul(place: str, text: str) -> None:
+    if "\0" in text:
+        raise _invalid(place, "contains a NUL character, which no program can be given")
+
+
+def _run_at(params: EnqueueParams, now: int) -> int | None:
+    schedule = params.schedule
+    if not schedule:
+        return None
+    given = {name for name in ("scheduled_at", "delay_ms") if getattr(schedule, name) is not UNSET}
+    wanted = {"IMMEDIATE": set(), "AT": {"scheduled_at"}, "AFTER": {"delay_ms"}}[schedule.type]
+    if given != wanted:
+        need = f"needs `{wanted.pop()}` and nothing else" if wanted else "takes no time"
+        raise _invalid("schedule", f"of type {schedule.type} {need}")
+    if schedule.scheduled_at is not UNSET:
+        return schedule.scheduled_at
+    return now + schedule.delay_ms if schedule.delay_ms is not UNSET else None
+
+
+def _content_hash(params: EnqueueParams, mode: ExecutionMode, arguments: object) -> bytes:
+    """What an idempotency key stands for: never the environment, the umask, times or the traceparent."""
+    content = [params.job_type, params.queue, params.subject_key or None, mode, arguments]
+    return hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest()

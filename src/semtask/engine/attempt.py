@@ -1,0 +1,139 @@
+"""One attempt, from its claim to its finish: the order of steps between store and executor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from semtask.engine.background import Background
+from semtask.errors import DatabaseError
+from semtask.executors.base import CommandSpec, Executor
+from semtask.host.clocks import Clock
+from semtask.model.job import Job, ProcessIdentity
+from semtask.model.outcome import Outcome, bad_payload, never_ran
+from semtask.model.state import StopReason
+from semtask.protocol.messages import CommandPayload
+from semtask.store.base import Finish, Running, Store
+
+log = logging.getLogger("semtask.attempt")
+
+Key = tuple[str, int]
+
+
+class CommandDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command gets that its job does not say itself."""
+
+    env: Mapping[str, str]
+    working_dir: str
+    umask: int
+
+
+def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
+    """What to execute for a claimed SUBPROCESS job."""
+    assert job.claim is not None, "only a claimed job is run"
+    payload = msgspec.json.decode(job.payload, type=CommandPayload)
+    env = {**defaults.env, **payload.env, "SEMANTICA_JOB_ID": job.job_id, "SEMANTICA_ATTEMPT": job.claim.nonce}
+    if job.trace_context:
+        env["TRACEPARENT"] = job.trace_context
+    return CommandSpec(
+        job_id=job.job_id,
+        claim_no=job.claim_no,
+        argv=[payload.command, *payload.args],
+        env=env,
+        working_dir=payload.working_dir or defaults.working_dir,
+        umask=defaults.umask if isinstance(payload.umask, msgspec.UnsetType) else payload.umask,
+        split_stderr=payload.stderr == "split",
+        grace_ms=job.grace_ms,
+        nonce=job.claim.nonce,
+    )
+
+
+class Attempts:
+    """The running attempts of this daemon. Each one is a task; it frees its slot only after its finish committed."""
+
+    def __init__(
+        self,
+        store: Store,
+        executor: Executor,
+        *,
+        defaults: CommandDefaults,
+        clock: Clock,
+        jitter: Callable[[], float],
+        on_end: Callable[[Job, Outcome], None],
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._defaults = defaults
+        self._clock = clock
+        self._jitter = jitter
+        self._on_end = on_end
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._stops: dict[Key, StopReason] = {}
+        self._notes = Background()
+
+    def start(self, job: Job) -> None:
+        key = (job.job_id, job.claim_no)
+        task = asyncio.get_running_loop().create_task(self._run(job), name=f"attempt {job.job_id}.{job.claim_no}")
+        self._tasks[key] = task
+        task.add_done_callback(lambda done: self._done(key, done))
+
+    def stop(self, running: Running) -> None:
+        """Pass a committed stop reason on to the process. One that is not ours is left to its own watcher."""
+        key = (running.job_id, running.claim_no)
+        if key in self._tasks:
+            self._stops[key] = running.reason
+            self._executor.stop(running.job_id, running.claim_no, running.reason, running.grace_ms)
+
+    @property
+    def keys(self) -> list[Key]:
+        return list(self._tasks)
+
+    async def idle(self, timeout_s: float) -> bool:
+        """Wait until no attempt runs; False when the time is over first."""
+        if not self._tasks:
+            return True
+        _, pending = await asyncio.wait(list(self._tasks.values()), timeout=timeout_s)
+        return not pending
+
+    async def _run(self, job: Job) -> None:
+        key = (job.job_id, job.claim_no)
+        if key in self._stops:  # asked to stop before this task had its first turn
+            await self.settle(job, never_ran("stopped before it was started"))
+            return
+        try:
+            spec = command_spec(job, self._defaults)
+        except msgspec.MsgspecError as error:
+            await self.settle(job, bad_payload(f"the stored payload is no command: {error}"))
+            return
+        await self.settle(job, await self._executor.run(spec, lambda process: self._note_process(job, process)))
+
+    async def settle(self, job: Job, outcome: Outcome) -> None:
+        """Write the end of an attempt; also used for the attempts of a former daemon."""
+        finish = Finish(
+            job_id=job.job_id,
+            claim_no=job.claim_no,
+            outcome=outcome,
+            now=self._clock.now_ms(),
+            jitter=self._jitter(),
+        )
+        finished = await self._store.finish(finish)
+        if finished.decision is None:
+            log.warning("a late report of attempt %d changed nothing", job.claim_no, extra={"job_id": job.job_id})
+        self._on_end(job, outcome)
+
+    def _note_process(self, job: Job, process: ProcessIdentity) -> None:
+        self._notes.spawn(
+            self._store.record_process(job.job_id, job.claim_no, process), f"storing the pid of {job.job_id}"
+        )
+
+    def _done(self, key: Key, task: asyncio.Task[None]) -> None:
+        del self._tasks[key]
+        self._stops.pop(key, None)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, DatabaseError):
+            log.error("the end of attempt %d was not stored: %s", key[1], error, extra={"job_id": key[0]})
+        elif error is not None:
+            log.error("attempt %d failed in the daemon", key[1], exc_info=error, extra={"job_id": key[0]})

@@ -1,0 +1,199 @@
+"""Which job runs next, and when: slots per queue and over the machine, and the claim that fills them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from semtask.errors import RpcError
+from semtask.host.clocks import Clock
+from semtask.model.job import ClaimFacts, ExecutionMode, Job
+from semtask.model.state import State
+from semtask.protocol.messages import Waiting
+from semtask.store.base import Change, ClaimRequest, QueueRow, Store
+
+log = logging.getLogger("semtask.dispatcher")
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+
+
+class Dispatcher:
+    """Claims jobs while there are free slots. It sleeps until something frees or needs a slot.
+
+    It knows how many slots are free and which queues may have work; which job comes next is decided by the store.
+    One claim is under way at a time. It is submitted in the same turn of the loop as the insert that called for it,
+    so that a new job and a free slot meet in one commit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        start: Callable[[Job], None],
+        facts: Callable[[str, int], ClaimFacts],
+        clock: Clock,
+        node_id: str,
+        max_processes: int,
+        queue_concurrency: int,
+    ) -> None:
+        self._store = store
+        self._start = start
+        self._facts = facts
+        self._clock = clock
+        self._node_id = node_id
+        self.max_processes = max_processes
+        self.queue_concurrency = queue_concurrency
+        self._limits: dict[str, int] = {}
+        self._paused: set[str] = set()
+        self._busy: Counter[str] = Counter()
+        self._ready: set[str] = set()
+        self._claiming: asyncio.Task[None] | None = None
+        self._open = False
+        self._pause_s = 0.0
+        self._resume: asyncio.TimerHandle | None = None
+
+    # --- what the others tell it ---------------------------------------------------------------------------------
+
+    def open(self, queues: Iterable[QueueRow]) -> None:
+        """Begin to claim."""
+        for row in queues:
+            self.configure(row)
+            if row.counts[State.QUEUED]:
+                self._ready.add(row.name)
+        self._open = True
+        self._pump()
+
+    def close(self) -> None:
+        """Claim nothing more. A claim that is under way is still started or given back by its own commit."""
+        self._open = False
+        if self._resume is not None:
+            self._resume.cancel()
+
+    async def closed(self) -> None:
+        """Wait for the claim that is under way."""
+        if self._claiming is not None:
+            await asyncio.wait([self._claiming])
+
+    def configure(self, row: QueueRow) -> None:
+        self._limits[row.name] = row.concurrency or self.queue_concurrency
+        if row.paused:
+            self._paused.add(row.name)
+        else:
+            self._paused.discard(row.name)
+            self._ready.add(row.name)
+        self._pump()
+
+    def wake(self, queues: Iterable[str]) -> None:
+        """These queues have new work, or are about to."""
+        self._ready.update(queues)
+        self._pump()
+
+    def on_changes(self, changes: Sequence[Change]) -> None:
+        queued = {c.queue for c in changes if c.after is State.QUEUED and c.execution_mode is ExecutionMode.SUBPROCESS}
+        if queued:
+            self.wake(queued)
+
+    def occupy(self, queue: str) -> None:
+        """A job of a former daemon still holds a slot."""
+        self._busy[queue] += 1
+
+    def release(self, queue: str) -> None:
+        self._busy[queue] -= 1
+        if not self._busy[queue]:
+            del self._busy[queue]
+        self._pump()
+
+    def back_off(self, why: str) -> None:
+        """The machine had no room to start a process: claim nothing for 1 s, doubling to 30 s."""
+        if self._resume is not None:
+            return
+        self._pause_s = min(self._pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        log.warning("no room to start processes, claiming pauses for %.0f s: %s", self._pause_s, why)
+        self._resume = asyncio.get_running_loop().call_later(self._pause_s, self._end_pause)
+
+    def room_again(self) -> None:
+        """A process was started: the next shortage begins with the short pause again."""
+        self._pause_s = 0.0
+
+    # --- what it says ----------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        return self._busy.total()
+
+    def limit(self, queue: str) -> int:
+        return self._limits.get(queue, self.queue_concurrency)
+
+    def waiting(self, job: Job) -> Waiting | None:
+        """Why a waiting job does not run; None for others."""
+        queue = job.queue
+        if job.state is State.SCHEDULED:
+            return Waiting(reason="scheduled", text=f"waits for its time, run_at={job.run_at}")
+        if job.state is not State.QUEUED:
+            return None
+        if job.execution_mode is ExecutionMode.IN_PROCESS:
+            return Waiting(reason="no_app", text=f"no app offers the task {job.job_type!r}; nothing can run it")
+        if not self._open:
+            return Waiting(reason="stopping_daemon", text="the daemon is stopping; it runs after the next start")
+        if queue in self._paused:
+            return Waiting(reason="queue_paused", text=f"queue {queue!r} is paused: semtask resume {queue}")
+        if self._resume is not None:
+            return Waiting(reason="machine_full", text="the machine had no room to start processes; tried again soon")
+        if self._busy[queue] >= self.limit(queue):
+            return Waiting(
+                reason="queue_full", text=f"queue {queue!r} runs {self._busy[queue]} of {self.limit(queue)} jobs"
+            )
+        if self.running >= self.max_processes:
+            return Waiting(
+                reason="machine_full", text=f"{self.running} of max_processes={self.max_processes} commands run"
+            )
+        return Waiting(reason="behind_others", text="its turn comes next, or others go before it")
+
+    # --- claiming ---------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        if not self._open or self._claiming is not None or self._resume is not None:
+            return
+        free = self.max_processes - self.running
+        room = {q: self.limit(q) - self._busy[q] for q in self._ready if q not in self._paused}
+        room = {q: min(slots, free) for q, slots in room.items() if slots > 0}
+        if free > 0 and room:
+            self._claiming = asyncio.get_running_loop().create_task(self._claim(room, free))
+            self._claiming.add_done_callback(self._claimed)
+
+    async def _claim(self, room: dict[str, int], limit: int) -> None:
+        self._ready.difference_update(room)
+        request = ClaimRequest(
+            mode=ExecutionMode.SUBPROCESS,
+            queues=room,
+            limit=limit,
+            now=self._clock.now_ms(),
+            node_id=self._node_id,
+            facts=self._facts,
+        )
+        try:
+            jobs = await self._store.claim(request)
+        except RpcError as error:
+            self._ready.update(room)
+            self.back_off(error.message)
+            return
+        for job in jobs:
+            self._busy[job.queue] += 1
+            self._start(job)
+        taken = Counter(job.queue for job in jobs)
+        full = len(jobs) == limit
+        self._ready.update(q for q, slots in room.items() if full or taken[q] == slots)
+
+    def _claimed(self, task: asyncio.Task[None]) -> None:
+        self._claiming = None
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a claim failed", exc_info=task.exception())
+            return
+        self._pump()
+
+    def _end_pause(self) -> None:
+        self._resume = None
+        self._pump()

@@ -1,0 +1,191 @@
+"""The engine as a whole: which services there are, in which order they start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from semtask.engine.attempt import Attempts, CommandDefaults
+from semtask.engine.background import Background
+from semtask.engine.changes import Changes
+from semtask.engine.dispatcher import Dispatcher
+from semtask.engine.promoter import Promoter
+from semtask.engine.recovery import Judge, Recovery
+from semtask.errors import RpcError
+from semtask.executors.base import Executor
+from semtask.host.clocks import Clock
+from semtask.model.job import ClaimFacts, Job
+from semtask.model.outcome import FailureClass, Outcome
+from semtask.model.state import StopReason
+from semtask.store.base import StopRequest, StopSelector, Store
+
+log = logging.getLogger("semtask.engine")
+
+# How long after the grace a shutdown waits for trees that do not die; their shims go on trying.
+STUCK_S = 3.0
+
+
+class CommandExecutor(Executor, Judge, Protocol):
+    """The executor of commands, with its knowledge of what a former daemon left."""
+
+    def forget(self, job_id: str, claim_no: int) -> None:
+        """The finish is committed: the attempt's folder may go."""
+        ...
+
+
+class LogWatch(Protocol):
+    """Keeps logs below their cap, and wakes those who follow them."""
+
+    def add(self, job_id: str, claim_no: int) -> None: ...
+    def remove(self, job_id: str, claim_no: int) -> None: ...
+
+
+class Engine:
+    """Made of the parts that the daemon has opened; owns the order of steps between them."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        executor: CommandExecutor,
+        log_watch: LogWatch,
+        changes: Changes,
+        clock: Clock,
+        jitter: Callable[[], float],
+        defaults: CommandDefaults,
+        facts: Callable[[str, int], ClaimFacts],
+        node_id: str,
+        max_processes: int,
+        queue_concurrency: int,
+        recovery_window_ms: int,
+    ) -> None:
+        self._store = store
+        self._executor = executor
+        self._log_watch = log_watch
+        self._clock = clock
+        self._background = Background()
+        self.attempts = Attempts(
+            store, executor, defaults=defaults, clock=clock, jitter=jitter, on_end=self._attempt_ended
+        )
+        self.dispatcher = Dispatcher(
+            store,
+            start=self._start,
+            facts=facts,
+            clock=clock,
+            node_id=node_id,
+            max_processes=max_processes,
+            queue_concurrency=queue_concurrency,
+        )
+        self._promoter = Promoter(store, clock)
+        self._recovery = Recovery(
+            store,
+            executor,
+            occupy=self.dispatcher.occupy,
+            settle=self.attempts.settle,
+            now_ms=clock.now_ms,
+            window_s=recovery_window_ms / 1000,
+        )
+        changes.listen(self.dispatcher.on_changes)
+        changes.listen(self._promoter.on_changes)
+
+    async def recover(self) -> None:
+        """Settle what a former daemon left. Before the sockets open."""
+        await self._recovery.run()
+
+    async def start(self) -> None:
+        await self._promoter.start()
+        self.dispatcher.open(await self._store.queues())
+
+    async def stop(self, *, wait_s: float, at_once: asyncio.Event) -> None:
+        """Claim nothing more, let running jobs go on for `wait_s` or until `at_once`, then stop them.
+
+        Afterwards every attempt is finished in the store, or its shim still fights for it and recovery will see.
+        """
+        self.dispatcher.close()
+        await self._promoter.stop()
+        await self.dispatcher.closed()
+        if self.attempts.keys:
+            await self._drain(wait_s, at_once)
+        await self._stop_attempts(at_once)
+        await self._recovery.stop()
+        await self._background.stop()
+
+    def kill_failed(self, job_id: str, claim_no: int) -> None:
+        """Processes of this attempt survive SIGKILL: say so; the job keeps its state and its slot."""
+        log.error("processes of attempt %d survive SIGKILL", claim_no, extra={"job_id": job_id})
+        self._background.spawn(
+            self._store.record_kill_failed(job_id, claim_no, self._clock.now_ms()), f"storing kill_failed of {job_id}"
+        )
+
+    def log_limit(self, job_id: str, claim_no: int) -> None:
+        """The log of this attempt is over its cap and cannot be cut: stop the job."""
+        log.error("the log of attempt %d cannot be cut, the job is stopped", claim_no, extra={"job_id": job_id})
+        self._background.spawn(self._stop_one(job_id, StopReason.LOG_LIMIT), f"stopping {job_id}")
+
+    def count(self, name: str, by: int) -> None:
+        """Add to a persistent counter."""
+        self._background.spawn(self._store.count({name: by}), f"counting {name}")
+
+    async def _drain(self, wait_s: float, at_once: asyncio.Event) -> None:
+        log.info("waiting up to %.1f s for %d running jobs", wait_s, len(self.attempts.keys))
+        hurry = asyncio.ensure_future(at_once.wait())
+        idle = asyncio.ensure_future(self.attempts.idle(wait_s))
+        await asyncio.wait({hurry, idle}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (hurry, idle):
+            task.cancel()
+        await asyncio.gather(hurry, idle, return_exceptions=True)
+
+    async def _stop_attempts(self, at_once: asyncio.Event) -> None:
+        longest = await self._ask_to_stop(0 if at_once.is_set() else None)
+        if await self._idle_or(at_once, longest / 1000 + STUCK_S):
+            return
+        if at_once.is_set():
+            await self._ask_to_stop(0)
+            if await self.attempts.idle(STUCK_S):
+                return
+        log.error("%d jobs do not end; the next daemon will see to them", len(self.attempts.keys))
+
+    async def _idle_or(self, at_once: asyncio.Event, timeout_s: float) -> bool:
+        idle = asyncio.ensure_future(self.attempts.idle(timeout_s))
+        waits: set[asyncio.Future[bool]] = {idle}
+        if not at_once.is_set():
+            waits.add(asyncio.ensure_future(at_once.wait()))
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        return not self.attempts.keys
+
+    async def _ask_to_stop(self, grace_ms: int | None) -> int:
+        """Returns the longest grace that was given, in ms."""
+        longest = 0
+        for job_id, _ in self.attempts.keys:
+            try:
+                longest = max(longest, await self._stop_one(job_id, StopReason.SHUTDOWN, grace_ms))
+            except RpcError as error:
+                log.error("the stop of a job could not be stored: %s", error.message, extra={"job_id": job_id})
+        return longest
+
+    async def _stop_one(self, job_id: str, reason: StopReason, grace_ms: int | None = None) -> int:
+        """Commit the stop reason, then tell the process. Returns the grace, in ms; 0 if it does not run."""
+        selector = StopSelector(job_id=job_id)
+        now = self._clock.now_ms()
+        stopped = await self._store.stop(StopRequest(selector=selector, reason=reason, now=now, grace_ms=grace_ms))
+        for running in stopped.stopping:
+            self.attempts.stop(running)
+        return max((running.grace_ms for running in stopped.stopping), default=0)
+
+    def _start(self, job: Job) -> None:
+        self._log_watch.add(job.job_id, job.claim_no)
+        self.attempts.start(job)
+
+    def _attempt_ended(self, job: Job, outcome: Outcome) -> None:
+        self._log_watch.remove(job.job_id, job.claim_no)
+        self._executor.forget(job.job_id, job.claim_no)
+        if outcome.failure is FailureClass.INFRA:
+            self.dispatcher.back_off(outcome.error or "")
+        elif outcome.executed:
+            self.dispatcher.room_again()
+        self.dispatcher.release(job.queue)

@@ -1,0 +1,242 @@
+"""What a client can ask for: one method per API method. Takes and returns the messages of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec import UNSET, UnsetType
+
+from semtask.engine.admission import Admission
+from semtask.engine.changes import Changes
+from semtask.engine.dispatcher import Dispatcher
+from semtask.engine.tailing import Tailing
+from semtask.engine.views import attempt_views, job_view, queue_view
+from semtask.errors import Conflict, NotFound, ValidationError
+from semtask.host.clocks import Clock
+from semtask.model.job import Durability, ExecutionMode, Job, NewJob
+from semtask.model.state import FINAL, State, StopReason
+from semtask.protocol import messages as m
+from semtask.store.base import JobFilter, QueueRow, Running, StopRequest, StopSelector, Store
+
+
+class Operations:
+    """The verbs of the engine, for the API. Errors are those of `errors.py`."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        dispatcher: Dispatcher,
+        changes: Changes,
+        admission: Admission,
+        tailing: Tailing,
+        stop_running: Callable[[Running], None],
+        clock: Clock,
+        version: str,
+        pid: int,
+        cpu_count: int,
+    ) -> None:
+        self._store = store
+        self._dispatcher = dispatcher
+        self._changes = changes
+        self._admission = admission
+        self._tailing = tailing
+        self._stop_running = stop_running
+        self._clock = clock
+        self._version = version
+        self._pid = pid
+        self._cpu_count = cpu_count
+        self._started = clock.monotonic()
+        self.accepting = True
+
+    # --- enqueue -----------------------------------------------------------------------------------------------------
+
+    async def enqueue(self, params: m.EnqueueParams) -> m.Enqueued:
+        return (await self._insert([self._admission.admit(params)]))[0]
+
+    async def enqueue_many(self, params: m.EnqueueManyParams) -> m.EnqueuedMany:
+        jobs = []
+        for index, one in enumerate(params.jobs):
+            try:
+                jobs.append(self._admission.admit(one))
+            except ValidationError as error:
+                place = f"jobs[{index}]"
+                details = {**error.details, "parameter": f"{place}.{error.details.get('parameter', '')}".rstrip(".")}
+                raise ValidationError(f"{place}: {error.message}", details=details) from error
+        return m.EnqueuedMany(jobs=await self._insert(jobs))
+
+    async def _insert(self, jobs: Sequence[NewJob]) -> list[m.Enqueued]:
+        durable = any(job.durability is Durability.FSYNC for job in jobs)
+        # The claim is submitted in the same turn of the loop as the insert: a free slot then costs no second commit.
+        self._dispatcher.wake(
+            {j.queue for j in jobs if j.execution_mode is ExecutionMode.SUBPROCESS and j.run_at is None}
+        )
+        inserted = await self._store.insert(jobs, durable=durable)
+        return [
+            m.Enqueued(
+                job_id=one.job_id,
+                state=one.state,
+                queue=one.queue,
+                generation=one.generation,
+                deduplicated=one.deduplicated,
+                superseded=one.superseded,
+            )
+            for one in inserted
+        ]
+
+    # --- look --------------------------------------------------------------------------------------------------------
+
+    async def get_job(self, params: m.GetJobParams) -> m.JobView:
+        job = await self._job(params.job_id)
+        view = self._view(job, with_payload="payload" in params.include)
+        if "attempts" in params.include:
+            view.attempts_list = attempt_views(job, await self._store.attempts(job.job_id))
+        return view
+
+    async def query_jobs(self, params: m.QueryJobsParams) -> m.QueriedJobs:
+        where = params.filter
+        page = await self._store.query(
+            JobFilter(
+                state=where.state,
+                queue=where.queue,
+                job_type=where.job_type or None,
+                tag=where.tag or None,
+                chain_group_id=where.chain_group_id or None,
+                created_after=None if where.created_after is UNSET else where.created_after,
+                id_suffix=where.id_suffix or None,
+            ),
+            newest_first=params.sort == "newest",
+            limit=params.limit,
+            after_seq=_seq_of(params.cursor) if params.cursor else None,
+        )
+        return m.QueriedJobs(
+            items=[self._view(job) for job in page.items],
+            next_cursor=None if page.next_seq is None else _cursor_of(page.next_seq),
+        )
+
+    async def wait(self, params: m.WaitParams) -> m.Waited:
+        """Woken by commits. The jobs are read after the watch has begun, so no end is missed."""
+        end = self._clock.monotonic() + params.timeout_ms / 1000
+        pending = list(dict.fromkeys(params.job_ids))
+        seen: dict[str, Job] = {}
+        with self._changes.watch(pending) as watch:
+            while True:
+                found = await self._store.get_many(pending)
+                missing = [job_id for job_id in pending if job_id not in found]
+                if missing:
+                    raise NotFound(f"there is no job {missing[0]}", details={"job_ids": missing})
+                seen.update(found)
+                still = [job_id for job_id in pending if found[job_id].state not in FINAL]
+                met = not still if params.mode == "all" else len(still) < len(seen)
+                left = end - self._clock.monotonic()
+                if met or left <= 0 or not await watch.changed(left):
+                    return m.Waited(jobs=[self._view(seen[job_id]) for job_id in params.job_ids], timed_out=not met)
+                pending = still
+
+    async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
+        return await self._tailing.tail(params)
+
+    # --- change ------------------------------------------------------------------------------------------------------
+
+    async def cancel(self, params: m.CancelParams) -> m.Cancelled:
+        given = [name for name in ("job_id", "tag", "chain_group_id") if getattr(params, name) is not UNSET]
+        if len(given) != 1:
+            raise ValidationError(
+                "give exactly one of `job_id`, `tag` and `chain_group_id`", details={"parameter": "job_id"}
+            )
+        stopped = await self._store.stop(
+            StopRequest(
+                selector=StopSelector(**{given[0]: getattr(params, given[0])}),
+                reason=StopReason.CANCEL,
+                now=self._clock.now_ms(),
+                grace_ms=None if params.grace_ms is UNSET else params.grace_ms,
+            )
+        )
+        for running in stopped.stopping:
+            self._stop_running(running)
+        count = stopped.ended + len(stopped.stopping)
+        if given[0] != "job_id":
+            return m.Cancelled(cancelled=count > 0, cancelled_count=count)
+        if not stopped.found:
+            raise NotFound(f"there is no job {params.job_id}", details={"job_id": params.job_id})
+        if stopped.final_state is not None:
+            raise Conflict(
+                f"job {params.job_id} has already ended: {stopped.final_state}",
+                details={"job_id": params.job_id, "state": stopped.final_state},
+            )
+        # A job that is already being cancelled is cancelled all the same.
+        return m.Cancelled(cancelled=True, cancelled_count=1, job_id=params.job_id or None)
+
+    async def list_queues(self, params: m.NoParams) -> m.Queues:
+        del params
+        return m.Queues(queues=[self._queue(row) for row in await self._store.queues()])
+
+    async def pause_queue(self, params: m.QueueParams) -> m.QueueView:
+        return await self._configured(await self._store.configure_queue(params.queue, paused=True))
+
+    async def resume_queue(self, params: m.QueueParams) -> m.QueueView:
+        return await self._configured(await self._store.configure_queue(params.queue, paused=False))
+
+    async def configure_queue(self, params: m.ConfigureQueueParams) -> m.QueueView:
+        if isinstance(params.concurrency, UnsetType):
+            return await self._configured(await self._store.configure_queue(params.queue))
+        row = await self._store.configure_queue(params.queue, concurrency=params.concurrency)
+        return await self._configured(row)
+
+    async def stats(self, params: m.NoParams) -> m.Stats:
+        del params
+        rows = await self._store.queues()
+        total = {state: sum(row.counts[state] for row in rows) for state in State}
+        return m.Stats(
+            version=self._version,
+            pid=self._pid,
+            total_jobs=sum(total.values()),
+            scheduled_jobs=total[State.SCHEDULED],
+            queued_jobs=total[State.QUEUED],
+            running_jobs=total[State.RUNNING],
+            done_jobs=total[State.DONE],
+            failed_jobs=total[State.FAILED],
+            db_size_bytes=await self._store.size_bytes(),
+            uptime_seconds=round(self._clock.monotonic() - self._started, 3),
+            accepting=self.accepting,
+            queues=[self._queue(row) for row in rows],
+            system=m.SystemView(
+                cpu_count=self._cpu_count,
+                max_processes=self._dispatcher.max_processes,
+                running_processes=self._dispatcher.running,
+            ),
+            counters=await self._store.counters(),
+        )
+
+    # --- pieces ------------------------------------------------------------------------------------------------------
+
+    async def _job(self, job_id: str) -> Job:
+        job = await self._store.get(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id}", details={"job_id": job_id})
+        return job
+
+    def _view(self, job: Job, *, with_payload: bool = False) -> m.JobView:
+        return job_view(
+            job,
+            waiting=self._dispatcher.waiting(job),
+            log_path=self._tailing.log_path(job),
+            with_payload=with_payload,
+        )
+
+    def _queue(self, row: QueueRow) -> m.QueueView:
+        return queue_view(row, self._dispatcher.queue_concurrency)
+
+    async def _configured(self, row: QueueRow) -> m.QueueView:
+        self._dispatcher.configure(row)
+        return self._queue(row)
+
+
+def _cursor_of(seq: int) -> str:
+    return f"s{seq}"
+
+
+def _seq_of(cursor: str) -> int:
+    if cursor[:1] == "s" and cursor[1:].isascii() and cursor[1:].isdigit() and len(cursor) < 20:
+        return int(cursor[1:])
+    raise ValidationError("`cursor` is not one that this method gave", details={"parameter": "cursor"})

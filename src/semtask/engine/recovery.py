@@ -1,0 +1,97 @@
+"""What a new daemon does about the attempts of a former one. It reads facts, never timers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from semtask.engine.background import Background
+from semtask.model.job import ExecutionMode, Job
+from semtask.model.outcome import Outcome, interrupted
+from semtask.model.state import StopReason
+from semtask.store.base import StopRequest, StopSelector, Store
+
+log = logging.getLogger("semtask.recovery")
+
+ORPHANED_JOBS = "recovery.orphaned_jobs"
+
+
+class Judge(Protocol):
+    """The executor's knowledge of what a former daemon left behind (see executors.sub_process)."""
+
+    async def judge(self, job: Job) -> Outcome | None:
+        """How the claim ended, with everything of it verified gone; None while its lock is held."""
+        ...
+
+    async def wait_unlocked(self, job: Job) -> None: ...
+
+
+class Recovery:
+    """Settles every RUNNING claim of a former daemon, at once where it has ended, else as soon as it has.
+
+    A claim whose shim still holds the lock keeps its state, its slot and its subject until the lock frees.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        judge: Judge,
+        *,
+        occupy: Callable[[str], None],
+        settle: Callable[[Job, Outcome], Awaitable[None]],
+        now_ms: Callable[[], int],
+        window_s: float,
+    ) -> None:
+        self._store = store
+        self._judge = judge
+        self._occupy = occupy
+        self._settle = settle
+        self._now_ms = now_ms
+        self._window_s = window_s
+        self._watchers = Background()
+
+    async def run(self) -> None:
+        """Judge all claims; those that are still locked get a watcher of their own. Each holds a slot until settled."""
+        jobs = await self._store.running()
+        if not jobs:
+            return
+        log.info("judging %d attempts of a former daemon", len(jobs))
+        await self._store.count({ORPHANED_JOBS: len(jobs)})
+        for job in jobs:
+            self._occupy(job.queue)
+        outcomes = await asyncio.gather(*(self._judged(job) for job in jobs))
+        judged = list(zip(jobs, outcomes, strict=True))
+        for job, outcome in judged:
+            if outcome is None:
+                self._watchers.spawn(self._settle_later(job), f"settling {job.job_id}.{job.claim_no}")
+        await asyncio.gather(*(self._settle(job, outcome) for job, outcome in judged if outcome))
+
+    async def stop(self) -> None:
+        await self._watchers.stop()
+
+    async def _judged(self, job: Job) -> Outcome | None:
+        if job.execution_mode is ExecutionMode.IN_PROCESS:
+            return interrupted("the daemon stopped while the task ran")
+        return await self._judge.judge(job)
+
+    async def _settle_later(self, job: Job) -> None:
+        await self._store.stop(
+            StopRequest(selector=StopSelector(job_id=job.job_id), reason=StopReason.INTERRUPTED, now=self._now_ms())
+        )
+        outcome: Outcome | None = None
+        unlocked = asyncio.ensure_future(self._judge.wait_unlocked(job))
+        try:
+            await asyncio.wait({unlocked}, timeout=self._window_s)
+            if not unlocked.done():
+                log.error("attempt %d is still being stopped", job.claim_no, extra={"job_id": job.job_id})
+                await self._store.record_kill_failed(job.job_id, job.claim_no, self._now_ms())
+            while outcome is None:
+                await unlocked
+                outcome = await self._judge.judge(job)
+                if outcome is None:
+                    unlocked = asyncio.ensure_future(self._judge.wait_unlocked(job))
+        finally:
+            unlocked.cancel()
+        await self._settle(job, outcome)

@@ -1,0 +1,149 @@
+"""Reading the output of a job, and waiting for more of it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import UNSET
+
+from semtask.engine.changes import Changes
+from semtask.errors import NotFound, ValidationError
+from semtask.host.clocks import Clock
+from semtask.model.job import ExecutionMode, Job
+from semtask.model.state import FINAL, State
+from semtask.protocol import messages as m
+from semtask.store.base import Store
+
+DEFAULT_LINES = 50
+
+
+class Chunk(Protocol):
+    """A piece of a log: see executors.output."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def next_offset(self) -> int: ...
+    @property
+    def omitted_bytes(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+
+
+class Logs(Protocol):
+    """The logs of attempts: see executors.output."""
+
+    def path(self, job_id: str, claim_no: int, stream: str) -> Path: ...
+    def read(self, job_id: str, claim_no: int, stream: str, offset: int, limit: int) -> Chunk: ...
+    def last_lines(self, job_id: str, claim_no: int, stream: str, n: int) -> list[str]: ...
+    async def wait_for_growth(self, job_id: str, claim_no: int, stream: str, beyond: int, timeout_s: float) -> None: ...
+
+
+class Tailing:
+    """`logs.tail.v1` in both of its forms."""
+
+    def __init__(self, store: Store, logs: Logs, changes: Changes, clock: Clock) -> None:
+        self._store = store
+        self._logs = logs
+        self._changes = changes
+        self._clock = clock
+
+    def log_path(self, job: Job) -> str | None:
+        """Where the newest attempt of a command writes; None if there was none."""
+        if job.execution_mode is not ExecutionMode.SUBPROCESS or job.claim_no == 0:
+            return None
+        return str(self._logs.path(job.job_id, job.claim_no, "stdout"))
+
+    async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
+        if params.lines is not UNSET and params.offset is not UNSET:
+            raise ValidationError("`lines` and `offset` exclude each other", details={"parameter": "lines"})
+        if params.offset is UNSET:
+            return await self._tail_lines(params, DEFAULT_LINES if params.lines is UNSET else params.lines)
+        return await self._tail_chunk(params, params.offset)
+
+    async def _tail_lines(self, params: m.TailParams, lines: int) -> m.TailedLines:
+        job = await self._job(params.job_id)
+        attempt = _attempt_of(job, params)
+        if attempt == 0:
+            return m.TailedLines(job_id=job.job_id, log_path=None, lines=[])
+        return m.TailedLines(
+            job_id=job.job_id,
+            log_path=str(self._logs.path(job.job_id, attempt, params.stream)),
+            lines=self._logs.last_lines(job.job_id, attempt, params.stream, lines),
+        )
+
+    async def _tail_chunk(self, params: m.TailParams, offset: int) -> m.TailedChunk:
+        end = self._clock.monotonic() + params.wait_ms / 1000
+        with self._changes.watch([params.job_id]) as watch:
+            while True:
+                job = await self._job(params.job_id)
+                attempt = _attempt_of(job, params)
+                # The state is read before the log: if the attempt had ended by then, the log is whole.
+                ended = job.state in FINAL or (attempt > 0 and not _runs(job, attempt))
+                answer = self._chunk(job, attempt, params, offset, ended=ended)
+                left = end - self._clock.monotonic()
+                if answer.chunk or answer.omitted_bytes or ended or left <= 0:
+                    return answer
+                if attempt == 0:
+                    await watch.changed(left)
+                else:
+                    await _first_of(
+                        self._logs.wait_for_growth(job.job_id, attempt, params.stream, answer.next_offset, left),
+                        watch.changed(left),
+                    )
+
+    def _chunk(self, job: Job, attempt: int, params: m.TailParams, offset: int, *, ended: bool) -> m.TailedChunk:
+        if attempt == 0:
+            return m.TailedChunk(
+                chunk="", encoding="utf-8", next_offset=max(offset, 0), eof=ended, omitted_bytes=0, attempt=0
+            )
+        chunk = self._logs.read(job.job_id, attempt, params.stream, offset, params.limit)
+        try:
+            text, encoding = chunk.data.decode(), "utf-8"
+        except UnicodeDecodeError:
+            text, encoding = base64.b64encode(chunk.data).decode(), "base64"
+        return m.TailedChunk(
+            chunk=text,
+            encoding="utf-8" if encoding == "utf-8" else "base64",
+            next_offset=chunk.next_offset,
+            eof=ended and chunk.next_offset >= chunk.size,
+            omitted_bytes=chunk.omitted_bytes,
+            attempt=attempt,
+        )
+
+    async def _job(self, job_id: str) -> Job:
+        job = await self._store.get(job_id)
+        if job is None:
+            raise NotFound(f"there is no job {job_id}", details={"job_id": job_id})
+        return job
+
+
+async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
+    """Wait for the first of them; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _runs(job: Job, attempt: int) -> bool:
+    return job.state is State.RUNNING and job.claim_no == attempt
+
+
+def _attempt_of(job: Job, params: m.TailParams) -> int:
+    """The claim_no to read: the one asked for, else the newest; 0 if nothing was ever claimed."""
+    if params.attempt is UNSET:
+        return job.claim_no
+    if params.attempt > job.claim_no:
+        raise NotFound(
+            f"job {job.job_id} has no attempt {params.attempt}; the newest is {job.claim_no}",
+            details={"job_id": job.job_id, "attempt": params.attempt},
+        )
+    return params.attempt

@@ -1,0 +1,56 @@
+"""Exclusive use of a folder, by a lock on the folder itself: there is no lock file that somebody could delete."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class FolderBusy(Exception):
+    """Another process holds the lock. `pid` is None where the kernel does not say which one."""
+
+    def __init__(self, path: Path, pid: int | None) -> None:
+        super().__init__(f"{path} is in use" + (f" by process {pid}" if pid else ""))
+        self.path = path
+        self.pid = pid
+
+
+class FolderLocks:
+    """Folders that this process has locked. The kernel lets go of them when the process ends, however it ends."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[int, int], int] = {}
+
+    def take(self, path: Path) -> None:
+        """Lock an existing folder; one that is locked by this object already is fine. Raises FolderBusy, OSError."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stat = os.fstat(fd)
+        key = (stat.st_dev, stat.st_ino)
+        if key in self._held:
+            os.close(fd)
+            return
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            raise FolderBusy(path, holder(stat.st_ino)) from None
+        self._held[key] = fd
+
+    def release(self) -> None:
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+
+def holder(inode: int) -> int | None:
+    """The pid that holds a flock on this inode, from /proc/locks."""
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        fields = line.split()
+        if "FLOCK" in fields and "->" not in fields and fields[5].rpartition(":")[2] == str(inode):
+            pid = int(fields[4])
+            return pid if pid > 0 else None
+    return None
