@@ -142,10 +142,10 @@ class _Daemon:
             attempts_dir,
             launcher,
             logs.open,
-            lambda job_id, claim_no: engine.kill_failed(job_id, claim_no),
-            lambda name, by: engine.count(name, by),
+            lambda job_id, claim_no: engine.kill_failed(job_id, claim_no),  # noqa: PLW0108 - made below
+            lambda name, by: engine.count(name, by),  # noqa: PLW0108
         )
-        cap = LogCap(logs, settings.log_max_bytes, lambda job_id, claim_no: engine.log_limit(job_id, claim_no))
+        cap = LogCap(logs, settings.log_max_bytes, lambda job_id, claim_no: engine.log_limit(job_id, claim_no))  # noqa: PLW0108
         await stack.enter_async_context(_background(cap.run()))
         engine = Engine(
             store=store,

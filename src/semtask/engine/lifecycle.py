@@ -165,7 +165,7 @@ class Engine:
             try:
                 longest = max(longest, await self._stop_one(job_id, StopReason.SHUTDOWN, grace_ms))
             except RpcError as error:
-                log.error("the stop of a job could not be stored: %s", error.message, extra={"job_id": job_id})
+                log.warning("the stop of a job could not be stored: %s", error.message, extra={"job_id": job_id})
         return longest
 
     async def _stop_one(self, job_id: str, reason: StopReason, grace_ms: int | None = None) -> int:
