@@ -168,7 +168,9 @@ class Settings:
 _FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
 _BY_ENV = {f.metadata["env"]: name for name, f in _FIELDS.items() if f.metadata["env"]}
 # Read elsewhere, hence known: by clients, by jobs, or by the launcher of a daemon.
-OTHER_ENV = frozenset({"SEMANTICA_RPC_URL", "SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"})
+OTHER_ENV = frozenset(
+    {"SEMANTICA_RPC_URL", "SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
+)
 
 
 def documented() -> list[tuple[str, str | None, str]]:
