@@ -17,12 +17,21 @@ from semtask.model.state import EndCause, State, StopReason
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="letters, digits, _ and -, 1 to 64")]
 JobType = Annotated[str, Meta(min_length=1, max_length=128)]
 Tag = Annotated[str, Meta(min_length=1, max_length=256)]
-JobId = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
+JobId = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z",
+        description="a job id as dev.enqueue.v1 gave it",
+    ),
+]
 Priority = Annotated[int, Meta(ge=-100, le=100)]
 GraceMs = Annotated[int, Meta(ge=0, le=60_000)]
 EpochMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 DurationMs = Annotated[int, Meta(ge=0, le=31_536_000_000_000)]
-TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
+TraceParent = Annotated[
+    str,
+    Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z", description="a W3C traceparent header"),
+]
 
 
 class Params(Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -212,7 +221,9 @@ class QueryFilter(Params):
     tag: Tag | UnsetType = UNSET
     chain_group_id: Tag | UnsetType = UNSET
     created_after: EpochMs | UnsetType = UNSET
-    id_suffix: Annotated[str, Meta(pattern=r"^[0-9a-f]{4,32}\Z")] | UnsetType = UNSET
+    id_suffix: (
+        Annotated[str, Meta(pattern=r"^[0-9a-f]{4,32}\Z", description="4 to 32 hexadecimal digits")] | UnsetType
+    ) = UNSET
     subject_key_prefix: str | UnsetType = UNSET
 
 
@@ -359,13 +370,20 @@ class Stats(Result):
 
 
 class Method(Struct, frozen=True, kw_only=True):
-    """`unserved` names parameters that are refused; a dot leads into a nested object."""
+    """`unserved` names parameters that are refused; a dot leads into a nested object, or into each item of a list.
+
+    `operation` is the name of the engine's method; None where the API answers by itself. `new_work`: refused while
+    the daemon is stopping. `waits`: may take long without changing anything, so it ends with its caller.
+    """
 
     name: str
     params: type[Params]
     result: Any
     summary: str
+    operation: str | None = None
     unserved: frozenset[str] = frozenset()
+    new_work: bool = False
+    waits: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -376,6 +394,8 @@ METHODS: dict[str, Method] = {
             params=EnqueueParams,
             result=Enqueued,
             summary="Store a job. Once answered it survives any crash, and with durability=fsync a power cut.",
+            operation="enqueue",
+            new_work=True,
             unserved=ENQUEUE_UNSERVED,
         ),
         Method(
@@ -383,14 +403,23 @@ METHODS: dict[str, Method] = {
             params=EnqueueManyParams,
             result=EnqueuedMany,
             summary="Store up to 10,000 jobs in one transaction, all or none.",
+            operation="enqueue_many",
+            new_work=True,
             unserved=frozenset(f"jobs.{name}" for name in ENQUEUE_UNSERVED),
         ),
-        Method(name="dev.get_job.v1", params=GetJobParams, result=JobView, summary="One job."),
+        Method(
+            name="dev.get_job.v1",
+            params=GetJobParams,
+            result=JobView,
+            summary="One job.",
+            operation="get_job",
+        ),
         Method(
             name="dev.query_jobs.v1",
             params=QueryJobsParams,
             result=QueriedJobs,
             summary="Jobs that match a filter, page by page.",
+            operation="query_jobs",
             unserved=frozenset({"filter.subject_key_prefix"}),
         ),
         Method(
@@ -398,37 +427,51 @@ METHODS: dict[str, Method] = {
             params=WaitParams,
             result=Waited,
             summary="Wait until any or all of the jobs have ended, or the time is over.",
+            operation="wait",
+            waits=True,
         ),
         Method(
             name="dev.cancel.v1",
             params=CancelParams,
             result=Cancelled,
             summary="Cancel a job, or all live jobs of a tag or group.",
+            operation="cancel",
         ),
         Method(
             name="logs.tail.v1",
             params=TailParams,
             result=TailedLines | TailedChunk,
             summary="Read the output of a job: the last lines, or bytes from a position on.",
+            operation="tail",
+            waits=True,
         ),
-        Method(name="queues.list.v1", params=NoParams, result=Queues, summary="All queues with their counts."),
+        Method(
+            name="queues.list.v1",
+            params=NoParams,
+            result=Queues,
+            summary="All queues with their counts.",
+            operation="list_queues",
+        ),
         Method(
             name="queues.pause.v1",
             params=QueueParams,
             result=QueueView,
             summary="Start no more jobs of a queue. It goes on accepting them.",
+            operation="pause_queue",
         ),
         Method(
             name="queues.resume.v1",
             params=QueueParams,
             result=QueueView,
             summary="Start jobs of a queue again.",
+            operation="resume_queue",
         ),
         Method(
             name="queues.configure.v1",
             params=ConfigureQueueParams,
             result=QueueView,
             summary="Set how many jobs of a queue may run at once.",
+            operation="configure_queue",
             unserved=frozenset({"class"}),
         ),
         Method(
@@ -436,6 +479,7 @@ METHODS: dict[str, Method] = {
             params=NoParams,
             result=Stats,
             summary="Counts, queues, limits and counters.",
+            operation="stats",
         ),
         Method(
             name="rpc.discover",
