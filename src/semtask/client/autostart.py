@@ -27,9 +27,9 @@ _OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
 
 
 def open_transport(
-    settings: Settings, *, url: str | None = None, autostart: bool | None = None, notice: Notice = print_notice
+    settings: Settings, *, autostart: bool, url: str | None = None, notice: Notice = print_notice
 ) -> Transport:
-    """A connected transport. Where none answers the daemon is started, unless `autostart` (or the setting) is off.
+    """A connected transport. Where none answers the daemon is started if `autostart` says so.
 
     Raises NotRunning, DaemonUnavailable or Unauthorized, and StartupError if the started daemon gave up.
     """
@@ -37,8 +37,7 @@ def open_transport(
     try:
         transport.connect()
     except NotRunning:
-        wanted = settings.autostart if autostart is None else autostart
-        if not wanted or not isinstance(transport.address, UnixAddress):
+        if not autostart:
             raise
         start(settings, transport, notice)
     return transport
@@ -46,6 +45,9 @@ def open_transport(
 
 def start(settings: Settings, transport: Transport, notice: Notice = print_notice) -> None:
     """Start the daemon of this home, or wait for the one that another client is starting, and connect to it."""
+    if not isinstance(transport.address, UnixAddress):
+        transport.connect()  # what should run behind a TCP port is not known here: NotRunning, as before
+        return
     deadline = time.monotonic() + START_LIMIT
     _make_folders(settings)
     with _start_lock(settings.run_dir, deadline):
