@@ -199,6 +199,13 @@ def load(
     return Settings(**values, origin=origin)
 
 
+def inherited(env: Mapping[str, str], allowlist: tuple[str, ...]) -> dict[str, str]:
+    """The part of an environment that an allowlist names; an entry is NAME or PREFIX*."""
+    exact = {name for name in allowlist if not name.endswith("*")}
+    prefixes = tuple(name[:-1] for name in allowlist if name.endswith("*"))
+    return {k: v for k, v in env.items() if k in exact or k.startswith(prefixes)}
+
+
 def unknown_environment(env: Mapping[str, str] | None = None) -> list[str]:
     """SEMANTICA_* variables that nothing reads: probably a slip of the pen."""
     env = os.environ if env is None else env
