@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -20,7 +20,7 @@ MAX_PAYLOAD_DEPTH = 64
 # A payload lies at most five levels down: batch, request, params, list of jobs, job.
 MAX_DEPTH = MAX_PAYLOAD_DEPTH + 5
 
-RequestId = str | int | None
+RequestId: TypeAlias = str | int | None
 
 # Brackets become steps up and down, as signed bytes; whether their kinds match is the parser's business.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -29,8 +29,6 @@ _STRING = re.compile(rb'"[^"]*"')
 # A number this large may be out of the range of a double: it is looked at closely.
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _MAYBE_INFINITE = (b"0e000", b"0e+000", b"0" * 309)
-
-RequestId = str | int | None
 
 
 class Call(Struct, frozen=True):

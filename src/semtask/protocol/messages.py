@@ -228,7 +228,7 @@ class QueryFilter(Params):
 
 
 class QueryJobsParams(Params):
-    filter: QueryFilter = QueryFilter()
+    filter: QueryFilter = msgspec.field(default_factory=QueryFilter)
     sort: Literal["newest", "oldest"] = "newest"
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
     cursor: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
