@@ -213,7 +213,7 @@ def processes_of(home: Path) -> dict[int, str]:
 
 def environ_of(pid: int) -> Mapping[str, str]:
     pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return dict(p.decode().split("=", 1) for p in pairs if b"=" in p)  # type: ignore[misc]
+    return dict(p.decode().split("=", 1) for p in pairs if b"=" in p)
 
 
 def alive(pid: int) -> bool:
