@@ -247,6 +247,11 @@ def _parse(name: str, raw: Any, source: str) -> Any:
         raise ConfigError(f"{shown} (from {source}) {error}, not {raw!r}") from None
 
 
+def environment_names() -> list[str]:
+    """The environment variables that semtask reads."""
+    return sorted({*_BY_ENV, *OTHER_ENV})
+
+
 def suggestion(name: str, known: Any) -> str:
     """' (did you mean ...?)', or nothing."""
     import difflib

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from semtask.client.transport import Notice, NotRunning, Transport, UnixAddress, address_of, print_notice
-from semtask.config import Settings
+from semtask.config import Settings, inherited
 from semtask.errors import DaemonUnavailable, StartupError
 
 if TYPE_CHECKING:
@@ -73,19 +73,12 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
 
 def environment(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
     """What a started daemon inherits: the allowlist, the settings in the environment, and this home."""
-    passed = allowed(settings, env)
+    passed = inherited(env, settings.env_allowlist)
     passed |= {k: v for k, v in env.items() if k.startswith("SEMANTICA_") and k not in _OF_ONE_JOB}
     passed["SEMANTICA_HOME"] = str(settings.home)
     if settings.db_path is not None:
         passed["SEMANTICA_DB_PATH"] = str(settings.db_path)  # absolute: the daemon has another working directory
     return passed
-
-
-def allowed(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that the allowlist names (NAME or PREFIX*)."""
-    exact = {name for name in settings.env_allowlist if not name.endswith("*")}
-    prefixes = tuple(name[:-1] for name in settings.env_allowlist if name.endswith("*"))
-    return {k: v for k, v in env.items() if k in exact or (prefixes and k.startswith(prefixes))}
 
 
 def _make_folders(settings: Settings) -> None:

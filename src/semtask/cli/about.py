@@ -1,0 +1,67 @@
+"""`config` and `version`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from semtask import __version__
+from semtask import config as settings_of
+from semtask.cli.session import Command, Session, pass_session
+
+
+@click.command(cls=Command)
+@pass_session
+def version(session: Session) -> None:
+    """Print the version of this command line; `semtask status` shows the daemon's."""
+    if session.json:
+        session.emit({"schema": "version.v1", "version": __version__})
+    else:
+        session.line(__version__ if session.quiet else f"semtask {__version__}")
+
+
+@click.group(name="config")
+def config() -> None:
+    """Show and check the settings."""
+
+
+@config.command(cls=Command)
+@click.option("--origin", is_flag=True, help="Say where each value came from.")
+@pass_session
+def show(session: Session, origin: bool) -> None:
+    """Print every setting that is in force."""
+    settings = session.settings
+    shown = {name: _plain(getattr(settings, name)) for name, _, _ in settings_of.documented()}
+    sources = {name: settings.origin.get(name, "default") for name in shown}
+    if session.json:
+        extra = {"origin": sources} if origin else {}
+        session.emit({"schema": "config.v1", "settings": shown, **extra})
+        return
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        text = ",".join(value) if isinstance(value, list) else "-" if value is None else str(value)
+        session.line(f"{name:<{width}}  {text}" + (f"  ({sources[name]})" if origin else ""))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value if value is None or isinstance(value, int) else str(value)
+
+
+@config.command(cls=Command)
+@pass_session
+def validate(session: Session) -> None:
+    """Check the settings. Exit code 2 if one is wrong; unknown SEMANTICA_* variables are warnings."""
+    home = session.settings.home
+    unknown = settings_of.unknown_environment()
+    if session.json:
+        session.emit({"schema": "config_check.v1", "valid": True, "unknown_environment": unknown})
+        return
+    known = settings_of.environment_names()
+    for name in unknown:
+        session.warn(f"nothing reads the environment variable {name}{settings_of.suggestion(name, known)}")
+    if not session.quiet:
+        session.line(f"the settings are valid (home {home})")

@@ -1,0 +1,130 @@
+"""Errors as people and programs see them: a message, what to do next, and an exit code (docs: exit codes)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from semtask import errors
+
+USAGE = 2
+NO_DAEMON = 3
+NOT_FOUND = 4
+REFUSED = 5
+NOT_ALLOWED = 6
+UNAVAILABLE = 69
+TRY_LATER = 75
+TIMED_OUT = 124
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Failure:
+    """`code` is the JSON-RPC code where the daemon gave one."""
+
+    exit_code: int
+    kind: str
+    message: str
+    hint: str | None = None
+    code: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class Ended(Exception):
+    """Ends the command with an exit code and nothing more to say."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+def describe(error: BaseException) -> Failure | int:
+    """The failure behind an exception; a plain exit code if everything has been said."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, Ended | click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return INTERRUPTED
+    if isinstance(error, click.ClickException):
+        return _usage(error)
+    if isinstance(error, errors.RpcError):
+        return _refused(error)
+    if isinstance(error, errors.DaemonUnavailable):
+        return Failure(NO_DAEMON, "DAEMON_UNAVAILABLE", error.message)
+    if isinstance(error, errors.StartupError):
+        kind = "CONFIG_ERROR" if isinstance(error, errors.ConfigError) else "STARTUP_ERROR"
+        return Failure(error.exit_code, kind, error.message)
+    if isinstance(error, errors.SemtaskError):
+        return Failure(1, "ERROR", error.message)
+    if isinstance(error, OSError):
+        return Failure(1, "SYSTEM_ERROR", str(error))
+    return Failure(
+        1,
+        "INTERNAL_ERROR",
+        f"this is a bug in semtask: {type(error).__name__}: {error}",
+        "SEMANTICA_DEBUG=1 shows the traceback; please report it",
+    )
+
+
+def report(failure: Failure | int, *, as_json: bool) -> int:
+    """Say what went wrong: on stdout as JSON, or as one line on stderr. Returns the exit code."""
+    if isinstance(failure, int):
+        return failure
+    if as_json:
+        import json
+
+        error = {
+            "code": failure.code,
+            "kind": failure.kind,
+            "message": failure.message,
+            "hint": failure.hint,
+            "data": failure.data,
+            "exit_code": failure.exit_code,
+        }
+        sys.stdout.write(json.dumps({"error": error}, separators=(",", ":")) + "\n")
+        sys.stdout.flush()
+    else:
+        from semtask.cli.render import printable
+
+        text = failure.message if failure.hint is None else f"{failure.message.rstrip('.')}; {failure.hint}"
+        sys.stdout.flush()
+        sys.stderr.write(f"semtask: {printable(text)}\n")
+    return failure.exit_code
+
+
+def _usage(error: click.ClickException) -> Failure:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "semtask"
+    message = error.format_message()
+    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    return Failure(error.exit_code, "USAGE", message, f"see `{path} --help`")
+
+
+# class of error -> (exit code, what to do next)
+_REFUSALS: dict[type[errors.RpcError], tuple[int, str | None]] = {
+    errors.NotFound: (NOT_FOUND, "`semtask ls` lists the jobs"),
+    errors.Conflict: (REFUSED, None),
+    errors.Throttled: (TRY_LATER, "try again later"),
+    errors.Unauthorized: (NOT_ALLOWED, None),
+    errors.MethodNotFound: (UNAVAILABLE, "the daemon is of another version: `semtask down`, then `semtask up`"),
+    errors.ValidationError: (USAGE, None),
+    errors.InvalidParams: (USAGE, None),
+}
+
+
+def _refused(error: errors.RpcError) -> Failure:
+    exit_code, hint = _REFUSALS.get(type(error), (1, None))
+    if isinstance(error, errors.Throttled) and error.retry_after_ms is not None:
+        hint = f"try again in {error.retry_after_ms / 1000:g} s"
+    data = dict(error.details)
+    if error.trace_id:
+        data["trace_id"] = error.trace_id
+    if error.retry_after_ms is not None:
+        data["retry_after_ms"] = error.retry_after_ms
+    if exit_code == 1 and error.trace_id:
+        hint = f"the daemon's log has more under the trace id {error.trace_id}"
+    return Failure(exit_code, error.kind, error.message, hint, error.code, data)

@@ -1,0 +1,144 @@
+"""The entry point: finds the command, runs it, and turns every error into one line and an exit code.
+
+Only `click` is imported before the command is known; each command's module is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from semtask.cli.session import JSON, Session, common_options
+
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as if it had ended us
+
+# command -> (module, the line that `semtask --help` shows)
+COMMANDS = {
+    "run": ("submit", "Run a command as a durable job."),
+    "enqueue": ("submit", "Enqueue a Python task."),
+    "ls": ("look", "List jobs."),
+    "show": ("look", "Show one job."),
+    "logs": ("look", "Print or follow the output of a job."),
+    "wait": ("look", "Wait for jobs to end."),
+    "cancel": ("change", "Cancel jobs."),
+    "queues": ("queues", "List queues and set their limits."),
+    "pause": ("queues", "Start no more jobs of queues."),
+    "resume": ("queues", "Start jobs of paused queues again."),
+    "up": ("server", "Start the daemon."),
+    "down": ("server", "Stop the daemon."),
+    "status": ("server", "Show the daemon and its queues."),
+    "daemon": ("server", "Run the daemon in the foreground."),
+    "config": ("about", "Show and check the settings."),
+    "version": ("about", "Print the version."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports the module of a command when the command is used."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common_options()
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"semtask.cli.{COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.exceptions.NoSuchCommand(args[0], possibilities=COMMANDS, ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Durable background work on this machine, without a broker.
+
+    \b
+    semtask run -- make test      run a command as a durable job
+    semtask run -d -- ./index.sh  the same in the background
+    semtask logs -f last          follow its output
+    """
+    ctx.ensure_object(Session)
+    if ctx.invoked_subcommand is None:
+        if not sys.stdout.isatty():
+            click.echo(ctx.get_help())
+            return
+        status = cli.get_command(ctx, "status")
+        assert status is not None
+        ctx.invoke(status)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    session = Session()
+    try:
+        _require_utf8(sys.argv[1:])
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        result = cli.main(prog_name="semtask", standalone_mode=False, obj=session)
+        code = result if isinstance(result, int) else 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _quiet_broken_pipe()
+    except BaseException as error:  # noqa: BLE001 - every error becomes one line here
+        code = _report_safely(error, session)
+    sys.exit(code)
+
+
+def _report_safely(error: BaseException, session: Session) -> int:
+    from semtask.cli.failure import describe, report
+
+    if os.environ.get("SEMANTICA_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    try:
+        return report(describe(error), as_json=_wants_json(session))
+    except BrokenPipeError:
+        return _quiet_broken_pipe()
+
+
+def _wants_json(session: Session) -> bool:
+    """Also where the options could not be read to their end."""
+    ours = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    given = session.output or ("json" if "--json" in ours else os.environ.get("SEMANTICA_OUTPUT"))
+    return given == JSON
+
+
+def _require_utf8(words: list[str]) -> None:
+    for number, word in enumerate(words, 1):
+        try:
+            word.encode("utf-8")
+        except UnicodeEncodeError:
+            raise click.UsageError(
+                f"argument {number} ({os.fsencode(word)!r}) is not UTF-8, and jobs are stored as JSON text; "
+                "pass such bytes through a script or a file"
+            ) from None
+
+
+def _quiet_broken_pipe() -> int:
+    """Nobody reads stdout any more. Python would complain when it flushes it at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return BROKEN_PIPE

@@ -1,0 +1,93 @@
+"""`queues`, `pause` and `resume`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from semtask.cli import render
+from semtask.cli.session import Command, Session, common_options, pass_session
+
+_COUNTS = ("scheduled", "queued", "running", "done", "failed")
+
+
+class _Queues(click.Group):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common_options()
+
+
+@click.group(cls=_Queues, invoke_without_command=True)
+@click.pass_context
+@pass_session
+def queues(session: Session, ctx: click.Context) -> None:
+    """List queues with their counts, or set their limits."""
+    if ctx.invoked_subcommand is not None:
+        return
+    listed = session.call("queues.list.v1")["queues"]
+    if session.json:
+        for queue in listed:
+            session.emit(_queue_json(queue))
+    elif session.quiet:
+        for queue in listed:
+            session.line(queue["name"])
+    else:
+        for line in queue_lines(session, listed):
+            session.line(line)
+
+
+@queues.command(name="set", cls=Command)
+@click.argument("queue")
+@click.option(
+    "--concurrency", required=True, metavar="N|default", help="How many of its jobs may run at once, or `default`."
+)
+@pass_session
+def set_limits(session: Session, queue: str, concurrency: str) -> None:
+    """Set how many jobs of a queue may run at once."""
+    if concurrency != "default" and not (concurrency.isascii() and concurrency.isdigit()):
+        raise click.BadParameter(f"{concurrency!r} is neither a whole number nor `default`", param_hint="--concurrency")
+    wanted = None if concurrency == "default" else int(concurrency)
+    answer = session.daemon.call("queues.configure.v1", {"queue": queue, "concurrency": wanted})
+    _tell(session, answer, f"runs up to {answer['concurrency']} jobs at once")
+
+
+@click.command(cls=Command)
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@pass_session
+def pause(session: Session, names: tuple[str, ...]) -> None:
+    """Start no more jobs of queues. They go on accepting jobs, and what runs goes on."""
+    for name in names:
+        _tell(session, session.daemon.call("queues.pause.v1", {"queue": name}), "is paused")
+
+
+@click.command(cls=Command)
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@pass_session
+def resume(session: Session, names: tuple[str, ...]) -> None:
+    """Start jobs of paused queues again."""
+    for name in names:
+        _tell(session, session.daemon.call("queues.resume.v1", {"queue": name}), "is running")
+
+
+def _tell(session: Session, queue: dict[str, Any], what: str) -> None:
+    if session.json:
+        session.emit(_queue_json(queue))
+    else:
+        session.notice(f"queue {queue['name']} {what}")
+
+
+def _queue_json(queue: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": "queue.v1", **queue}
+
+
+def queue_lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
+    """A table on a terminal, else tab-separated values."""
+    rows = [
+        [q["name"], *(str(q[count]) for count in _COUNTS), str(q["concurrency"]), "paused" if q["paused"] else ""]
+        for q in listed
+    ]
+    if not session.terminal:
+        return ["\t".join(row) for row in rows]
+    header = ["QUEUE", *(count.upper() for count in _COUNTS), "LIMIT", "STATE"]
+    return render.table(header, rows, right=frozenset(range(1, 7)))

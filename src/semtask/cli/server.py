@@ -1,0 +1,152 @@
+"""`up`, `down`, `status` and `daemon`."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from typing import Any
+
+import click
+
+from semtask.cli import render
+from semtask.cli.session import Command, Session, pass_session
+from semtask.client.transport import Transport
+from semtask.errors import DaemonUnavailable, SystemFailure
+
+
+@click.command(cls=Command)
+@pass_session
+def up(session: Session) -> None:
+    """Start the daemon in the background, unless it runs, and wait until it is ready."""
+    transport = session.connect(start=True)
+    stats = transport.call("admin.stats.v1", {})
+    if session.json:
+        session.emit(_status_json(session, stats))
+    elif not session.quiet:
+        session.line(_headline(session, stats))
+
+
+@click.command(cls=Command)
+@pass_session
+def status(session: Session) -> None:
+    """Show the daemon, what it has to do, and its queues. Exit code 3 if it does not run."""
+    stats = session.connect(start=False).call("admin.stats.v1", {})
+    if session.quiet:
+        return
+    if session.json:
+        session.emit(_status_json(session, stats))
+        return
+    system = stats["system"]
+    session.line(_headline(session, stats))
+    session.line(
+        f"jobs: {stats['running_jobs']} running, {stats['queued_jobs']} queued, {stats['scheduled_jobs']} scheduled, "
+        f"{stats['done_jobs']} done, {stats['failed_jobs']} failed"
+    )
+    session.line(
+        f"processes: {system['running_processes']} of {system['max_processes']}, "
+        f"database: {render.size(stats['db_size_bytes'])}"
+    )
+    if stats["queues"] and session.terminal:
+        from semtask.cli.queues import queue_lines
+
+        session.line("")
+        for line in queue_lines(session, stats["queues"]):
+            session.line(line)
+
+
+@click.command(cls=Command)
+@click.option("--now", is_flag=True, help="Stop running jobs at once instead of letting them finish for a while.")
+@pass_session
+def down(session: Session, now: bool) -> None:
+    """Stop the daemon and wait until it is gone. What is queued waits for its next start."""
+    transport = session.connect(start=False)
+    stats = transport.call("admin.stats.v1", {})
+    pid = stats["pid"]
+    process = _open_daemon(transport, pid)
+    try:
+        _say_what_happens(session, stats, now)
+        _stop(session, process, now)
+    finally:
+        os.close(process)
+    if session.json:
+        session.emit({"schema": "down.v1", "pid": pid, "stopped": True, "running_jobs": stats["running_jobs"]})
+    else:
+        session.notice(f"the daemon (pid {pid}) has stopped")
+
+
+def _open_daemon(transport: Transport, pid: int) -> int:
+    """A pidfd of the daemon. The kernel, not only the answer, must say that this process owns the socket."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        process = -1
+    if process >= 0 and transport.peer_pid() == pid:
+        return process
+    if process >= 0:
+        os.close(process)
+    raise SystemFailure(
+        f"the daemon says that it is process {pid}, and the kernel does not confirm it from here (a container, or a "
+        "TCP port?); send SIGTERM where it runs"
+    )
+
+
+def _say_what_happens(session: Session, stats: dict[str, Any], now: bool) -> None:
+    running, waiting = stats["running_jobs"], stats["queued_jobs"] + stats["scheduled_jobs"]
+    if running:
+        grace = render.duration(session.settings.shutdown_grace_ms)
+        when = "are stopped now" if now else f"may go on for {grace}, then they are stopped"
+        session.notice(
+            f"{running} running job{'s' * (running != 1)} {when}; "
+            "a stopped command ends FAILED unless it was enqueued with on_interrupt=requeue"
+        )
+    if waiting:
+        session.notice(f"{waiting} waiting job{'s' * (waiting != 1)} will go on at the next start")
+
+
+def _stop(session: Session, process: int, now: bool) -> None:
+    limit = time.monotonic() + session.settings.shutdown_grace_ms / 1000 + 120
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    signal.pidfd_send_signal(process, signal.SIGTERM)
+    while not poll.poll(200):
+        if now:
+            try:
+                signal.pidfd_send_signal(process, signal.SIGTERM)  # the second one says: at once
+            except ProcessLookupError:
+                continue
+        if time.monotonic() > limit:
+            raise DaemonUnavailable("the daemon is still stopping; `semtask status` shows when it is gone")
+
+
+def _headline(session: Session, stats: dict[str, Any]) -> str:
+    stopping = "" if stats["accepting"] else ", stopping"
+    return (
+        f"daemon: running (pid {stats['pid']}, version {stats['version']}, "
+        f"up {render.duration(stats['uptime_seconds'] * 1000)}{stopping}), home {session.settings.home}"
+    )
+
+
+def _status_json(session: Session, stats: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": "status.v1", "home": str(session.settings.home), **stats}
+
+
+@click.command(cls=Command)
+@click.option("--db-path", metavar="FILE", help="The database file.")
+@click.option("--tcp/--no-tcp", default=None, help="Listen on 127.0.0.1 too.")
+@click.option("--rpc-port", type=int, metavar="PORT", help="The TCP port.")
+@click.option("--log-format", type=click.Choice(["console", "json"]), help="The daemon's own log.")
+@click.option("--max-processes", type=int, metavar="N", help="Running commands over all queues.")
+@click.option("--ready-fd", type=int, hidden=True)
+@click.option("--detached", is_flag=True, hidden=True)
+@pass_session
+def daemon(session: Session, /, ready_fd: int | None, detached: bool, **flags: Any) -> int:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C: what a service manager calls.
+
+    Exit code 100: another daemon owns this home.
+    """
+    from semtask.daemon import main as run_daemon
+
+    session.flags |= flags
+    return run_daemon(session.settings, ready_fd=ready_fd, detached=detached)
