@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors.output import MAX_LINE_BYTES, MAX_TAIL_BYTES, LogFiles
+from semtask.executors.log_reader import MAX_LINE_BYTES, MAX_TAIL_BYTES
+from semtask.executors.output import LogFiles
 from semtask.host.filesystem import punch_hole
 from tests.executors.support import BLOCK, JOB, needs_punching, write_log
 

@@ -132,24 +132,6 @@ def test_the_end_of_the_attempt_wakes_the_followers_of_this_claim_and_no_others(
     asyncio.run(follow())
 
 
-def test_an_end_while_the_caller_still_asks_for_it_is_not_missed(files: LogFiles) -> None:
-    write_log(files, b"abc")
-
-    async def not_yet() -> bool:
-        files.wake(JOB, 1)
-        return False
-
-    async def over() -> bool:
-        return True
-
-    async def follow() -> None:
-        for ended in (not_yet, over):
-            async with asyncio.timeout(1):
-                await files.wait_for_growth(JOB, 1, "stdout", 3, 30, ended=ended)
-
-    asyncio.run(follow())
-
-
 def test_the_timeout_ends_the_wait(files: LogFiles) -> None:
     write_log(files, b"abc")
     began = time.monotonic()

@@ -1,31 +1,36 @@
 """The output of jobs on disk: one log per claim, which the job itself writes and the daemon only reads.
 
-A log over its cap loses its middle (`log_cap.py`). Where that hole lies is asked of the file system each time, so there
-is no state that could be wrong after a crash.
+A log over its cap loses its middle. Where that hole lies is asked of the file system each time, so there is no state
+that could be wrong after a crash.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import mmap
 import os
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from semtask.executors.log_reader import last_lines, read_data
+from semtask.host.filesystem import punch_hole
 from semtask.host.notify import Notifier
+
+logger = logging.getLogger("semtask.output")
 
 Stream = Literal["stdout", "stderr"]
 STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 
-MAX_LINE_BYTES = 64 * 1024
-MAX_TAIL_BYTES = 4 * 1024 * 1024
-_BLOCK = 64 * 1024
-_MAX_EXTENTS = 64
 _NO_WATCH_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM})
 _LOOK_AGAIN_S = 1.0
+
+# A job can fill the page cache at gigabytes per second, so a log that is being written is looked at often.
+_FAST_S, _CALM_S, _SILENT_S = 0.01, 0.05, 0.4
+_CANNOT_PUNCH = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV, errno.EPERM})
 
 
 class Chunk(NamedTuple):
@@ -88,7 +93,7 @@ class LogFiles:
                 return Chunk(b"", 0, 0, 0)
             size = os.fstat(fd).st_size
             start = max(0, size + offset) if offset < 0 else min(offset, size)
-            position, data = _read_data(fd, start, limit, size)
+            position, data = read_data(fd, start, limit, size)
             return Chunk(data, position + len(data), position - start, size)
 
     def last_lines(self, job_id: str, claim_no: int, stream: Stream, n: int) -> list[str]:
@@ -97,7 +102,7 @@ class LogFiles:
         Of a line over 64 KiB the end is kept, of all lines together 4 MiB. Bytes that are no UTF-8 are replaced.
         """
         with _reading(self.path(job_id, claim_no, stream)) as fd:
-            return [] if fd is None else _lines(_last_pieces(fd, n))[-n:]
+            return [] if fd is None else last_lines(fd, n)
 
     async def wait_for_growth(
         self,
@@ -106,22 +111,14 @@ class LogFiles:
         stream: Stream,
         beyond: int,
         timeout_s: float,
-        *,
-        ended: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """Return when the log is longer than `beyond`, when `wake` is called, or after `timeout_s` seconds.
-
-        `ended` is asked once whether the attempt has ended, at a moment from which on `wake` is not missed. Without it
-        the caller must know that the attempt runs, with no await between its look and this call.
-        """
+        """Return when the log is longer than `beyond`, when `wake` is called, or after `timeout_s` seconds."""
         path = self.path(job_id, claim_no, stream)
         if _size(path) > beyond:
             return
         clock = asyncio.get_running_loop().time
         deadline = clock() + timeout_s
         with self._waiting(job_id, claim_no) as waiter:
-            if ended is not None and await ended():
-                return
             while not waiter.over and (left := deadline - clock()) > 0:
                 waiter.changed.clear()
                 with self._armed(path, waiter.changed) as armed:
@@ -178,13 +175,94 @@ class LogFiles:
             notifier.disarm(watch)
 
 
+class LogCap:
+    """Keeps the logs of running jobs at about `max_bytes` of disk each, whatever they write.
+
+    A log over the cap loses its middle: the first quarter and the last half of the cap stay. The job goes on writing
+    and notices nothing. `on_uncappable` is called once for a running job whose log the file system cannot punch.
+    """
+
+    def __init__(self, files: LogFiles, max_bytes: int, on_uncappable: Callable[[str, int], None]) -> None:
+        self._files = files
+        self._max_bytes = max_bytes
+        self._on_uncappable = on_uncappable
+        self._running: dict[tuple[str, int], _Measured] = {}
+        self._ended: list[_Measured] = []
+        self._news = asyncio.Event()
+
+    def add(self, job_id: str, claim_no: int) -> None:
+        """The attempt begins."""
+        self._running[job_id, claim_no] = self._measured(job_id, claim_no)
+        self._news.set()
+
+    def remove(self, job_id: str, claim_no: int) -> None:
+        """The attempt has ended: its log is cut a last time, and its followers learn that no more will come."""
+        self._running.pop((job_id, claim_no), None)
+        self._ended.append(self._measured(job_id, claim_no))
+        self._news.set()
+        self._files.wake(job_id, claim_no)
+
+    async def run(self) -> None:
+        """Look at the logs until cancelled: more often while one grows fast, never while nothing runs."""
+        clock = asyncio.get_running_loop().time
+        interval, looked = _CALM_S, clock()
+        while True:
+            await _set_within(self._news, interval if self._running or self._ended else None)
+            if self._news.is_set():
+                self._news.clear()
+                await asyncio.sleep(min(interval, _CALM_S))
+            before, looked = looked, clock()
+            growth = await self._look()
+            if growth > 0:
+                # The next look comes before the fastest log can have grown by another quarter of the cap.
+                quarter_s = (looked - before) * (self._max_bytes / 4) / growth
+                interval = max(_FAST_S, min(quarter_s, _CALM_S))
+            else:
+                interval = min(2 * interval, _SILENT_S)
+
+    async def _look(self) -> int:
+        """Cut what is over the cap. Returns by how much the fastest log has grown."""
+        ended, self._ended = self._ended, []
+        logs = [*self._running.values(), *ended]
+        return max([await self._look_at(log, path) for log in logs for path in log.sizes], default=0)
+
+    async def _look_at(self, log: _Measured, path: str) -> int:
+        try:
+            stat = os.stat(path, follow_symlinks=False)
+            if stat.st_blocks * 512 > self._max_bytes:
+                # In a thread: a file system that is frozen or busy must not stop the daemon.
+                await asyncio.to_thread(_cut_middle, path, self._max_bytes)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            if error.errno not in _CANNOT_PUNCH:
+                logger.warning("a log could not be cut, trying again: %s", error, extra={"job_id": log.key[0]})
+            elif self._running.pop(log.key, None) is not None:
+                self._on_uncappable(*log.key)
+            return 0
+        growth = stat.st_size - log.sizes[path]
+        log.sizes[path] = stat.st_size
+        return growth
+
+    def _measured(self, job_id: str, claim_no: int) -> _Measured:
+        paths = (os.fspath(self._files.path(job_id, claim_no, stream)) for stream in STREAMS)
+        return _Measured((job_id, claim_no), dict.fromkeys(paths, 0))
+
+
+class _Measured(NamedTuple):
+    """The logs of a claim, by path, with their lengths at the last look."""
+
+    key: tuple[str, int]
+    sizes: dict[str, int]
+
+
 class _Waiter:
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self.over = False
 
 
-async def _set_within(event: asyncio.Event, seconds: float) -> None:
+async def _set_within(event: asyncio.Event, seconds: float | None) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
@@ -220,99 +298,15 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _read_data(fd: int, start: int, limit: int, size: int) -> tuple[int, bytes]:
-    """The first bytes of real data in [start, size) and where they are; (size, b"") if there are none."""
-    position = start
-    while position < size:
-        found = _seek(fd, position, os.SEEK_DATA, size)
-        if found >= size:
-            return size, b""
-        data = os.pread(fd, min(limit, size - found), found)
-        # Asked after the read: bytes that still are data now were data while they were read, as holes only grow.
-        if _seek(fd, found, os.SEEK_DATA, size) == found:
-            return found, data[: _seek(fd, found, os.SEEK_HOLE, size) - found]
-        position = found
-    return start, b""
-
-
-def _seek(fd: int, position: int, whence: int, size: int) -> int:
+def _cut_middle(path: str, max_bytes: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        return min(os.lseek(fd, position, whence), size)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # nothing but a hole, or nothing at all, up to the end
-            return size
-        raise
-
-
-class _Omitted(NamedTuple):
-    size: int
-
-
-def _last_pieces(fd: int, n: int) -> deque[bytes | _Omitted]:
-    """The end of the log in file order: enough for `n` lines, or as much as may be shown."""
-    size = os.fstat(fd).st_size
-    pieces: deque[bytes | _Omitted] = deque()
-    newlines = budget = 0
-    end = size
-    for low, high in reversed(deque(_extents(fd, size), maxlen=_MAX_EXTENTS)):
-        _omit(pieces, end - high)
-        end = high
-        while end > low:
-            if newlines > n:
-                return pieces
-            if budget >= MAX_TAIL_BYTES:
-                _omit(pieces, end)
-                return pieces
-            start = max(low, end - _BLOCK)
-            found, data = _read_data(fd, start, end - start, end)
-            # Punched out since the extents were listed: it counts as omitted like any other hole.
-            _omit(pieces, end - found - len(data))
-            pieces.appendleft(data)
-            _omit(pieces, found - start)
-            newlines += data.count(b"\n")
-            budget += len(data)
-            end = start
-    _omit(pieces, end)
-    return pieces
-
-
-def _omit(pieces: deque[bytes | _Omitted], count: int) -> None:
-    if count <= 0:
-        return
-    if pieces and isinstance(pieces[0], _Omitted):
-        count += pieces.popleft().size  # type: ignore[union-attr]
-    pieces.appendleft(_Omitted(count))
-
-
-def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
-    position = 0
-    while position < size and (start := _seek(fd, position, os.SEEK_DATA, size)) < size:
-        position = _seek(fd, start, os.SEEK_HOLE, size)
-        yield start, position
-
-
-def _lines(pieces: deque[bytes | _Omitted]) -> list[str]:
-    lines: list[str] = []
-    line = bytearray()
-    for piece in pieces:
-        if isinstance(piece, _Omitted):
-            if line:
-                lines.append(_text(line))
-                line.clear()
-            lines.append(f"[... {piece.size:,} bytes omitted ...]")
-            continue
-        first, *rest = piece.split(b"\n")
-        line += first
-        for following in rest:
-            lines.append(_text(line))
-            line[:] = following
-    if line:
-        lines.append(_text(line))
-    return lines
-
-
-def _text(line: bytearray) -> str:
-    over = len(line) - MAX_LINE_BYTES
-    if over <= 0:
-        return line.decode(errors="replace")
-    return f"[... {over:,} bytes of this line omitted ...] " + line[over:].decode(errors="replace")
+        stat = os.fstat(fd)
+        # Whole blocks only: then the hole that the file system reports is exactly what was cut.
+        block = max(stat.st_blksize, mmap.PAGESIZE)
+        start = -(-max_bytes // 4 // block) * block
+        end = (stat.st_size - max_bytes // 2) // block * block
+        if start < end:
+            punch_hole(fd, start, end - start)
+    finally:
+        os.close(fd)
