@@ -1,0 +1,161 @@
+"""Versions of the schema: NNN_name.up.sql and NNN_name.down.sql, each applied in one transaction.
+
+The version row is written in the same transaction, so a crash leaves the old schema or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from semtask.errors import StartupError
+from semtask.store.sql import folder
+
+# "smtk": in the header of every database of ours, so that a foreign one is never touched.
+APPLICATION_ID = 0x736D746B
+
+_FILE = re.compile(r"(\d{3})_(\w+)\.(up|down)\.sql")
+_CREATE_VERSIONS = """
+CREATE TABLE IF NOT EXISTS schema_versions (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT    NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT
+"""
+
+
+@dataclass(frozen=True)
+class Migration:
+    version: int
+    name: str
+    up: str
+    down: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """`applied` maps a version to the time (epoch ms) it was applied; `pending` are those that are not."""
+
+    applied: dict[int, int]
+    pending: Sequence[Migration]
+
+
+def available(source: Traversable | None = None) -> list[Migration]:
+    """The migrations of this release, in order. Raises StartupError for a gap or a missing direction."""
+    source = source or folder("sqlite", "migrations")
+    texts: dict[tuple[int, str], dict[str, str]] = {}
+    for entry in source.iterdir():
+        if match := _FILE.fullmatch(entry.name):
+            number, name, direction = match.groups()
+            texts.setdefault((int(number), name), {})[direction] = entry.read_text(encoding="utf-8")
+    found = []
+    for (version, name), directions in sorted(texts.items()):
+        for direction in ("up", "down"):
+            if direction not in directions:
+                raise StartupError(
+                    f"migration {version:03}_{name} has no .{direction}.sql; this installation is broken"
+                )
+        found.append(Migration(version, name, directions["up"], directions["down"]))
+    if [m.version for m in found] != list(range(1, len(found) + 1)):
+        raise StartupError("the migrations are not numbered 001, 002, ...; this installation is broken")
+    return found
+
+
+def status(db: apsw.Connection, migrations: Sequence[Migration] | None = None) -> Status:
+    """What is applied and what is not. Raises StartupError if the database is newer than this release."""
+    migrations = available() if migrations is None else migrations
+    applied = _applied(db)
+    newest = len(migrations)
+    if applied and max(applied) > newest:
+        raise StartupError(
+            f"the database has schema version {max(applied)}, this semtask knows versions up to {newest}: "
+            "it was used by a newer semtask. Install that version again, or use another database"
+        )
+    return Status(applied, [m for m in migrations if m.version not in applied])
+
+
+def migrate(db: apsw.Connection, path: Path, *, now: int, migrations: Sequence[Migration] | None = None) -> Path | None:
+    """Apply what is pending. Returns the backup of the database as it was, None if it was empty or up to date.
+
+    Raises StartupError; the migration that failed has then changed nothing.
+    """
+    state = status(db, migrations)
+    if not state.pending:
+        return None
+    backup = _backup(db, path, max(state.applied), now) if state.applied else None
+    for migration in state.pending:
+        _run(db, migration, migration.up, backup)
+        db.execute("INSERT INTO schema_versions VALUES (?, ?, ?)", (migration.version, migration.name, now))
+        db.execute("COMMIT")
+    return backup
+
+
+def rollback(
+    db: apsw.Connection, path: Path, *, to: int, now: int, migrations: Sequence[Migration] | None = None
+) -> Path | None:
+    """Undo the migrations above version `to`, newest first. Returns the backup made before, None if none was needed."""
+    migrations = available() if migrations is None else migrations
+    undo = [m for m in reversed(migrations) if m.version > to and m.version in status(db, migrations).applied]
+    if not undo:
+        return None
+    backup = _backup(db, path, undo[0].version, now)
+    for migration in undo:
+        _run(db, migration, migration.down, backup)
+        db.execute("DELETE FROM schema_versions WHERE version = ?", (migration.version,))
+        db.execute("COMMIT")
+    return backup
+
+
+def _applied(db: apsw.Connection) -> dict[int, int]:
+    if not db.table_exists("main", "schema_versions"):
+        return {}
+    rows: list[tuple[Any, ...]] = db.execute("SELECT version, applied_at FROM schema_versions").fetchall()
+    return dict(rows)
+
+
+def _run(db: apsw.Connection, migration: Migration, script: str, backup: Path | None) -> None:
+    """Run the script in a new transaction, which the caller commits."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        db.execute(_CREATE_VERSIONS)
+        db.execute(script)
+    except apsw.Error as error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        kept = f"; the backup is {backup}" if backup else ""
+        raise StartupError(
+            f"migration {migration.version:03}_{migration.name} failed and changed nothing: {error}{kept}"
+        ) from error
+
+
+def _backup(db: apsw.Connection, path: Path, version: int, now: int) -> Path:
+    """A copy next to the database, made by SQLite: a file tool's open and close would drop its locks."""
+    target = path.with_name(f"{path.name}.v{version}.{now}.backup")
+    try:
+        # Made beforehand, because VACUUM INTO would give the file the umask's permissions.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        db.execute("VACUUM INTO ?", (str(target),))
+        _sync(target)
+        _sync(target.parent)
+    except (OSError, apsw.Error) as error:
+        with contextlib.suppress(OSError):
+            target.unlink(missing_ok=True)
+        raise StartupError(f"cannot back up the database to {target} before changing its schema: {error}") from error
+    return target
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

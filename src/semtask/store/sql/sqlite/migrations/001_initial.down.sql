@@ -1,0 +1,6 @@
+DROP TABLE meta;
+DROP TABLE counters;
+DROP TABLE subjects;
+DROP TABLE queues;
+DROP TABLE attempts;
+DROP TABLE jobs;

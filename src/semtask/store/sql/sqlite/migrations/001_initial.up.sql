@@ -1,0 +1,147 @@
+-- The row of a job holds everything about it but its ended attempts.
+-- `seq` is given out by the daemon (meta.next_seq) and never reused: it orders the queue and pages the listings.
+CREATE TABLE jobs (
+    seq                  INTEGER PRIMARY KEY,
+    job_id               BLOB    NOT NULL UNIQUE CHECK (length(job_id) = 16),
+    queue                TEXT    NOT NULL CHECK (length(queue) BETWEEN 1 AND 64),
+    job_type             TEXT    NOT NULL CHECK (length(job_type) BETWEEN 1 AND 128),
+    execution_mode       TEXT    NOT NULL CHECK (execution_mode IN ('IN_PROCESS', 'SUBPROCESS')),
+    state                TEXT    NOT NULL CHECK (state IN (
+        'SCHEDULED', 'QUEUED', 'RUNNING',
+        'DONE', 'FAILED', 'CANCELLED', 'SUPERSEDED', 'SKIPPED_TTL', 'SKIPPED_DEADLINE'
+    )),
+    priority             INTEGER NOT NULL CHECK (priority BETWEEN -100 AND 100),
+    claim_no             INTEGER NOT NULL DEFAULT 0 CHECK (claim_no >= 0),
+    attempts             INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND claim_no),
+    failures             INTEGER NOT NULL DEFAULT 0 CHECK (failures >= 0),
+    crashes              INTEGER NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    interruptions        INTEGER NOT NULL DEFAULT 0 CHECK (interruptions >= 0),
+    created_at           INTEGER NOT NULL,
+    run_at               INTEGER,
+    started_at           INTEGER,
+    finished_at          INTEGER,
+    stop_reason          TEXT CHECK (stop_reason IN (
+        'interrupted', 'shutdown', 'timeout', 'log_limit', 'deadline', 'superseded', 'cancel'
+    )),
+    stop_grace_ms        INTEGER CHECK (stop_grace_ms >= 0),
+    kill_failed_at       INTEGER,
+    end_cause            TEXT CHECK (end_cause IN (
+        'success', 'exception', 'exit_code', 'signal', 'oom', 'timeout', 'deadline', 'ttl', 'cancelled', 'superseded',
+        'worker_crash', 'interrupted', 'quarantined', 'spawn_failed', 'bad_payload', 'dependency_failed', 'log_limit'
+    )),
+    exit_code            INTEGER,
+    signal               INTEGER,
+    max_attempts         INTEGER NOT NULL CHECK (max_attempts >= 0),
+    backoff_factor       REAL    NOT NULL CHECK (backoff_factor > 0),
+    retry_base_delay_ms  INTEGER NOT NULL CHECK (retry_base_delay_ms >= 0),
+    retry_max_delay_ms   INTEGER NOT NULL CHECK (retry_max_delay_ms >= 0),
+    timeout_ms           INTEGER CHECK (timeout_ms > 0),
+    grace_ms             INTEGER NOT NULL CHECK (grace_ms BETWEEN 0 AND 60000),
+    deadline             INTEGER,
+    ttl_ms               INTEGER CHECK (ttl_ms >= 0),
+    on_interrupt         TEXT    NOT NULL CHECK (on_interrupt IN ('requeue', 'fail')),
+    retry_on_crash       INTEGER NOT NULL CHECK (retry_on_crash IN (0, 1)),
+    subject_key          TEXT CHECK (length(subject_key) BETWEEN 1 AND 512),
+    generation           INTEGER CHECK (generation > 0),
+    superseded_by        BLOB CHECK (length(superseded_by) = 16),
+    tag                  TEXT,
+    chain_group_id       TEXT,
+    parent_job_id        BLOB CHECK (length(parent_job_id) = 16),
+    retry_of             BLOB CHECK (length(retry_of) = 16),
+    trace_context        TEXT,
+    idempotency_key      TEXT,
+    content_hash         BLOB    NOT NULL,
+    node_id              TEXT,
+    claim                TEXT,
+    process              TEXT,
+    conditions           TEXT,
+    progress             TEXT,
+    artifacts            TEXT,
+    error                TEXT,
+    result               TEXT,
+    payload              TEXT    NOT NULL,
+    -- A finished job has an end and the time of it; no other job has.
+    CHECK ((finished_at IS NOT NULL) = (state NOT IN ('SCHEDULED', 'QUEUED', 'RUNNING'))),
+    CHECK ((end_cause IS NOT NULL) = (state NOT IN ('SCHEDULED', 'QUEUED', 'RUNNING'))),
+    -- Only what runs can be stopped; what was stopped shows why.
+    CHECK (stop_reason IS NULL OR state NOT IN ('SCHEDULED', 'QUEUED')),
+    CHECK ((stop_reason IS NULL) = (stop_grace_ms IS NULL)),
+    -- A claim says since when, on which node, and what recovery has to know.
+    CHECK (state <> 'RUNNING' OR (claim_no > 0 AND started_at IS NOT NULL AND node_id IS NOT NULL AND claim IS NOT NULL)),
+    CHECK (state NOT IN ('SKIPPED_TTL', 'SKIPPED_DEADLINE') OR stop_reason IS NULL),
+    -- A superseded job never waits again.
+    CHECK (superseded_by IS NULL OR state NOT IN ('SCHEDULED', 'QUEUED')),
+    CHECK ((subject_key IS NULL) = (generation IS NULL))
+) STRICT;
+
+-- Claims: best first within a queue, at a cost that does not grow with the queue.
+CREATE INDEX jobs_ready ON jobs (execution_mode, queue, priority DESC, seq) WHERE state = 'QUEUED';
+-- Promotion, and the time of the next one.
+CREATE INDEX jobs_due ON jobs (run_at) WHERE state = 'SCHEDULED';
+-- Listings by state, newest or oldest first; also recovery, which reads what runs.
+CREATE INDEX jobs_state ON jobs (state, seq);
+CREATE INDEX jobs_queue ON jobs (queue, seq);
+-- With the state, so that cancelling a tag does not visit the finished jobs of it.
+CREATE INDEX jobs_tag ON jobs (tag, seq, state) WHERE tag IS NOT NULL;
+CREATE INDEX jobs_group ON jobs (chain_group_id, seq, state) WHERE chain_group_id IS NOT NULL;
+-- A subject is a lane. Only live rows, or the random keys would halve the rate of a store with history.
+CREATE INDEX jobs_subject ON jobs (job_type, subject_key, seq)
+    WHERE subject_key IS NOT NULL AND state IN ('SCHEDULED', 'QUEUED', 'RUNNING');
+-- At most one job of a subject runs, whatever a statement gets wrong.
+CREATE UNIQUE INDEX jobs_subject_running ON jobs (job_type, subject_key)
+    WHERE subject_key IS NOT NULL AND state = 'RUNNING';
+CREATE UNIQUE INDEX jobs_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- The attempts that have ended and failed, were stopped, or ran a command.
+CREATE TABLE attempts (
+    seq         INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,
+    claim_no    INTEGER NOT NULL CHECK (claim_no > 0),
+    started_at  INTEGER NOT NULL,
+    finished_at INTEGER NOT NULL,
+    end_cause   TEXT    NOT NULL,
+    exit_code   INTEGER,
+    signal      INTEGER,
+    error       TEXT,
+    stop_reason TEXT,
+    pid         INTEGER,
+    log_bytes   INTEGER,
+    PRIMARY KEY (seq, claim_no)
+) STRICT, WITHOUT ROWID;
+
+-- A queue that was used or configured. One count per state, kept by every transaction that changes a job.
+CREATE TABLE queues (
+    name             TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
+    paused           INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    concurrency      INTEGER CHECK (concurrency > 0),
+    scheduled        INTEGER NOT NULL DEFAULT 0,
+    queued           INTEGER NOT NULL DEFAULT 0,
+    running          INTEGER NOT NULL DEFAULT 0,
+    done             INTEGER NOT NULL DEFAULT 0,
+    failed           INTEGER NOT NULL DEFAULT 0,
+    cancelled        INTEGER NOT NULL DEFAULT 0,
+    superseded       INTEGER NOT NULL DEFAULT 0,
+    skipped_ttl      INTEGER NOT NULL DEFAULT 0,
+    skipped_deadline INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+-- The last generation given to a subject; it outlives the jobs of it.
+CREATE TABLE subjects (
+    job_type    TEXT    NOT NULL,
+    subject_key TEXT    NOT NULL,
+    generation  INTEGER NOT NULL CHECK (generation > 0),
+    PRIMARY KEY (job_type, subject_key)
+) STRICT, WITHOUT ROWID;
+
+-- What the engine counts over all its lives.
+CREATE TABLE counters (
+    name  TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- One row. `daemon_epoch` fences a daemon that has been replaced; `next_seq` is the high-water mark of jobs.seq.
+CREATE TABLE meta (
+    id           INTEGER PRIMARY KEY CHECK (id = 1),
+    daemon_epoch INTEGER NOT NULL,
+    next_seq     INTEGER NOT NULL
+) STRICT;
+INSERT INTO meta (id, daemon_epoch, next_seq) VALUES (1, 0, 1);

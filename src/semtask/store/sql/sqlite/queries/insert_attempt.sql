@@ -1,0 +1,5 @@
+INSERT INTO attempts (
+    seq, claim_no, started_at, finished_at, end_cause, exit_code, signal, error, stop_reason, pid, log_bytes
+) VALUES (
+    :seq, :claim_no, :started_at, :finished_at, :end_cause, :exit_code, :signal, :error, :stop_reason, :pid, :log_bytes
+)

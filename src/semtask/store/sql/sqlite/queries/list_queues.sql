@@ -1,0 +1,1 @@
+SELECT * FROM queues ORDER BY name

@@ -1,0 +1,5 @@
+-- What a stop request has to look at. {selector} as in cancel_waiting.sql.
+SELECT seq, grace_ms, stop_reason, stop_grace_ms, job_id, queue, job_type, execution_mode, claim_no
+FROM jobs
+WHERE {selector} AND state = 'RUNNING'
+ORDER BY seq

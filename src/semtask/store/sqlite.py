@@ -1,0 +1,141 @@
+"""The store on one SQLite file. It meets the obligations of `store/base.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity
+from semtask.store import sqlite_reads as reads
+from semtask.store import sqlite_writes as writes
+from semtask.store.base import (
+    ClaimRequest,
+    Finish,
+    Finished,
+    Inserted,
+    JobFilter,
+    OnCommit,
+    Page,
+    Promoted,
+    QueueRow,
+    Stopped,
+    StopRequest,
+)
+from semtask.store.sqlite_file import SqliteFile
+from semtask.store.sqlite_reads import Readers
+from semtask.store.writer import Phase, Writer
+
+
+async def open_store(
+    path: Path,
+    *,
+    on_commit: OnCommit,
+    now: Callable[[], int],
+    fatal: Callable[[BaseException], None],
+    disk_retry_s: float = 1.0,
+) -> SqliteStore:
+    """Open the database at `path` for work, or make it; brings the schema up to date. Raises StartupError.
+
+    `now` gives epoch ms. `fatal` is called on the event loop when this daemon must not write any more: another one
+    has opened the database since, or it is damaged. `disk_retry_s` is the pause between two tries on a full disk.
+    """
+    file = SqliteFile(path)
+    db = await asyncio.to_thread(file.open, now())
+    try:
+        readers = await asyncio.to_thread(Readers, file.connect_reader)
+    except BaseException:
+        db.close()
+        raise
+    writer = Writer(file, db, on_commit=on_commit, fatal=fatal, retry_s=disk_retry_s)
+    return SqliteStore(file, writer, readers)
+
+
+class SqliteStore:
+    def __init__(self, file: SqliteFile, writer: Writer, readers: Readers) -> None:
+        self.daemon_epoch = file.daemon_epoch
+        self._file = file
+        self._writer = writer
+        self._readers = readers
+
+    # --- writes ---
+
+    async def insert(self, jobs: Sequence[NewJob], *, durable: bool) -> list[Inserted]:
+        return await self._writer.submit(lambda tick: writes.insert(tick, jobs), relaxed=not durable, rows=len(jobs))
+
+    async def claim(self, request: ClaimRequest) -> list[Job]:
+        return await self._writer.submit(
+            lambda tick: writes.claim(tick, request),
+            phase=Phase.CLAIM,
+            relaxed=request.mode is ExecutionMode.IN_PROCESS,
+            rows=request.limit,
+        )
+
+    async def record_process(self, job_id: str, claim_no: int, process: ProcessIdentity) -> bool:
+        return await self._writer.submit(
+            lambda tick: writes.record_process(tick, job_id, claim_no, process), relaxed=True
+        )
+
+    async def record_kill_failed(self, job_id: str, claim_no: int, at: int) -> bool:
+        return await self._writer.submit(lambda tick: writes.record_kill_failed(tick, job_id, claim_no, at))
+
+    async def finish(self, finish: Finish) -> Finished:
+        return await self._writer.submit(lambda tick: writes.finish(tick, finish), phase=Phase.FINISH)
+
+    async def stop(self, request: StopRequest) -> Stopped:
+        return await self._writer.submit(lambda tick: writes.stop(tick, request))
+
+    async def promote(self, now: int, limit: int) -> Promoted:
+        return await self._writer.submit(lambda tick: writes.promote(tick, now, limit), relaxed=True, rows=limit)
+
+    async def configure_queue(
+        self, name: str, *, paused: bool | None = None, concurrency: int | Literal["keep"] | None = "keep"
+    ) -> QueueRow:
+        limit, keep = (None, True) if concurrency == "keep" else (concurrency, False)
+        await self._writer.submit(lambda tick: writes.configure_queue(tick, name, paused, limit, keep))
+        # Read after the commit: the counts of a tick are brought up to date at its end.
+        return next(queue for queue in await self.queues() if queue.name == name)
+
+    async def count(self, increments: Mapping[str, int]) -> None:
+        await self._writer.submit(lambda tick: writes.count(tick, increments))
+
+    # --- reads ---
+
+    async def get(self, job_id: str) -> Job | None:
+        return await self._readers.run(lambda db: reads.get(db, job_id))
+
+    async def get_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        return await self._readers.run(lambda db: reads.get_many(db, job_ids))
+
+    async def attempts(self, job_id: str) -> list[Attempt]:
+        return await self._readers.run(lambda db: reads.attempts(db, job_id))
+
+    async def query(self, where: JobFilter, *, newest_first: bool, limit: int, after_seq: int | None) -> Page:
+        return await self._readers.run(lambda db: reads.search(db, where, newest_first, limit, after_seq))
+
+    async def running(self) -> list[Job]:
+        return await self._readers.run(reads.running)
+
+    async def queues(self) -> list[QueueRow]:
+        return await self._readers.run(reads.queues)
+
+    async def counters(self) -> dict[str, int]:
+        return await self._readers.run(reads.counters)
+
+    async def next_due(self) -> int | None:
+        return await self._readers.run(reads.next_due)
+
+    # --- the file ---
+
+    async def size_bytes(self) -> int:
+        return self._file.size_bytes()
+
+    async def healthy(self) -> None:
+        self._writer.check_alive()
+        self._file.check_identity()
+
+    async def close(self) -> None:
+        await self._writer.stop()
+        await self._readers.close()
+        await self._writer.close()

@@ -1,0 +1,158 @@
+"""The database file: opened or made, checked, and kept an eye on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+from semtask.errors import DatabaseError, StartupError
+from semtask.store.migrate import APPLICATION_ID, migrate
+from semtask.store.sql import query
+from semtask.store.sqlite_rows import fetch_value
+from semtask.store.sqlite_writes import close_books
+from semtask.store.writer import Tick, Unusable
+
+BUSY_TIMEOUT_MS = 2_000
+# A write-ahead log that grew under load is cut back to this when it starts anew.
+_WAL_KEEP_BYTES = 64 * 1024 * 1024
+
+
+def require_sound_sqlite(version: str) -> None:
+    """Raise StartupError for a SQLite that can damage a database in WAL mode (the WAL-reset bug)."""
+    number = tuple(int(part) for part in version.split("."))[:3]
+    if number >= (3, 51, 3) or (
+        number[:2] in {(3, 50), (3, 44)} and number >= {50: (3, 50, 7), 44: (3, 44, 6)}[number[1]]
+    ):
+        return
+    raise StartupError(
+        f"this apsw carries SQLite {version}, which can damage a database (the WAL-reset bug). "
+        "Install apsw 3.51.3 or newer: pip install --upgrade apsw"
+    )
+
+
+class SqliteFile:
+    """One database file, opened for work by this daemon. Implements `writer.Database`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.daemon_epoch = 0
+        self._identity: tuple[int, int] | None = None
+
+    def open(self, now: int) -> apsw.Connection:
+        """The write connection, on a database with the newest schema and a new epoch. Raises StartupError."""
+        require_sound_sqlite(apsw.sqlite_lib_version())
+        with _startup_errors(self.path):
+            self._create()
+            db = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+            try:
+                self._require_ours(db)
+                _prepare(db)
+                db.execute("PRAGMA journal_mode = WAL").fetchall()
+                db.execute("PRAGMA synchronous = FULL")
+                migrate(db, self.path, now=now)
+                with db:
+                    self.daemon_epoch = int(fetch_value(db, query("next_epoch")))
+                self._identity = self._look()
+            except BaseException:
+                db.close()
+                raise
+        return db
+
+    def _create(self) -> None:
+        """Make the file ourselves: private from its first moment, whatever the umask, and with a lasting name."""
+        try:
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            return
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _require_ours(self, db: apsw.Connection) -> None:
+        """Before anything is written."""
+        if db.pragma("application_id") != APPLICATION_ID and db.execute("SELECT 1 FROM sqlite_schema").fetchall():
+            raise StartupError(f"{self.path} is a SQLite database of another program; choose another path")
+
+    def connect(self) -> apsw.Connection:
+        """Another connection for writing."""
+        db = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
+        _prepare(db)
+        return db
+
+    def connect_reader(self) -> apsw.Connection:
+        db = self.connect()
+        db.execute("PRAGMA query_only = ON")
+        db.wal_autocheckpoint(0)  # only the writer moves pages into the database
+        return db
+
+    def check(self, db: apsw.Connection) -> None:
+        self.check_identity()
+        epoch = fetch_value(db, query("read_epoch"))
+        if epoch != self.daemon_epoch:
+            raise Unusable(
+                f"another daemon has taken over {self.path} (epoch {epoch}, this one is {self.daemon_epoch})"
+            )
+
+    def check_identity(self) -> None:
+        """Raise DatabaseError if the path no longer leads to the file that is open: commits would go nowhere."""
+        try:
+            seen = self._look()
+        except OSError as error:
+            raise DatabaseError(f"the database {self.path} is gone ({error.strerror}); nothing is stored") from error
+        if seen != self._identity:
+            raise DatabaseError(
+                f"{self.path} is no longer the file that this daemon has opened: it was replaced. "
+                "Nothing is stored; restart the daemon to use the new file"
+            )
+
+    def probe(self, db: apsw.Connection) -> None:
+        db.execute(query("probe_write"))
+
+    def close_books(self, tick: Tick) -> None:
+        close_books(tick)
+
+    def size_bytes(self) -> int:
+        """The database and its write-ahead log."""
+        total = 0
+        for name in (str(self.path), f"{self.path}-wal"):
+            try:
+                total += os.stat(name).st_size
+            except FileNotFoundError:
+                continue
+        return total
+
+    def _look(self) -> tuple[int, int]:
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino
+
+
+def _prepare(db: apsw.Connection) -> None:
+    db.set_busy_timeout(BUSY_TIMEOUT_MS)
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA trusted_schema = OFF")
+    db.execute("PRAGMA mmap_size = 0").fetchall()
+    db.execute(f"PRAGMA journal_size_limit = {_WAL_KEEP_BYTES}").fetchall()
+
+
+@contextmanager
+def _startup_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StartupError(f"cannot open the database {path}: {error.strerror}") from error
+    except apsw.NotADBError as error:
+        raise StartupError(f"{path} is no SQLite database; choose another path or move the file away") from error
+    except apsw.FullError as error:
+        raise StartupError(f"cannot open the database {path}: the disk is full") from error
+    except apsw.BusyError as error:
+        raise StartupError(f"cannot open the database {path}: another process keeps it locked") from error
+    except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
+        raise StartupError(f"cannot open the database {path}: its folder or file is not writable ({error})") from error
+    except apsw.Error as error:
+        raise StartupError(f"cannot open the database {path}: {error}") from error

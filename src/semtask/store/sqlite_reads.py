@@ -1,0 +1,169 @@
+"""Reading: a few connections of their own, short transactions, and a limit on the time a query may take."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TypeVar
+
+import apsw
+
+from semtask.errors import DatabaseError
+from semtask.model.job import Attempt, Job
+from semtask.store.base import JobFilter, Page, QueueRow
+from semtask.store.sql import query
+from semtask.store.sqlite_rows import (
+    Row,
+    fetch,
+    fetch_value,
+    id_bytes,
+    json_or_none,
+    to_attempt,
+    to_job,
+    to_json,
+    to_queue,
+)
+
+T = TypeVar("T")
+
+READ_LIMIT_S = 1.0
+# A few thousand steps of SQLite's machine take well under a millisecond.
+_STEPS_BETWEEN_LOOKS = 5_000
+# How far back, in jobs, the end of an id is looked for.
+ID_SEARCH_DEPTH = 100_000
+
+
+class Readers:
+    """Runs functions on read connections in a small pool of threads."""
+
+    def __init__(
+        self, connect: Callable[[], apsw.Connection], *, threads: int = 2, limit_s: float = READ_LIMIT_S
+    ) -> None:
+        self._limit_s = limit_s
+        self._connections = [connect() for _ in range(threads)]
+        self._idle: SimpleQueue[apsw.Connection] = SimpleQueue()
+        for db in self._connections:
+            self._idle.put(db)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="semtask-reader")
+        self._closed = False
+
+    async def run(self, read: Callable[[apsw.Connection], T]) -> T:
+        """The result of `read`. Raises DatabaseError, also when it takes too long."""
+        if self._closed:
+            raise DatabaseError("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, read)
+
+    def _run(self, read: Callable[[apsw.Connection], T]) -> T:
+        db = self._idle.get()
+        try:
+            with self._limited(db):
+                return read(db)
+        except apsw.InterruptError as error:
+            raise DatabaseError(
+                f"the query was stopped after {self._limit_s:g} s; narrow it, for example by a state, queue or tag"
+            ) from error
+        except apsw.Error as error:
+            raise DatabaseError(f"the database cannot be read: {error}") from error
+        finally:
+            self._idle.put(db)
+
+    @contextmanager
+    def _limited(self, db: apsw.Connection) -> Iterator[None]:
+        end = time.monotonic() + self._limit_s
+        db.set_progress_handler(lambda: time.monotonic() > end, _STEPS_BETWEEN_LOOKS)
+        try:
+            yield
+        finally:
+            db.set_progress_handler(None)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.to_thread(self._pool.shutdown)
+        for db in self._connections:
+            db.close()
+
+
+def get(db: apsw.Connection, job_id: str) -> Job | None:
+    rows = fetch(db, query("get_job"), {"job_id": id_bytes(job_id)})
+    return to_job(rows[0]) if rows else None
+
+
+def get_many(db: apsw.Connection, job_ids: Sequence[str]) -> dict[str, Job]:
+    wanted = to_json([id_bytes(job_id).hex() for job_id in job_ids])
+    jobs = map(to_job, fetch(db, query("get_jobs"), {"job_ids": wanted}))
+    return {job.job_id: job for job in jobs}
+
+
+def attempts(db: apsw.Connection, job_id: str) -> list[Attempt]:
+    return [to_attempt(row) for row in fetch(db, query("attempts_of"), {"job_id": id_bytes(job_id)})]
+
+
+def running(db: apsw.Connection) -> list[Job]:
+    return [to_job(row) for row in fetch(db, query("running_jobs"))]
+
+
+def queues(db: apsw.Connection) -> list[QueueRow]:
+    return [to_queue(row) for row in fetch(db, query("list_queues"))]
+
+
+def counters(db: apsw.Connection) -> dict[str, int]:
+    return dict(fetch(db, query("list_counters")))
+
+
+def next_due(db: apsw.Connection) -> int | None:
+    due: int | None = fetch_value(db, query("next_due"))
+    return due
+
+
+def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int, after_seq: int | None) -> Page:
+    """A page in the order of seq: one ordered listing per value of the leading filter, merged."""
+    sql, values = _statement(where, newest_first)
+    if after_seq is None:
+        after_seq = _LAST if newest_first else 0
+    if where.id_suffix is not None:
+        newest = fetch_value(db, query("last_seq")) or 0
+        oldest = newest - ID_SEARCH_DEPTH
+    else:
+        oldest = 0
+    parameters = {
+        "after_seq": after_seq,
+        "oldest_seq": oldest,
+        "states": json_or_none(where.state),
+        "queues": json_or_none(where.queue),
+        "job_type": where.job_type,
+        "tag": where.tag,
+        "chain_group_id": where.chain_group_id,
+        "created_after": where.created_after,
+        "id_suffix": where.id_suffix,
+        "limit": limit + 1,
+    }
+    listings: list[list[Row]] = [fetch(db, sql, {**parameters, "value": value}) for value in values]
+    merged = heapq.merge(*listings, key=lambda row: row[0], reverse=newest_first)
+    items = [to_job(row) for row, _ in zip(merged, range(limit + 1), strict=False)]
+    more = len(items) > limit
+    return Page(items=items[:limit], next_seq=items[limit - 1].seq if more else None)
+
+
+_LAST = (1 << 63) - 1
+
+
+def _statement(where: JobFilter, newest_first: bool) -> tuple[str, Sequence[str | None]]:
+    """The listing statement led by the most telling filter that has an index, and the values to run it for."""
+    values: Sequence[str | None]
+    if where.tag is not None:
+        driver, values = "tag = :value", [where.tag]
+    elif where.chain_group_id is not None:
+        driver, values = "chain_group_id = :value", [where.chain_group_id]
+    elif where.state:
+        driver, values = "state = :value", sorted(set(where.state))
+    elif where.queue:
+        driver, values = "queue = :value", sorted(set(where.queue))
+    else:
+        driver, values = ":value IS NULL", [None]
+    past, direction = ("<", "DESC") if newest_first else (">", "ASC")
+    return query("query_jobs").format(driver=driver, past=past, direction=direction), values

@@ -1,0 +1,142 @@
+"""Rows of SQLite, to and from the values of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import apsw
+import msgspec
+
+from semtask.model.job import Attempt, Job, NewJob
+from semtask.model.state import State
+from semtask.store.base import QueueRow
+
+Row: TypeAlias = tuple[Any, ...]
+
+# The columns of `SELECT * FROM jobs`, in order. A test compares them with the schema.
+JOB_COLUMNS = (
+    "seq",
+    "job_id",
+    "queue",
+    "job_type",
+    "execution_mode",
+    "state",
+    "priority",
+    "claim_no",
+    "attempts",
+    "failures",
+    "crashes",
+    "interruptions",
+    "created_at",
+    "run_at",
+    "started_at",
+    "finished_at",
+    "stop_reason",
+    "stop_grace_ms",
+    "kill_failed_at",
+    "end_cause",
+    "exit_code",
+    "signal",
+    "max_attempts",
+    "backoff_factor",
+    "retry_base_delay_ms",
+    "retry_max_delay_ms",
+    "timeout_ms",
+    "grace_ms",
+    "deadline",
+    "ttl_ms",
+    "on_interrupt",
+    "retry_on_crash",
+    "subject_key",
+    "generation",
+    "superseded_by",
+    "tag",
+    "chain_group_id",
+    "parent_job_id",
+    "retry_of",
+    "trace_context",
+    "idempotency_key",
+    "content_hash",
+    "node_id",
+    "claim",
+    "process",
+    "conditions",
+    "progress",
+    "artifacts",
+    "error",
+    "result",
+    "payload",
+)
+QUEUE_COLUMNS = ("name", "paused", "concurrency", *(state.lower() for state in State))
+_ATTEMPT_COLUMNS = Attempt.__struct_fields__
+
+
+def fetch(db: apsw.Connection, sql: str, values: Mapping[str, Any] | None = None) -> list[Row]:
+    """All rows; the statement is finished then, as a commit needs it."""
+    return db.execute(sql, values).fetchall()
+
+
+def fetch_value(db: apsw.Connection, sql: str, values: Mapping[str, Any] | None = None) -> Any:
+    """The first column of the one row."""
+    [row] = fetch(db, sql, values)
+    return row[0]
+
+
+def id_bytes(job_id: str) -> bytes:
+    """The 16 bytes of an id."""
+    return bytes.fromhex(job_id.replace("-", ""))
+
+
+def id_text(job_id: bytes) -> str:
+    text = job_id.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def to_job(row: Row) -> Job:
+    values = dict(zip(JOB_COLUMNS, row, strict=True))
+    values["job_id"] = id_text(values["job_id"])
+    for name in ("superseded_by", "parent_job_id", "retry_of"):
+        if values[name] is not None:
+            values[name] = id_text(values[name])
+    for name in ("claim", "process"):
+        if values[name] is not None:
+            values[name] = msgspec.json.decode(values[name])
+    return msgspec.convert(values, Job, strict=False)  # SQLite has no booleans
+
+
+def of_new_job(job: NewJob, seq: int, state: State, generation: int | None) -> dict[str, Any]:
+    """The parameters of insert_job.sql."""
+    values = msgspec.structs.asdict(job)
+    values["seq"] = seq
+    values["state"] = state
+    values["generation"] = generation
+    values["job_id"] = id_bytes(job.job_id)
+    for name in ("parent_job_id", "retry_of"):
+        if values[name] is not None:
+            values[name] = id_bytes(values[name])
+    return values
+
+
+def to_attempt(row: Row) -> Attempt:
+    return msgspec.convert(dict(zip(_ATTEMPT_COLUMNS, row, strict=True)), Attempt)
+
+
+def to_queue(row: Row) -> QueueRow:
+    values = dict(zip(QUEUE_COLUMNS, row, strict=True))
+    return QueueRow(
+        name=values["name"],
+        paused=bool(values["paused"]),
+        concurrency=values["concurrency"],
+        counts={state: values[state.lower()] for state in State},
+    )
+
+
+def to_json(value: Any) -> str:
+    """A struct or list as JSON text."""
+    return msgspec.json.encode(value).decode()
+
+
+def json_or_none(values: Sequence[Any] | Mapping[str, Any]) -> str | None:
+    """A filter as JSON text; an empty one is no filter."""
+    return to_json(values) if values else None
