@@ -1,0 +1,329 @@
+"""One HTTP/1.1 connection: framing, limits, keep-alive and pipelining, on the httptools parser.
+
+Nothing is held in memory for a request that the guard refuses; its head is all that is read of it. A timer runs only
+while a request is incomplete or an answer is not taken, so an idle connection costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import Protocol
+
+import httptools
+
+from semtask.api.guard import Head, Place, Refused, bad_request, too_large
+from semtask.api.methods import Caller
+from semtask.errors import InvalidRequest
+from semtask.protocol import jsonrpc
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes and seconds. `body_s` and `answer_s` are for one whole body and one whole answer."""
+
+    max_body_bytes: int
+    max_head_bytes: int = 16 * 1024
+    head_s: float = 10.0
+    body_s: float = 30.0
+    answer_s: float = 30.0
+    linger_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    status: HTTPStatus
+    body: bytes = b""
+    headers: Sequence[tuple[bytes, bytes]] = ()
+    content_type: bytes = b"application/json"
+
+
+class Site(Protocol):
+    """What a connection belongs to."""
+
+    limits: Limits
+    version: bytes
+
+    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> None:
+        """A connection was made. May raise Refused."""
+        ...
+
+    def became_idle(self, connection: Connection) -> None: ...
+    def became_busy(self, connection: Connection) -> None: ...
+    def closed(self, connection: Connection) -> None: ...
+
+    def admit(self, head: Head, place: Place) -> None:
+        """Raises Refused for a request that may not be read."""
+        ...
+
+    async def respond(self, head: Head, body: bytes, caller: Caller) -> Response:
+        """Raises nothing but CancelledError."""
+        ...
+
+
+class _Phase(Enum):
+    BETWEEN = "between"
+    HEAD = "head"
+    BODY = "body"
+
+
+class Connection(asyncio.Protocol):
+    """Reads requests, has the site answer them one by one, and writes the answers in order."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, site: Site, place: Place) -> None:
+        self._site = site
+        self._place = place
+        self._limits = site.limits
+        self._parser = httptools.HttpRequestParser(self)
+        self._loop = asyncio.get_running_loop()
+        self.caller = Caller()
+        self.task: asyncio.Task[None] | None = None
+        self._queue: deque[tuple[Head, bytes, bool] | Refused] = deque()
+        self._phase = _Phase.BETWEEN
+        self._serial = 0  # of the request being read
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_for: tuple[int, _Phase] | None = None
+        self._reading = True  # False once the last request of this connection is known
+        self._paused = False
+        self._lost = False
+        self._eof = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._target = b""
+        self._headers: dict[bytes, list[bytes]] = {}
+        self._head_size = 0  # of the target and the complete headers
+        self._head_fed = 0  # whole reads that lie within the head
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head: Head | None = None
+
+    # --- asyncio ---------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        try:
+            self._site.opened(self, transport, self._place)
+        except Refused as refused:
+            self._refuse(refused)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._reading:
+            return  # what follows a last request is read and dropped, so that the answer is not lost by a reset
+        before = (self._serial, self._phase)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # refused with its head
+        except httptools.HttpParserCallbackError:
+            raise  # a fault of this class
+        except httptools.HttpParserError as error:
+            self._refuse(bad_request(f"This is not an HTTP request: {error}"))
+        if self._phase is _Phase.HEAD and before == (self._serial, _Phase.HEAD):
+            self._head_fed += len(data)
+            self._check_head_size(self._head_fed)
+        self._set_timer()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self.caller.leave()
+        return self.task is not None  # keep it open for the answers to what was read
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._lost = True
+        self._reading = False
+        self._set_timer()
+        self.caller.leave()
+        self._writable.set()
+        self._site.closed(self)
+        del self._parser
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # --- httptools -------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._serial += 1
+        self._phase = _Phase.HEAD
+        self._target = b""
+        self._headers = {}
+        self._head_size = 0  # of the target and the complete headers
+        self._head_fed = 0  # whole reads that lie within the head
+        self._body = []
+        self._body_bytes = 0
+        self._head = None
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        self._head_size += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is _Phase.HEAD:  # else it is a trailer of a chunked body
+            self._headers.setdefault(name.lower(), []).append(value)
+            self._head_size += len(name) + len(value) + 4
+
+    def on_headers_complete(self) -> None:
+        self._phase = _Phase.BODY
+        if not self._reading:
+            return
+        self._head = head = Head(self._parser.get_method(), self._target, self._headers)
+        self._check_head_size(self._head_size)
+        try:
+            self._site.admit(head, self._place)
+            if self._parser.should_upgrade():
+                raise bad_request("This server speaks HTTP/1.1 only and upgrades to nothing.")
+        except Refused as refused:
+            self._refuse(refused)
+            return
+        self._site.became_busy(self)
+        if self.task is None and any(value.lower() == b"100-continue" for value in head.values(b"expect")):
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        if not self._reading:
+            return
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limits.max_body_bytes:
+            self._refuse(too_large(self._limits.max_body_bytes))
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._phase = _Phase.BETWEEN
+        if not self._reading or self._head is None:
+            return
+        keep_alive = self._parser.should_keep_alive()
+        self._reading = keep_alive
+        self._push((self._head, b"".join(self._body), keep_alive))
+        self._body = []
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _check_head_size(self, size: int) -> None:
+        if size > self._limits.max_head_bytes:
+            error = InvalidRequest(f"The head of the request is larger than {self._limits.max_head_bytes} bytes.")
+            self._refuse(Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error))
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer with an error when it is its turn, and close."""
+        if self._reading:
+            self._reading = False
+            self._body = []
+            self._push(refused)
+
+    def _push(self, item: tuple[Head, bytes, bool] | Refused) -> None:
+        self._queue.append(item)
+        if self.task is None:
+            self._site.became_busy(self)
+            self.task = self._loop.create_task(self._serve())
+        elif not self._paused and self._reading:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _set_timer(self) -> None:
+        wanted = (self._serial, self._phase) if self._reading and self._phase is not _Phase.BETWEEN else None
+        if wanted == self._timer_for:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_for = wanted
+        if wanted is not None:
+            delay = self._limits.head_s if self._phase is _Phase.HEAD else self._limits.body_s
+            self._timer = self._loop.call_later(delay, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._timer = self._timer_for = None
+        if self._paused:  # it was us who did not read
+            self._set_timer()
+        else:
+            error = InvalidRequest(f"The {self._phase.value} of the request did not arrive in time.")
+            self._refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, error))
+
+    # --- answering -------------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        """Answer what has been read. Requests that arrived whole are executed even if the client has gone."""
+        try:
+            while self._queue:
+                item = self._queue.popleft()
+                if self._paused and not self._queue:
+                    self._paused = False
+                    self._transport.resume_reading()
+                if isinstance(item, Refused):
+                    await self._write(self._refusal(item), keep_alive=False)
+                else:
+                    head, body, keep_alive = item
+                    await self._write(await self._site.respond(head, body, self.caller), keep_alive=keep_alive)
+        finally:
+            self.task = None
+        if self._lost:
+            return
+        if not self._reading or self._eof:
+            self._linger()
+        self._site.became_idle(self)
+
+    async def _write(self, response: Response, *, keep_alive: bool) -> None:
+        if self._transport.is_closing():
+            return
+        head = b"HTTP/1.1 %d %s\r\nsemtask-version: %s\r\n" % (
+            response.status,
+            response.status.phrase.encode(),
+            self._site.version,
+        )
+        for name, value in response.headers:
+            head += name + b": " + value + b"\r\n"
+        if response.status is not HTTPStatus.NO_CONTENT:
+            head += b"content-type: %s\r\ncontent-length: %d\r\n" % (response.content_type, len(response.body))
+        if not keep_alive:
+            head += b"connection: close\r\n"
+        self._transport.write(head + b"\r\n" + response.body)
+        if self._writable.is_set():
+            return
+        try:
+            async with asyncio.timeout(self._limits.answer_s):
+                await self._writable.wait()
+        except TimeoutError:
+            self._transport.abort()
+
+    def _refusal(self, refused: Refused) -> Response:
+        has_body = self._head is None or self._head.method != b"HEAD"
+        body = jsonrpc.failure(None, refused.error) if has_body else b""
+        return Response(refused.status, body, refused.headers)
+
+    def _linger(self) -> None:
+        """Close, but take in for a while what the client still sends: a reset would destroy the answer."""
+        if self._eof or not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        self._transport.write_eof()
+        self._loop.call_later(self._limits.linger_s, self._transport.abort)
+
+    def close(self) -> None:
+        """Close as soon as the request in work is answered; at once if there is none."""
+        self.caller.leave()
+        self._reading = False
+        self._set_timer()
+        if self.task is None:
+            self._transport.close()
+
+    def evict(self) -> None:
+        """Close an idle connection to make room."""
+        self._site.closed(self)
+        self.close()
+
+    def abort(self) -> None:
+        """Close now, and give up what is in work."""
+        self._transport.abort()
+        if self.task is not None:
+            self.task.cancel()

@@ -1,0 +1,156 @@
+"""Who may talk to the daemon: pure checks of a connection and of a request head.
+
+They stand against web pages (DNS rebinding, cross-site requests), other users, and careless proxies; not against
+other processes of the same user. Order: peer, Host, Origin, Sec-Fetch-Site, content type, token, then the route.
+No answer carries CORS headers.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
+
+from semtask.errors import InvalidRequest, RpcError, Throttled, Unauthorized
+
+RPC_PATHS = frozenset({b"/rpc", b"/"})
+PROBE_PATHS = frozenset({b"/healthz", b"/readyz"})
+
+_LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
+
+
+class Refused(Exception):
+    """A request that does not get past the guard: an HTTP status, and the error of the JSON-RPC body."""
+
+    def __init__(self, status: HTTPStatus, error: RpcError, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(error.message)
+        self.status = status
+        self.error = error
+        self.headers = headers
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a connection came in. `port` is None on the unix socket; `token` is None where none is asked for."""
+
+    port: int | None = None
+    token: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request: header names in lower case, and the values of each in order."""
+
+    method: bytes
+    target: bytes
+    headers: Mapping[bytes, Sequence[bytes]]
+
+    @property
+    def path(self) -> bytes:
+        return self.target.partition(b"?")[0]
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        return self.headers.get(name, ())
+
+
+def check_peer(peer_uid: int, own_uid: int) -> None:
+    """Only the daemon's own user may use the unix socket; root has no business of its own here either."""
+    if peer_uid != own_uid:
+        raise Refused(HTTPStatus.FORBIDDEN, Unauthorized("This daemon belongs to another user."))
+
+
+def check_head(head: Head, place: Place, max_body_bytes: int) -> None:
+    """Raises Refused unless the request may be read and executed."""
+    _check_host(head.values(b"host"), place.port)
+    _check_origin(head, place.port)
+    if head.method == b"POST":
+        _check_content(head)
+    if place.token is not None:
+        _check_token(head.values(b"authorization"), place.token)
+    _check_route(head)
+    _check_framing(head, max_body_bytes)
+
+
+def too_many_connections() -> Refused:
+    """For a connection above the cap while none is idle."""
+    error = Throttled("All connections are busy. Try again later.", retry_after_ms=1000)
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, error, [(b"retry-after", b"1")])
+
+
+def bad_request(reason: str) -> Refused:
+    return Refused(HTTPStatus.BAD_REQUEST, InvalidRequest(reason))
+
+
+def _forbidden(reason: str) -> Refused:
+    return Refused(HTTPStatus.FORBIDDEN, Unauthorized(reason))
+
+
+def _check_host(hosts: Sequence[bytes], port: int | None) -> None:
+    if port is None:  # a unix socket has no name that a page could be rebound to
+        if len(hosts) > 1:
+            raise bad_request("A request has exactly one Host header.")
+        return
+    if len(hosts) != 1:
+        raise _forbidden("A request has exactly one Host header.")
+    if hosts[0].lower() not in _authorities(port):
+        raise _forbidden("This Host is not allowed: use localhost or 127.0.0.1 with the daemon's port.")
+
+
+@cache
+def _authorities(port: int | None) -> frozenset[bytes]:
+    return frozenset(b"%s:%d" % (name, port) for name in _LOOPBACK_NAMES) if port is not None else frozenset()
+
+
+def _check_origin(head: Head, port: int | None) -> None:
+    origins = head.values(b"origin")
+    if len(origins) > 1 or any(origin.removeprefix(b"http://") not in _authorities(port) for origin in origins):
+        raise _forbidden("This Origin is not allowed.")
+    if any(site not in {b"same-origin", b"none"} for site in head.values(b"sec-fetch-site")):
+        raise _forbidden("Cross-site requests are not allowed.")
+
+
+def _check_content(head: Head) -> None:
+    types = [value.partition(b";")[0].strip().lower() for value in head.values(b"content-type")]
+    if types != [b"application/json"]:
+        raise Refused(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, InvalidRequest("The content type must be application/json, once.")
+        )
+    if any(value.strip().lower() != b"identity" for value in head.values(b"content-encoding")):
+        raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, InvalidRequest("The body must not be encoded."))
+
+
+def _check_token(credentials: Sequence[bytes], token: bytes) -> None:
+    scheme, _, given = credentials[0].partition(b" ") if len(credentials) == 1 else (b"", b"", b"")
+    matches = hmac.compare_digest(given.strip(), token)
+    if scheme.lower() != b"bearer" or not matches:
+        raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(), [(b"www-authenticate", b"Bearer")])
+
+
+def _check_route(head: Head) -> None:
+    if head.path in RPC_PATHS:
+        allowed = b"POST"
+    elif head.path in PROBE_PATHS:
+        allowed = b"GET"
+    else:
+        raise Refused(HTTPStatus.NOT_FOUND, InvalidRequest("There is nothing here. The API is at POST /rpc."))
+    if head.method != allowed:
+        error = InvalidRequest(f"Only {allowed.decode()} is allowed here.")
+        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, error, [(b"allow", allowed)])
+
+
+def _check_framing(head: Head, max_body_bytes: int) -> None:
+    codings = head.values(b"transfer-encoding")
+    lengths = head.values(b"content-length")
+    if codings and (lengths or [coding.strip().lower() for coding in codings] != [b"chunked"]):
+        raise bad_request("The only transfer coding is chunked, and it excludes a content length.")
+    if any(not length.isdigit() for length in lengths) or len(lengths) > 1:
+        raise bad_request("A request has at most one content length, a whole number.")
+    if lengths and int(lengths[0][:20]) > max_body_bytes:
+        raise too_large(max_body_bytes)
+
+
+def too_large(max_body_bytes: int) -> Refused:
+    error = InvalidRequest(f"The body is larger than {max_body_bytes} bytes.")
+    return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error)

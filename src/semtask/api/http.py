@@ -1,0 +1,176 @@
+"""The HTTP front door: sockets, routes, and the life of the server. It runs on the loop of whoever starts it.
+
+No signal is touched, nothing ticks, and nothing is unlinked behind the owner's back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import msgspec
+
+from semtask.api import guard, listeners
+from semtask.api.connection import Connection, Limits, Response
+from semtask.api.guard import Head, Place
+from semtask.api.methods import Caller, Dispatcher, Operations
+from semtask.config import Settings
+from semtask.errors import SemtaskError
+
+log = logging.getLogger("semtask.api")
+
+_PEER = struct.Struct("3i")  # pid, uid, gid
+_CLOSE_GRACE_S = 5.0
+
+
+class RpcServer:
+    """JSON-RPC on `<home>/run/rpc.sock`, and on 127.0.0.1 if the settings say so.
+
+    `ready` raises if the daemon cannot work now: its message is the answer of /readyz. The caller of `start` holds
+    the lock of the home.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        operations: Operations,
+        *,
+        ready: Callable[[], Awaitable[None]],
+        version: str,
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits(settings.max_body_bytes)
+        self.version = version.encode()
+        self.tcp_port: int | None = None
+        self._settings = settings
+        self._ready = ready
+        self._dispatcher = Dispatcher(operations, version=version)
+        self._own_uid = os.geteuid()
+        # Half of the descriptors at most: the other half is for logs, pidfds and the database.
+        self._max_connections = min(settings.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._servers: list[asyncio.Server] = []
+        self._unix: tuple[int, int] | None = None
+        self._connections: set[Connection] = set()
+        self._idle: dict[Connection, None] = {}  # in the order in which they became idle
+
+    # --- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind and listen. Raises StartupError, and has bound nothing then."""
+        try:
+            await self._listen(listeners.listen_unix(self._settings.socket), Place())
+            self._unix = listeners.identity(self._settings.socket)
+            if self._settings.tcp:
+                token = None
+                if self._settings.tcp_auth == "token":
+                    token = listeners.load_token(self._settings.token_file)
+                sock = listeners.listen_tcp(self._settings.rpc_port)
+                self.tcp_port = sock.getsockname()[1]
+                await self._listen(sock, Place(self.tcp_port, token))
+        except BaseException:
+            await self.close()
+            raise
+
+    def drain(self, retry_after_s: int = 5) -> None:
+        """Refuse new work (enqueue, enqueue_many) with 503 and Retry-After; /readyz says 503.
+
+        Looking, waiting, reading logs, cancelling, pausing and configuring go on until `close`.
+        """
+        self._dispatcher.drain(retry_after_s)
+
+    async def close(self) -> None:
+        """Listen no more, let the requests in work end for a few seconds, give up waits, close all connections."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        if self._unix is not None:
+            listeners.remove_unix(self._settings.socket, self._unix)
+            self._unix = None
+        self.tcp_port = None
+        for connection in list(self._connections):
+            connection.close()
+        tasks = [connection.task for connection in self._connections if connection.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CLOSE_GRACE_S)
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def _listen(self, sock: socket.socket, place: Place) -> None:
+        # create_server, not create_unix_server: the latter unlinks the path when it closes.
+        server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self, place), sock=sock, backlog=listeners.BACKLOG
+        )
+        self._servers.append(server)
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> None:
+        self._connections.add(connection)
+        if place.port is None:
+            guard.check_peer(_peer_uid(transport), self._own_uid)
+        if len(self._connections) > self._max_connections:
+            if not self._idle:
+                raise guard.too_many_connections()
+            next(iter(self._idle)).evict()
+        self._idle[connection] = None
+
+    def became_idle(self, connection: Connection) -> None:
+        self._idle[connection] = None
+
+    def became_busy(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._idle.pop(connection, None)
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def admit(self, head: Head, place: Place) -> None:
+        guard.check_head(head, place, self.limits.max_body_bytes)
+
+    async def respond(self, head: Head, body: bytes, caller: Caller) -> Response:
+        if head.path in guard.RPC_PATHS:
+            return await self._rpc(body, caller)
+        if head.path == b"/healthz":
+            return Response(HTTPStatus.OK, _json({"status": "ok"}))
+        return await self._readiness()
+
+    async def _rpc(self, body: bytes, caller: Caller) -> Response:
+        answer = await self._dispatcher.answer(body, caller)
+        if answer.refused:
+            headers = [(b"retry-after", b"%d" % (self._dispatcher.retry_after_s or 0))]
+            return Response(HTTPStatus.SERVICE_UNAVAILABLE, answer.body or b"", headers)
+        if answer.body is None:
+            return Response(HTTPStatus.NO_CONTENT)
+        return Response(HTTPStatus.OK, answer.body)
+
+    async def _readiness(self) -> Response:
+        reason = "the daemon is stopping"
+        if self._dispatcher.retry_after_s is None:
+            try:
+                await self._ready()
+            except SemtaskError as error:
+                reason = error.message
+            except Exception:
+                log.exception("the check of readiness failed")
+                reason = "the check of readiness failed; the log of the daemon says why"
+            else:
+                return Response(HTTPStatus.OK, _json({"status": "ready"}))
+        return Response(HTTPStatus.SERVICE_UNAVAILABLE, _json({"status": "unavailable", "reason": reason}))
+
+
+def _peer_uid(transport: asyncio.Transport) -> int:
+    sock = transport.get_extra_info("socket")
+    _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return int(uid)
+
+
+def _json(value: dict[str, str]) -> bytes:
+    return msgspec.json.encode(value)

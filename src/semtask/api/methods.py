@@ -1,0 +1,164 @@
+"""From the bytes of a request body to the engine's operations and back, by the table METHODS."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol
+
+from msgspec import UNSET
+
+from semtask.api.parameters import ParameterReader
+from semtask.config import suggestion
+from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled
+from semtask.protocol import jsonrpc, messages, openrpc
+from semtask.protocol.messages import METHODS, Method
+
+log = logging.getLogger("semtask.api")
+
+
+class Operations(Protocol):
+    """What the engine offers: one operation per method of the API. Each raises classes of `semtask.errors`."""
+
+    async def enqueue(self, params: messages.EnqueueParams) -> messages.Enqueued: ...
+    async def enqueue_many(self, params: messages.EnqueueManyParams) -> messages.EnqueuedMany: ...
+    async def get_job(self, params: messages.GetJobParams) -> messages.JobView: ...
+    async def query_jobs(self, params: messages.QueryJobsParams) -> messages.QueriedJobs: ...
+    async def wait(self, params: messages.WaitParams) -> messages.Waited: ...
+    async def cancel(self, params: messages.CancelParams) -> messages.Cancelled: ...
+    async def tail(self, params: messages.TailParams) -> messages.TailedLines | messages.TailedChunk: ...
+    async def list_queues(self, params: messages.NoParams) -> messages.Queues: ...
+    async def pause_queue(self, params: messages.QueueParams) -> messages.QueueView: ...
+    async def resume_queue(self, params: messages.QueueParams) -> messages.QueueView: ...
+    async def configure_queue(self, params: messages.ConfigureQueueParams) -> messages.QueueView: ...
+    async def stats(self, params: messages.NoParams) -> messages.Stats: ...
+
+
+class Caller:
+    """The other end of a connection. When it leaves, what only waits for its sake is given up; changes go on."""
+
+    def __init__(self) -> None:
+        self._left = False
+        self._waiting: asyncio.Task[Any] | None = None
+
+    def leave(self) -> None:
+        """Give up the present wait, and any later one."""
+        self._left = True
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def wait(self, operation: Coroutine[Any, Any, Any]) -> Any:
+        """The result of an operation that only waits. Raises Throttled once the caller has left."""
+        self._waiting = asyncio.ensure_future(operation)
+        if self._left:
+            self._waiting.cancel()
+        try:
+            return await self._waiting
+        except asyncio.CancelledError:
+            if not self._left:
+                raise
+            raise Throttled("The wait was given up: the connection is closing.", retry_after_ms=1000) from None
+        finally:
+            self._waiting = None
+
+
+class Answer(NamedTuple):
+    """`body` is None if there were only notifications. `refused`: nothing in it was done, the daemon is stopping."""
+
+    body: bytes | None
+    refused: bool = False
+
+
+class _Route(NamedTuple):
+    method: Method
+    reader: ParameterReader
+    operation: Callable[[Any], Coroutine[Any, Any, Any]]
+
+
+class Dispatcher:
+    """Answers request bodies."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        *,
+        version: str,
+        new_trace_id: Callable[[], str] = lambda: secrets.token_hex(16),
+    ) -> None:
+        self._routes = {
+            method.name: _Route(
+                method,
+                ParameterReader(method),
+                getattr(operations, method.operation) if method.operation else self._discover,
+            )
+            for method in METHODS.values()
+        }
+        self._version = version
+        self._new_trace_id = new_trace_id
+        self._stopping: Throttled | None = None
+        self.retry_after_s: int | None = None  # while draining
+
+    def drain(self, retry_after_s: int) -> None:
+        """From now on refuse new work (`Method.new_work`). Looking, waiting, cancelling and pausing go on."""
+        self.retry_after_s = retry_after_s
+        self._stopping = Throttled("The daemon is stopping and takes no new work.", retry_after_ms=retry_after_s * 1000)
+
+    async def answer(self, body: bytes, caller: Caller) -> Answer:
+        """Execute what the body asks for, in order. Raises nothing but CancelledError."""
+        try:
+            message = jsonrpc.read(body)
+        except RpcError as error:
+            return Answer(jsonrpc.failure(None, error))
+        responses: list[bytes] = []
+        refused = 0
+        for call in message.calls:
+            response, was_refused = await self._answer_one(call, caller)
+            refused += was_refused
+            if response is not None:
+                responses.append(response)
+        if not responses:
+            return Answer(None, refused == len(message.calls))
+        return Answer(
+            jsonrpc.batch(responses) if message.is_batch else responses[0],
+            refused == len(message.calls),
+        )
+
+    async def _answer_one(self, call: jsonrpc.Call | jsonrpc.BadCall, caller: Caller) -> tuple[bytes | None, bool]:
+        if isinstance(call, jsonrpc.BadCall):
+            return jsonrpc.failure(call.id, call.error), False
+        request_id = None if call.id is UNSET else call.id
+        try:
+            response = jsonrpc.success(request_id, await self._execute(call, caller))
+        except RpcError as error:
+            response = jsonrpc.failure(request_id, self._traced(call, error))
+            return None if call.id is UNSET else response, error is self._stopping
+        except Exception as error:  # noqa: BLE001 - the caller gets an answer, the log gets the traceback
+            response = jsonrpc.failure(request_id, self._unexpected(call, error))
+        return None if call.id is UNSET else response, False
+
+    async def _execute(self, call: jsonrpc.Call, caller: Caller) -> Any:
+        route = self._routes.get(call.method)
+        if route is None:
+            name = call.method[:128]
+            raise MethodNotFound(f"There is no method {name!r}{suggestion(name, METHODS)}.")
+        if route.method.new_work and self._stopping is not None:
+            raise self._stopping
+        operation = route.operation(route.reader.read(call.params))
+        return await (caller.wait(operation) if route.method.waits else operation)
+
+    async def _discover(self, _params: messages.NoParams) -> dict[str, Any]:
+        return openrpc.document(self._version)
+
+    def _traced(self, call: jsonrpc.Call, error: RpcError) -> RpcError:
+        """The error with a trace id, and an entry in the log, if it is the daemon's own fault."""
+        if error.code >= InternalError.code and error.trace_id is None:
+            error.trace_id = self._new_trace_id()
+            log.error("%s failed (trace id %s)", call.method, error.trace_id, exc_info=error)
+        return error
+
+    def _unexpected(self, call: jsonrpc.Call, error: Exception) -> InternalError:
+        trace_id = self._new_trace_id()
+        log.error("%s failed (trace id %s)", call.method, trace_id, exc_info=error)
+        return InternalError(trace_id=trace_id)

@@ -1,0 +1,161 @@
+"""Reading the parameters of a method: typed, complete, and nothing ignored."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, inspect
+
+from semtask.config import suggestion
+from semtask.errors import InvalidParams, ValidationError
+from semtask.protocol.jsonrpc import MAX_PAYLOAD_DEPTH, deeper_than
+from semtask.protocol.messages import EnqueueManyParams, EnqueueParams, Method, Params
+
+_PROBLEM = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
+
+
+class ParameterReader:
+    """Reads the parameters of one method."""
+
+    def __init__(self, method: Method) -> None:
+        self._type = method.params
+        self._decoder = msgspec.json.Decoder(method.params)
+        self._unserved = [tuple(name.split(".")) for name in sorted(method.unserved)]
+        self._watches = list(_watches(self._unserved))
+
+    def read(self, params: msgspec.Raw) -> Params:
+        """The parameters as the method's type.
+
+        Raises InvalidParams if they are no object, and ValidationError with the JSON path for anything else that is
+        wrong; a parameter that this version does not serve is named first, whatever its value.
+        """
+        if bytes(memoryview(params)[:1]) != b"{":
+            raise InvalidParams
+        try:
+            found = self._decoder.decode(params)
+        except msgspec.ValidationError as error:
+            self._refuse_unserved(params)
+            raise _explain(self._type, str(error)) from None
+        if any(watch.sees(found) for watch in self._watches):
+            self._refuse_unserved(params)
+        if deeper_than(params, MAX_PAYLOAD_DEPTH):
+            _require_depth(found)
+        return found
+
+    def _refuse_unserved(self, params: msgspec.Raw) -> None:
+        content = msgspec.json.decode(params)
+        for names in self._unserved:
+            path = next(_places(content, names, "$"), None)
+            if path is not None:
+                raise ValidationError(
+                    f"`{names[-1]}` is not served by this version.", details={"parameter": names[-1], "path": path}
+                )
+
+
+class _Watch:
+    """Sees quickly whether one of some parameters of an object was sent: a batch has 10,000 objects."""
+
+    def __init__(self, parents: Sequence[str], names: Sequence[str]) -> None:
+        self._parents = parents
+        self._values = attrgetter(*names)
+        self._unset: Any = UNSET if len(names) == 1 else (UNSET,) * len(names)
+
+    def sees(self, params: Any) -> bool:
+        return any(self._values(owner) != self._unset for owner in _owners(params, self._parents))
+
+
+def _watches(unserved: Sequence[tuple[str, ...]]) -> Iterator[_Watch]:
+    for parents in sorted({names[:-1] for names in unserved}):
+        leaves = [names[-1] for names in unserved if names[:-1] == parents]
+        yield _Watch(parents, [f"{leaf}_" if keyword.iskeyword(leaf) else leaf for leaf in leaves])
+
+
+def _owners(value: Any, parents: Sequence[str]) -> Iterator[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _owners(item, parents)
+    elif parents and value is not UNSET:
+        yield from _owners(getattr(value, parents[0]), parents[1:])
+    elif value is not UNSET:
+        yield value
+
+
+def _places(content: Any, names: Sequence[str], path: str) -> Iterator[str]:
+    """The JSON paths at which the parameter was sent."""
+    if isinstance(content, list):
+        for index, item in enumerate(content):
+            yield from _places(item, names, f"{path}[{index}]")
+    elif isinstance(content, dict) and names[0] in content:
+        here = f"{path}.{names[0]}"
+        if len(names) == 1:
+            yield here
+        else:
+            yield from _places(content[names[0]], names[1:], here)
+
+
+def _require_depth(params: Params) -> None:
+    if isinstance(params, EnqueueManyParams):
+        jobs = [(f"$.jobs[{index}].payload", job) for index, job in enumerate(params.jobs)]
+    elif isinstance(params, EnqueueParams):
+        jobs = [("$.payload", params)]
+    else:
+        jobs = []
+    for path, job in jobs:
+        if deeper_than(job.payload, MAX_PAYLOAD_DEPTH):
+            raise ValidationError(f"`{path}` is nested deeper than {MAX_PAYLOAD_DEPTH} levels.", details={"path": path})
+
+
+def _explain(params: type[Params], text: str) -> ValidationError:
+    """msgspec's message, with what it leaves out: the choices, the meaning of a pattern, the name that was meant."""
+    match = _PROBLEM.fullmatch(text)
+    what, path = (match["what"], match["path"] or "$") if match else (text, "$")
+    place = _Place(inspect.type_info(params))
+    for step in _STEP.finditer(path):
+        place = place.below(step[1])
+    if unknown := _UNKNOWN.fullmatch(what):
+        name = unknown[1][:128]
+        return ValidationError(
+            f"There is no parameter `{path}.{name}`{suggestion(name, place.names)}.",
+            details={"parameter": name, "path": f"{path}.{name}"},
+        )
+    if place.description and "regex" in what:
+        what = f"Expected {place.description}"
+    elif place.choices:
+        what = f"{what}; it must be one of {', '.join(place.choices)}"
+    return ValidationError(f"{what} - at `{path}`.", details={"path": path})
+
+
+class _Place:
+    """What is known of the type at a JSON path."""
+
+    def __init__(self, kind: inspect.Type | None) -> None:
+        self.description = ""
+        if isinstance(kind, inspect.UnionType):
+            kind = next((t for t in kind.types if not isinstance(t, inspect.NoneType)), None)
+        if isinstance(kind, inspect.Metadata):
+            self.description = (kind.extra_json_schema or {}).get("description", "")
+            kind = kind.type
+        self._kind = kind
+
+    def below(self, name: str | None) -> _Place:
+        """The place of a field, or of the items if `name` is None."""
+        if isinstance(self._kind, inspect.StructType):
+            return _Place(next((f.type for f in self._kind.fields if f.encode_name == name), None))
+        return _Place(getattr(self._kind, "item_type", None) or getattr(self._kind, "value_type", None))
+
+    @property
+    def names(self) -> list[str]:
+        return [f.encode_name for f in self._kind.fields] if isinstance(self._kind, inspect.StructType) else []
+
+    @property
+    def choices(self) -> list[str]:
+        if isinstance(self._kind, inspect.EnumType):
+            return [str(member.value) for member in self._kind.cls]
+        return [str(value) for value in self._kind.values] if isinstance(self._kind, inspect.LiteralType) else []
