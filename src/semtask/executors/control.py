@@ -1,0 +1,77 @@
+"""The messages between daemon and launcher, and what a spawn message carries. Standard library only.
+
+One SEQPACKET message each way, a fixed header; descriptors travel with it (SCM_RIGHTS):
+
+    SPAWN    daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, stdout log[, stderr log]
+    SETTLE   daemon -> launcher   id, pid of a shim that was lost; answered when the launcher has no orphan left
+    READY    launcher -> daemon   it can spawn
+    SPAWNED  launcher -> daemon   id, pid of the shim; fd: its pidfd
+    REFUSED  launcher -> daemon   id, errno
+    SETTLED  launcher -> daemon   id, wait status of the shim, or -1 if it is not known
+    ORPHANS  launcher -> daemon   -, how many processes of lost shims were ended
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+HEADER = struct.Struct("<cIiI")
+MAX_DESCRIPTORS = 4
+
+SPAWN = b"S"
+SETTLE = b"T"
+READY = b"R"
+SPAWNED = b"s"
+REFUSED = b"e"
+SETTLED = b"t"
+ORPHANS = b"o"
+
+# Exit codes of a shim that leaves no record.
+EXIT_LOCKED = 66  # another shim has this attempt
+EXIT_POISONED = 67  # the claim was given up
+EXIT_FAILED = 70  # a fault of the shim itself
+EXIT_NO_ROOM = 75  # the machine has no room for the files of the attempt
+
+
+class Specification(NamedTuple):
+    """What to execute. Bytes, as the kernel takes them."""
+
+    working_dir: bytes
+    argv: list[bytes]
+    env: dict[bytes, bytes]
+
+
+def encode_specification(working_dir: str, argv: Sequence[str], env: Mapping[str, str]) -> bytes:
+    """Raises ValueError for what no process can be given."""
+    if not argv or not argv[0]:
+        raise ValueError("no program is given")
+    for name in env:
+        if not name or "=" in name:
+            raise ValueError(f"{name!r} is no name for an environment variable")
+    parts = [working_dir, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    return b"\0".join(_bytes(parts))
+
+
+def decode_specification(data: bytes) -> Specification:
+    parts = data.split(b"\0")
+    end = 2 + int(parts[1])
+    env = {}
+    for item in parts[end:]:
+        name, _, value = item.partition(b"=")
+        env[name] = value
+    return Specification(parts[0], parts[2:end], env)
+
+
+def _bytes(parts: Iterable[str]) -> Iterable[bytes]:
+    for part in parts:
+        try:
+            encoded = part.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{part[:100]!r} cannot be given to a process: it is no text that UTF-8 can hold"
+            ) from None
+        if b"\0" in encoded:
+            raise ValueError(f"{part[:100]!r} cannot be given to a process: it holds a NUL")
+        yield encoded

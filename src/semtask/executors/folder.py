@@ -1,0 +1,283 @@
+"""The folder of one attempt: the facts that outlive the daemon, the launcher and the shim.
+
+Standard library only: daemon, launcher and shims all use it.
+
+    lock     made by the daemon, held by the shim (flock) from before `started` until it ends
+    poison   the claim was given up: a shim that comes late must not start the command
+    started  the command may have been started; who shim and command are
+    stop     what the daemon asks of the shim
+    record   how the command ended; counts only when it is whole
+
+Nothing here is synced: after a power cut the finish that was committed is the truth, or nothing is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from semtask.host.procfs import Mark
+
+LOCK = "lock"
+POISON = "poison"
+STARTED = "started"
+STOP = "stop"
+RECORD = "record"
+
+_TRASH = ".trash"
+_ID = ".id"
+_OURS = 0o600
+
+
+class Stop(NamedTuple):
+    """What the daemon asks: end the command, `grace_ms` between SIGTERM and SIGKILL."""
+
+    reason: str
+    grace_ms: int
+
+
+class Started(NamedTuple):
+    """Who the processes are; None as far as it was not written yet."""
+
+    shim: Mark | None
+    command: Mark | None
+
+
+class Record(NamedTuple):
+    """How the command ended.
+
+    `wait_status` (as of os.waitpid) is None if it was never started. `stop` says why the shim had begun to stop it
+    before it ended: DAEMON_DIED, a reason of the daemon's, or nothing. `swept` processes that it left were killed.
+    `spawn_errno` and `spawn_error` say why it could not be started. Times are epoch ms.
+    """
+
+    wait_status: int | None
+    stop: str
+    started_ms: int
+    ended_ms: int
+    swept: int
+    spawn_errno: int
+    spawn_error: str
+
+
+DAEMON_DIED = "daemon_died"
+
+
+def encode_record(record: Record) -> bytes:
+    values = zip(record._fields, record, strict=True)
+    body = "".join(f"{name} {'' if value is None else value}\n" for name, value in values).encode("utf-8", "replace")
+    return body + f"crc32 {binascii.crc32(body):08x}\n".encode()
+
+
+def decode_record(data: bytes) -> Record | None:
+    """None unless the record is whole."""
+    body, mark, checksum = data.rpartition(b"crc32 ")
+    if not mark or checksum != f"{binascii.crc32(body):08x}\n".encode():
+        return None
+    values = dict(line.partition(" ")[::2] for line in body.decode().splitlines())
+    return Record(
+        wait_status=int(values["wait_status"]) if values["wait_status"] else None,
+        stop=values["stop"],
+        started_ms=int(values["started_ms"]),
+        ended_ms=int(values["ended_ms"]),
+        swept=int(values["swept"]),
+        spawn_errno=int(values["spawn_errno"]),
+        spawn_error=values["spawn_error"],
+    )
+
+
+def decode_stop(data: bytes) -> Stop | None:
+    reason, _, grace = data.decode("ascii", "replace").partition(" ")
+    return Stop(reason, int(grace)) if grace.endswith("\n") and grace.strip().isdigit() else None
+
+
+def decode_started(data: bytes) -> Started:
+    marks: dict[str, Mark | None] = {}
+    for line in data.decode("ascii", "replace").splitlines(keepends=True):
+        if line.endswith("\n"):  # a torn last line says nothing
+            who, _, text = line.partition(" ")
+            marks[who] = Mark.parse(text)
+    return Started(marks.get("shim"), marks.get("command"))
+
+
+def read_at(folder: int, name: str) -> bytes | None:
+    """The content of a small file in the folder that `folder` (a descriptor) is; None if it is not there."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)
+
+
+def replace_at(folder: int, name: str, data: bytes) -> None:
+    """Write a file so that it is seen whole or not at all."""
+    temporary = name + ".tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _OURS, dir_fd=folder)
+    try:
+        if os.write(fd, data) != len(data):
+            raise OSError(28, "short write")  # ENOSPC
+    finally:
+        os.close(fd)
+    os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+
+
+class AttemptFolder:
+    """`attempts/<job_id>.<claim_no>`, seen from the daemon."""
+
+    def __init__(self, path: str, trash: str) -> None:
+        self.path = path
+        self._trash = trash
+
+    def create(self) -> None:
+        """Make the folder and its lock. FileExistsError if it is there: a claim number is never used twice."""
+        os.mkdir(self.path, 0o700)
+        os.close(os.open(self._file(LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OURS))
+
+    def open(self) -> int:
+        """A descriptor of the folder; it stays good when the folder is moved."""
+        return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def started(self) -> Started | None:
+        """None if the shim never came that far; then the command was not started."""
+        data = self._read(STARTED)
+        return None if data is None else decode_started(data)
+
+    def record(self) -> Record | None:
+        """None if there is no whole record."""
+        data = self._read(RECORD)
+        return None if data is None else decode_record(data)
+
+    def poisoned(self) -> bool:
+        return os.path.exists(self._file(POISON))
+
+    def ask_to_stop(self, stop: Stop) -> None:
+        folder = self.open()
+        try:
+            replace_at(folder, STOP, f"{stop.reason} {stop.grace_ms}\n".encode())
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def locked(self) -> Iterator[bool]:
+        """Try to take the lock and keep it inside the block. False: a shim holds it.
+
+        Without a lock file nobody can ever hold it, nor start anything: that counts as taken.
+        """
+        try:
+            fd = os.open(self._file(LOCK), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield True
+            return
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(fd)
+
+    def poison(self) -> None:
+        """Give the claim up: nothing can be started here any more. Only while `locked()`."""
+        try:
+            os.close(os.open(self._file(POISON), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, _OURS))
+        except FileNotFoundError:  # no folder, hence nothing to start in it
+            return
+        except OSError:
+            # A disk without room for a file: a shim without a lock file does not start either.
+            _unlink(self._file(LOCK))
+
+    def remove(self) -> None:
+        """Remove the folder; only after the end of the attempt was committed.
+
+        A poisoned one goes to the trash whole: a late shim must find it poisoned until its launcher is gone.
+        """
+        if self.poisoned():
+            os.rename(self.path, os.path.join(self._trash, os.path.basename(self.path)))
+        else:
+            _remove_folder(self.path)
+
+    def _file(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            fd = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            return os.read(fd, 65536)
+        finally:
+            os.close(fd)
+
+
+class AttemptsDir:
+    """The folder of all attempts. Its random id tells it apart from a copy or a new folder in the same place."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._trash = os.path.join(self.path, _TRASH)
+        os.makedirs(self.path, 0o700, exist_ok=True)
+        os.chmod(self.path, 0o700)
+        os.makedirs(self._trash, 0o700, exist_ok=True)
+        self.attempts_id = self._load_id()
+
+    def attempt(self, job_id: str, claim_no: int) -> AttemptFolder:
+        return AttemptFolder(os.path.join(self.path, f"{job_id}.{claim_no}"), self._trash)
+
+    def empty_trash(self) -> None:
+        """Remove what was poisoned. Only when no launcher is left that could still start it."""
+        for name in os.listdir(self._trash):
+            _remove_folder(os.path.join(self._trash, name))
+
+    def _load_id(self) -> str:
+        path = os.path.join(self.path, _ID)
+        try:
+            with open(path, encoding="ascii") as file:
+                known = file.read().strip()
+        except FileNotFoundError:
+            known = ""
+        if known:
+            return known
+        new = os.urandom(16).hex()
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            replace_at(folder, _ID, new.encode())
+        finally:
+            os.close(folder)
+        return new
+
+
+def _remove_folder(path: str) -> None:
+    """`lock` goes first and `poison` last: whoever opened the lock before sees the poison, or a lock without a name."""
+    _unlink(f"{path}/{LOCK}")
+    for name in (RECORD, STARTED):  # there in nearly every folder
+        _unlink(f"{path}/{name}")
+    try:
+        os.rmdir(path)
+        return
+    except FileNotFoundError:
+        return
+    except OSError:
+        names = os.listdir(path)
+    for name in sorted(names, key=lambda name: name == POISON):
+        _unlink(f"{path}/{name}")
+    os.rmdir(path)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,463 @@
+"""The daemon's side of the launcher: start it, have it spawn shims, replace it when it dies.
+
+The daemon forks nothing itself and never waits for "any child". It is a child subreaper, so that the shims of a
+launcher that died become its own children: then it reaps and kills by named pid or pidfd, as the launcher did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from semtask.errors import StartupError
+from semtask.executors import control
+from semtask.executors.folder import AttemptFolder
+from semtask.host import identity, linux, procfs, tree
+from semtask.host.procfs import Mark
+from semtask.model.job import ProcessIdentity
+
+log = logging.getLogger(__name__)
+
+_SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from semtask.executors.launcher import main; main(*map(int, sys.argv[2:]))"
+)
+_START_TIMEOUT_S = 30.0
+_MAX_UNANSWERED = 32  # below what the socket can hold, so that a send never waits
+_FIRST_PAUSE_S = 1.0
+_MAX_PAUSE_S = 30.0
+_POLL_S = 0.005
+
+
+class NotSpawnedError(Exception):
+    """Nothing of this attempt was started, and nothing will be."""
+
+
+class NoRoomError(NotSpawnedError):
+    """The machine had no room for another process."""
+
+
+@dataclass(eq=False)
+class SpawnRequest:
+    """What a shim gets. The descriptors stay the caller's, who may close them when `spawn` has returned."""
+
+    folder: AttemptFolder
+    specification: int
+    folder_fd: int
+    logs: tuple[int, ...]  # stdout and stderr, or one for both
+    umask: int
+    grace_ms: int
+    on_command: Callable[[ProcessIdentity], None]
+
+
+@dataclass(eq=False)
+class SpawnedShim:
+    """A running shim. Give it back with `Launcher.release` when `ended()` has returned."""
+
+    request: int
+    pid: int
+    pidfd: int
+    parent: _LauncherProcess | None  # None: adopted by the daemon
+
+    def terminate(self) -> None:
+        """Have it read its `stop` note. A shim that was stopped itself is continued."""
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                return
+
+    async def ended(self) -> None:
+        await readable(self.pidfd)
+
+
+async def readable(fd: int) -> None:
+    """Wait until a descriptor is readable (for a pidfd: until the process has ended)."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+    loop.add_reader(fd, _fulfil, done)
+    try:
+        await done
+    finally:
+        loop.remove_reader(fd)
+
+
+def _fulfil(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+class _LauncherProcess:
+    """One run of the launcher program."""
+
+    def __init__(self, daemon_fd: int, notices_fd: int, on_orphans: Callable[[int], None]) -> None:
+        self._on_orphans = on_orphans
+        self._loop = asyncio.get_running_loop()
+        self.ready: asyncio.Future[None] = self._loop.create_future()
+        self.dead = asyncio.Event()
+        self._answers: dict[int, asyncio.Future[tuple[int, int | None]]] = {}
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            passed = (theirs.fileno(), daemon_fd, notices_fd)
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, *map(str, passed)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+                cwd="/",
+                pass_fds=passed,
+                start_new_session=True,
+            )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self._socket.setblocking(False)
+        self._loop.add_reader(self._socket, self._receive)
+        self._loop.add_reader(self._pidfd, self._died)
+
+    @property
+    def exit_status(self) -> int | None:
+        return self._process.returncode
+
+    async def ask(self, kind: bytes, request: int, first: int, second: int, fds: list[int]) -> tuple[int, int | None]:
+        """Send a message and await its answer: value, and descriptor if it came with one."""
+        if self.dead.is_set():
+            raise ConnectionResetError("the launcher has ended")
+        answer: asyncio.Future[tuple[int, int | None]] = self._loop.create_future()
+        self._answers[request] = answer
+        try:
+            socket.send_fds(self._socket, [control.HEADER.pack(kind, request, first, second)], fds)
+            return await answer
+        finally:
+            del self._answers[request]
+
+    def leave(self) -> None:
+        """Ask it to spawn nothing more and to end after its last shim."""
+        if not self.dead.is_set():
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(
+                    self._socket, control.HEADER.size, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._socket)
+                return
+            kind, request, value, _ = control.HEADER.unpack(data)
+            self._take(kind, request, value, fds)
+
+    def _take(self, kind: bytes, request: int, value: int, fds: list[int]) -> None:
+        if kind == control.READY:
+            self.ready.set_result(None)
+            return
+        if kind == control.ORPHANS:
+            self._on_orphans(value)
+            return
+        answer = self._answers.get(request)
+        if answer is None or answer.done():
+            for fd in fds:
+                os.close(fd)
+        elif kind == control.REFUSED:
+            answer.set_exception(OSError(value, os.strerror(value)))
+        else:
+            answer.set_result((value, fds[0] if fds else None))
+
+    def _died(self) -> None:
+        self._process.wait()  # it is a zombie: this reaps it at once
+        self._receive()  # what it answered before it died counts
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_reader(self._pidfd)
+        self._socket.close()
+        os.close(self._pidfd)
+        self.dead.set()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ConnectionResetError("the launcher died"))
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionResetError("the launcher died"))
+
+
+class Launcher:
+    """Spawns shims, through whichever launcher process is alive.
+
+    `on_orphans` is told how many processes of lost shims were ended, whenever there were any.
+    """
+
+    def __init__(self, on_orphans: Callable[[int], None]) -> None:
+        self._on_orphans = on_orphans
+        self._requests = itertools.count(1)
+        self._process: _LauncherProcess | None = None
+        self._ready = asyncio.Event()
+        self._closing = False
+        self._watch: asyncio.Task[None] | None = None
+        self._slots = asyncio.Semaphore(_MAX_UNANSWERED)
+        self._shims: dict[int, SpawnedShim] = {}
+        self._on_command: dict[int, Callable[[ProcessIdentity], None]] = {}
+        self._unclear = 0  # spawns whose fate is being found out
+        self._all_clear = asyncio.Event()
+        self._all_clear.set()
+        self._sweeping = asyncio.Lock()
+        self._sweeps: set[asyncio.Task[None]] = set()
+        self._notices = b""
+        self.on_replaced: Callable[[], None] | None = None
+
+    async def start(self) -> None:
+        """Start the launcher. Raises StartupError if it does not come up."""
+        linux.become_child_subreaper()
+        self._daemon_out, self._daemon_in = os.pipe()
+        self._notices_out, self._notices_in = os.pipe()
+        os.set_blocking(self._notices_out, False)
+        os.set_blocking(self._notices_in, False)
+        asyncio.get_running_loop().add_reader(self._notices_out, self._read_notices)
+        try:
+            await self._start_process()
+        except (OSError, TimeoutError) as error:
+            raise StartupError(
+                f"the launcher of commands did not start ({sys.executable}): {error}; its own message is above"
+            ) from error
+        self._watch = asyncio.create_task(self._replace_when_dead(), name="launcher")
+
+    async def spawn(self, request: SpawnRequest) -> SpawnedShim | None:
+        """Have a shim run the attempt. None: its shim ran, and has ended already.
+
+        Raises NotSpawnedError if nothing was started and nothing can be any more.
+        """
+        async with self._slots:
+            process = await self._living()
+            number = next(self._requests)
+            self._on_command[number] = request.on_command
+            self._unclear += 1
+            self._all_clear.clear()
+            try:
+                shim = await self._spawn_or_adopt(process, number, request)
+                if shim is not None:
+                    self._shims[shim.pid] = shim
+                return shim
+            except BaseException:
+                del self._on_command[number]
+                raise
+            finally:
+                self._unclear -= 1
+                if not self._unclear:
+                    self._all_clear.set()
+
+    async def settle(self, shim: SpawnedShim | None) -> int | None:
+        """Wait until nothing is left of shims that were lost; the wait status of this one, where it is known."""
+        if shim is not None and shim.parent is not None and not shim.parent.dead.is_set():
+            try:
+                value, _ = await shim.parent.ask(control.SETTLE, next(self._requests), shim.pid, 0, [])
+                return None if value < 0 else value
+            except OSError:
+                log.warning("the launcher died while it ended the processes of a lost shim; the daemon goes on")
+        status = None if shim is None else _reap(shim)
+        await self._end_adopted_orphans()
+        return status
+
+    def release(self, shim: SpawnedShim) -> None:
+        """Forget a shim that has ended."""
+        if shim.parent is None or shim.parent.dead.is_set():
+            _reap(shim)
+        if self._shims.get(shim.pid) is shim:  # its pid may be in use again
+            del self._shims[shim.pid]
+        self._on_command.pop(shim.request, None)
+        os.close(shim.pidfd)
+
+    async def close(self) -> None:
+        """Spawn nothing more; wait until the launcher, after its last shim, has left.
+
+        What still runs is ended first, as if the daemon had died.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        os.close(self._daemon_in)
+        if self._process is not None:
+            self._process.leave()
+            await self._process.dead.wait()
+        tasks = [*self._sweeps, *([self._watch] if self._watch else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        asyncio.get_running_loop().remove_reader(self._notices_out)
+        for fd in (self._daemon_out, self._notices_out, self._notices_in):
+            os.close(fd)
+
+    # --- the process ---
+
+    async def _start_process(self) -> None:
+        process = _LauncherProcess(self._daemon_out, self._notices_in, self._on_orphans)
+        self._process = process
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await process.ready
+        except TimeoutError:
+            process.kill()
+            raise
+        self._ready.set()
+
+    async def _replace_when_dead(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while self._process is not None:
+            began = asyncio.get_running_loop().time()
+            await self._process.dead.wait()
+            if self._closing:
+                return
+            self._ready.clear()
+            sweep = asyncio.create_task(self._end_adopted_orphans(), name="sweep of adopted processes")
+            self._sweeps.add(sweep)
+            sweep.add_done_callback(self._sweeps.discard)
+            log.error(
+                "the launcher (pid %d) ended with status %s; running commands go on, a new one is started",
+                self._process.pid,
+                self._process.exit_status,
+            )
+            if asyncio.get_running_loop().time() - began < pause:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_PAUSE_S)
+            else:
+                pause = _FIRST_PAUSE_S
+            try:
+                await self._start_process()
+            except (OSError, TimeoutError) as error:
+                log.error("no new launcher could be started: %s", error)  # noqa: TRY400 - the message says it all
+            if self.on_replaced is not None:
+                self.on_replaced()
+
+    async def _living(self) -> _LauncherProcess:
+        if self._closing:
+            raise NotSpawnedError("the daemon is stopping")
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await self._ready.wait()
+        except TimeoutError:
+            raise NoRoomError("the launcher of commands is not running and could not be started again") from None
+        assert self._process is not None
+        return self._process
+
+    # --- spawning ---
+
+    async def _spawn_or_adopt(
+        self, process: _LauncherProcess, number: int, request: SpawnRequest
+    ) -> SpawnedShim | None:
+        fds = [request.specification, request.folder_fd, *request.logs]
+        try:
+            pid, pidfd = await process.ask(control.SPAWN, number, request.umask, request.grace_ms, fds)
+        except ConnectionError:
+            return await self._adopt(number, request)
+        except OSError as error:
+            raise NoRoomError(f"the launcher could not fork a process: {error.strerror}") from error
+        if pidfd is None:
+            return await self._adopt(number, request, process)
+        return SpawnedShim(number, pid, pidfd, process)
+
+    async def _adopt(
+        self, number: int, request: SpawnRequest, parent: _LauncherProcess | None = None
+    ) -> SpawnedShim | None:
+        """A spawn without an answer: the folder knows whether a shim has it. See DESIGN section 3."""
+        while True:
+            with request.folder.locked() as free:
+                started = request.folder.started()
+                if free and started is None:
+                    request.folder.poison()
+                    raise NotSpawnedError("the launcher died before it could start the command")
+                if free:
+                    return None
+            if started is not None and started.shim is not None:
+                known = identity.from_mark(started.shim)
+                try:
+                    pidfd = identity.open_verified(known) if known else None
+                except OSError as error:
+                    if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+                        raise
+                    pidfd = None
+                if pidfd is not None:
+                    return SpawnedShim(number, started.shim.pid, pidfd, parent)
+            await asyncio.sleep(_POLL_S)
+
+    def _read_notices(self) -> None:
+        try:
+            data = self._notices + os.read(self._notices_out, 65536)
+        except BlockingIOError:
+            return
+        *lines, self._notices = data.split(b"\n")
+        for line in lines:
+            number, _, rest = line.decode("utf-8", "replace").partition(" ")
+            kind, _, text = rest.partition(" ")
+            if kind == "fault":
+                log.error("a shim failed: %s", text)
+                continue
+            on_command = self._on_command.pop(int(number), None)
+            command = identity.from_mark(Mark.parse(text))
+            if on_command is not None and command is not None:
+                on_command(command)
+
+    # --- what a dead launcher leaves ---
+
+    async def _end_adopted_orphans(self) -> None:
+        """End every process that came to the daemon because its shim and its launcher are gone."""
+        async with self._sweeping:
+            pause = 0.001
+            while True:
+                await self._all_clear.wait()  # a shim whose spawn was not answered must be known first
+                orphans = [pid for pid in procfs.children(os.getpid()) if not self._is_ours(pid)]
+                if not orphans:
+                    return
+                tree.kill_round(self._is_ours)
+                ended = sum(_reap_orphan(pid) for pid in orphans)
+                if ended:
+                    self._on_orphans(ended)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 0.1)
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a child of this process is no orphan.
+
+        A launcher begins a session of its own, so nothing that comes from one can be in the session of the daemon.
+        """
+        if pid in self._shims or (self._process is not None and pid == self._process.pid):
+            return True
+        try:
+            return os.getsid(pid) == os.getsid(0)
+        except ProcessLookupError:
+            return True
+
+
+def _reap(shim: SpawnedShim) -> int | None:
+    """Take the wait status of a shim that has become a child of the daemon; None if it is no child, or runs."""
+    try:
+        seen = os.waitid(os.P_PIDFD, shim.pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if seen is None:
+        return None
+    return seen.si_status << 8 if seen.si_code == os.CLD_EXITED else seen.si_status
+
+
+def _reap_orphan(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return False

@@ -1,0 +1,231 @@
+"""The shim: one per attempt, forked by the launcher. It runs the command, ends its whole tree, writes the record.
+
+Standard library only. It never raises into the launcher's code and touches as little memory as it can: every page
+that it writes to is one of its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import time
+from collections.abc import Collection
+from typing import NamedTuple
+
+from semtask.executors import command, folder
+from semtask.executors.control import EXIT_LOCKED, EXIT_NO_ROOM, EXIT_POISONED
+from semtask.host import linux, procfs, tree
+
+GRACE_WITHOUT_DAEMON_MS = 2000
+NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+_NOT_STARTED = 127
+_MAX_PAUSE_MS = 100
+
+
+class Task(NamedTuple):
+    """What the launcher hands to a shim. All but the first three and the mask are descriptors."""
+
+    request: int
+    umask: int
+    grace_ms: int
+    signal_mask: Collection[int]
+    specification: int
+    folder: int
+    stdout: int
+    stderr: int
+    daemon: int  # readable, at its end, when the daemon is dead
+    notices: int  # a pipe to the daemon
+    signals: int  # a signalfd of SIGCHLD and SIGTERM
+    null: int
+
+
+def run(task: Task) -> int:
+    """Run one attempt and return the exit code of the shim. Called in a process of its own, all signals blocked."""
+    os.dup2(task.null, 2)
+    linux.set_process_name(b"semtask-shim")
+    try:
+        lock = os.open(folder.LOCK, os.O_RDWR | os.O_CLOEXEC, dir_fd=task.folder)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return EXIT_POISONED
+    except BlockingIOError:
+        return EXIT_LOCKED
+    # Poison is looked for before the lock's name: when a poisoned folder is emptied, the lock goes first.
+    if folder.read_at(task.folder, folder.POISON) is not None or os.fstat(lock).st_nlink == 0:
+        return EXIT_POISONED
+    try:
+        _Attempt(task).run()
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            return EXIT_NO_ROOM
+        raise
+    return 0
+
+
+class _Attempt:
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._pid = 0
+        self._status: int | None = None
+        self._stop = ""
+        self._deadline: float | None = None  # monotonic seconds; SIGKILL follows
+        self._others_reaped = 0
+        self._swept = 0
+        self._poll = select.poll()
+        self._poll.register(task.signals, select.POLLIN)
+
+    def run(self) -> None:
+        started_ms = _now_ms()
+        linux.become_child_subreaper()
+        note = os.open(
+            folder.STARTED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._task.folder
+        )
+        os.write(note, f"shim {mark(os.getpid())}\n".encode())
+        failure, failure_in = os.pipe()
+        try:
+            self._fork(failure_in)
+        except OSError as error:
+            self._write(started_ms, f"{error.errno} no process could be forked: {error.strerror}".encode())
+            return
+        self._announce(note)
+        for fd in {note, failure_in, self._task.specification, self._task.stdout, self._task.stderr}:
+            os.close(fd)
+        self._supervise()
+        self._end_tree()
+        refused = os.read(failure, 4096) if self._status == _NOT_STARTED << 8 else b""
+        self._write(started_ms, refused)
+
+    def _fork(self, failure: int) -> None:
+        task = self._task
+        shim = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                command.become(
+                    task.specification,
+                    task.stdout,
+                    task.stderr,
+                    failure,
+                    shim=shim,
+                    umask=task.umask,
+                    signal_mask=task.signal_mask,
+                )
+            finally:
+                os._exit(_NOT_STARTED)
+
+    def _supervise(self) -> None:
+        """Return when the command has ended or its grace is over."""
+        self._poll.register(self._task.daemon, select.POLLIN)
+        while not self._ended():
+            wait_ms: float | None = None
+            if self._deadline is not None:
+                wait_ms = (self._deadline - time.monotonic()) * 1000
+                if wait_ms <= 0:
+                    return
+            for fd, _ in self._poll.poll(wait_ms):
+                if fd == self._task.daemon:
+                    self._poll.unregister(fd)
+                    if not self._ended():
+                        grace = min(self._task.grace_ms, GRACE_WITHOUT_DAEMON_MS)
+                        self._begin_stop(folder.Stop(folder.DAEMON_DIED, grace))
+                elif signal.SIGTERM in linux.pending_signals(fd) and not self._ended():
+                    self._begin_stop(self._asked())
+
+    def _asked(self) -> folder.Stop:
+        """What the daemon wants. Without a readable note (a full disk) the job's own grace holds."""
+        data = folder.read_at(self._task.folder, folder.STOP)
+        return (folder.decode_stop(data) if data else None) or folder.Stop("signal", self._task.grace_ms)
+
+    def _begin_stop(self, stop: folder.Stop) -> None:
+        deadline = time.monotonic() + stop.grace_ms / 1000
+        if self._deadline is not None:
+            self._deadline = min(self._deadline, deadline)
+            return
+        self._stop, self._deadline = stop.reason, deadline
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            try:
+                os.killpg(self._pid, number)
+            except ProcessLookupError:  # it has not begun its session yet
+                os.kill(self._pid, number)
+
+    def _end_tree(self) -> None:
+        """Kill whatever is left, until the kernel says that no child is left, however long that takes."""
+        before = self._others_reaped
+        wakeup = select.poll()
+        wakeup.register(self._task.signals, select.POLLIN)
+        pause_ms = 1
+        while self._reap():
+            tree.kill_round()
+            wakeup.poll(pause_ms)
+            linux.pending_signals(self._task.signals)
+            pause_ms = min(2 * pause_ms, _MAX_PAUSE_MS)
+        self._swept = self._others_reaped - before
+
+    def _ended(self) -> bool:
+        self._reap()
+        return self._status is not None
+
+    def _reap(self) -> bool:
+        """Take in what has ended; whether any child is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self._pid:
+                self._status = status
+            else:
+                self._others_reaped += 1
+
+    def _announce(self, note: int) -> None:
+        """Say who the command is. It runs already: what cannot be said now must not end it."""
+        try:
+            line = f"command {mark(self._pid)}\n"
+            os.write(note, line.encode())
+            os.write(self._task.notices, f"{self._task.request} {line}".encode())
+        except OSError:  # a full disk, or a daemon that is dead or too busy to read
+            return
+
+    def _write(self, started_ms: int, refused: bytes) -> None:
+        number, _, message = refused.decode("utf-8", "replace").partition(" ")
+        record = folder.Record(
+            wait_status=None if refused else self._status,
+            stop=self._stop,
+            started_ms=started_ms,
+            ended_ms=_now_ms(),
+            swept=self._swept,
+            spawn_errno=int(number or 0),
+            spawn_error=message,
+        )
+        data = folder.encode_record(record)
+        while True:
+            try:
+                folder.replace_at(self._task.folder, folder.RECORD, data)
+                return
+            except OSError as error:
+                if error.errno not in NO_ROOM or self._daemon_is_dead():
+                    raise
+                time.sleep(0.1)  # the disk is full: the daemon is making room, and the truth must not be lost
+
+    def _daemon_is_dead(self) -> bool:
+        poll = select.poll()
+        poll.register(self._task.daemon, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+def mark(pid: int) -> procfs.Mark | None:
+    """The identity of this process or of a child that was not reaped."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        return procfs.mark(pid, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

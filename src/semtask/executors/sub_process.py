@@ -1,0 +1,218 @@
+"""The executor of commands: one attempt from its folder to its outcome, through the launcher and a shim."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+
+from semtask.executors import control
+from semtask.executors.base import CommandSpec, KillFailed
+from semtask.executors.folder import DAEMON_DIED, AttemptFolder, AttemptsDir, Record, Stop
+from semtask.executors.leftovers import end_leftovers
+from semtask.executors.process import Launcher, NoRoomError, NotSpawnedError, SpawnedShim, SpawnRequest
+from semtask.executors.shim import NO_ROOM
+from semtask.host import identity
+from semtask.model import outcome
+from semtask.model.job import ProcessIdentity
+from semtask.model.outcome import Outcome
+from semtask.model.state import StopReason
+
+log = logging.getLogger(__name__)
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+OpenLogs = Callable[[str, int, bool], tuple[int, int | None]]
+"""(job_id, claim_no, split) -> descriptors, opened for appending, of stdout and, if split, of stderr."""
+
+
+def outcome_of(record: Record) -> Outcome:
+    """What a whole record says. A stop that the daemon asked for is not judged here: `model.retry.decide` does it."""
+    if record.wait_status is None:
+        if record.spawn_errno in NO_ROOM:
+            return outcome.no_room(record.spawn_error)
+        return outcome.spawn_failed(record.spawn_error)
+    end = outcome.of_command(record.wait_status)
+    if record.stop == DAEMON_DIED:
+        return outcome.interrupted("the daemon died while the command ran", exit_code=end.exit_code, signal=end.signal)
+    return end
+
+
+class _Attempt:
+    """A running attempt and what was asked of it."""
+
+    def __init__(self, folder: AttemptFolder, on_started: Callable[[ProcessIdentity], None]) -> None:
+        self.folder = folder
+        self.shim: SpawnedShim | None = None
+        self.stop: Stop | None = None
+        self.handed_over = False
+        self.alarm: asyncio.TimerHandle | None = None
+        self._on_started: Callable[[ProcessIdentity], None] | None = on_started
+
+    def started(self, command: ProcessIdentity | None) -> None:
+        """Tell who the command is, once."""
+        if command is not None and self._on_started is not None:
+            tell, self._on_started = self._on_started, None
+            tell(command)
+
+    def is_stopping(self) -> bool:
+        return self.stop is not None
+
+    def convey_stop(self) -> None:
+        """Write the note, then wake the shim, if there is one by now."""
+        if self.stop is None or not self.handed_over:
+            return
+        try:
+            self.folder.ask_to_stop(self.stop)
+        except OSError as error:
+            log.warning("cannot write %s/stop: %s; the command is stopped with its own grace", self.folder.path, error)
+        if self.shim is not None:
+            self.shim.terminate()
+
+
+class SubprocessExecutor:
+    """Implements `executors.base.Executor` for commands.
+
+    `kill_patience_s`: how long after its grace a stopped attempt may still have processes before `on_kill_failed`.
+    """
+
+    def __init__(
+        self,
+        attempts: AttemptsDir,
+        launcher: Launcher,
+        open_logs: OpenLogs,
+        on_kill_failed: KillFailed,
+        count: Callable[[str, int], None],
+        *,
+        kill_patience_s: float = 5.0,
+    ) -> None:
+        self._attempts = attempts
+        self._launcher = launcher
+        self._open_logs = open_logs
+        self._on_kill_failed = on_kill_failed
+        self._count = count
+        self._kill_patience_s = kill_patience_s
+        self._live: dict[tuple[str, int], _Attempt] = {}
+        launcher.on_replaced = attempts.empty_trash
+
+    async def run(self, spec: CommandSpec, on_started: Callable[[ProcessIdentity], None]) -> Outcome:
+        attempt = _Attempt(self._attempts.attempt(spec.job_id, spec.claim_no), on_started)
+        key = (spec.job_id, spec.claim_no)
+        self._live[key] = attempt
+        try:
+            return await self._run(spec, attempt)
+        except NoRoomError as error:
+            return outcome.no_room(str(error))
+        except NotSpawnedError as error:
+            return outcome.never_ran(str(error))
+        finally:
+            del self._live[key]
+            if attempt.alarm is not None:
+                attempt.alarm.cancel()
+
+    def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
+        attempt = self._live.get((job_id, claim_no))
+        if attempt is None:
+            return
+        if attempt.stop is not None:
+            grace_ms = min(grace_ms, attempt.stop.grace_ms)
+        attempt.stop = Stop(reason.value, grace_ms)
+        attempt.convey_stop()
+        if attempt.alarm is not None:
+            attempt.alarm.cancel()
+        attempt.alarm = asyncio.get_running_loop().call_later(
+            grace_ms / 1000 + self._kill_patience_s, self._on_kill_failed, job_id, claim_no
+        )
+
+    def forget(self, job_id: str, claim_no: int) -> None:
+        """Remove the folder of an attempt whose end was committed."""
+        self._attempts.attempt(job_id, claim_no).remove()
+
+    async def _run(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
+        try:
+            specification = control.encode_specification(spec.working_dir, spec.argv, spec.env)
+        except ValueError as error:
+            return outcome.spawn_failed(str(error))
+        fds: list[int] = []
+        try:
+            request = self._prepare(spec, attempt, specification, fds)
+            if attempt.is_stopping():
+                return outcome.never_ran("it was stopped before it started")
+            attempt.handed_over = True
+            attempt.shim = await self._launcher.spawn(request)
+        except OSError as error:
+            return outcome.no_room(f"the files of the attempt could not be made: {error}")
+        finally:
+            for fd in fds:
+                os.close(fd)
+        attempt.convey_stop()  # a stop that came while the launcher was at work
+        return await self._finish(spec, attempt)
+
+    def _prepare(self, spec: CommandSpec, attempt: _Attempt, specification: bytes, fds: list[int]) -> SpawnRequest:
+        """Make the files of the attempt; what was opened is added to `fds`."""
+        attempt.folder.create()
+        fds.append(attempt.folder.open())
+        stdout, stderr = self._open_logs(spec.job_id, spec.claim_no, spec.split_stderr)
+        logs = (stdout,) if stderr is None else (stdout, stderr)
+        fds.extend(logs)
+        fds.append(_sealed("semtask-command", specification))
+        return SpawnRequest(
+            folder=attempt.folder,
+            specification=fds[-1],
+            folder_fd=fds[0],
+            logs=logs,
+            umask=spec.umask,
+            grace_ms=spec.grace_ms,
+            on_command=attempt.started,
+        )
+
+    async def _finish(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
+        shim = attempt.shim
+        try:
+            if shim is not None:
+                await shim.ended()
+            started = attempt.folder.started()
+            if started is not None:
+                attempt.started(identity.from_mark(started.command))
+            record = attempt.folder.record()
+            if record is not None:
+                return outcome_of(record)
+            return await self._lost(spec, attempt, shim)
+        finally:
+            if shim is not None:
+                self._launcher.release(shim)
+
+    async def _lost(self, spec: CommandSpec, attempt: _Attempt, shim: SpawnedShim | None) -> Outcome:
+        """The shim is gone and left no record: end all that is left of the attempt before saying so."""
+        with attempt.folder.locked():
+            attempt.folder.poison()
+        status = await self._launcher.settle(shim)
+        found = await end_leftovers(spec.nonce)
+        if found:
+            self._count("recovery.zombies_cleaned", found)
+        if status is not None and os.waitstatus_to_exitcode(status) == control.EXIT_NO_ROOM:
+            return outcome.no_room("the shim of the command had no room for its files or processes")
+        return outcome.lost(f"the shim that watched the command {_how(status)} and left no record")
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "is gone"
+    code = os.waitstatus_to_exitcode(status)
+    return f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
+
+
+def _sealed(name: str, data: bytes) -> int:
+    """A descriptor of an unnamed file that nobody can change any more."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

@@ -1,0 +1,121 @@
+"""Facts about processes from /proc. Standard library only: the launcher and its shims import it."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import NamedTuple
+
+_GONE = "ZXx"
+
+
+class Stat(NamedTuple):
+    """The fields of /proc/PID/stat that tell who a process is."""
+
+    state: str
+    parent: int
+    start_ticks: int
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still run code: a zombie has a pid, but it cannot."""
+        return self.state not in _GONE
+
+
+class Mark(NamedTuple):
+    """The identity of a process as written down in attempt folders; see `model.job.ProcessIdentity`."""
+
+    boot_id: str
+    pid_namespace: int
+    pid: int
+    start_ticks: int
+    pidfs_inode: int | None
+
+    def __str__(self) -> str:
+        inode = "-" if self.pidfs_inode is None else self.pidfs_inode
+        return f"{self.boot_id} {self.pid_namespace} {self.pid} {self.start_ticks} {inode}"
+
+    @classmethod
+    def parse(cls, text: str) -> Mark | None:
+        """None for anything but a whole mark."""
+        try:
+            boot_id, namespace, pid, ticks, inode = text.split()
+            return cls(boot_id, int(namespace), int(pid), int(ticks), None if inode == "-" else int(inode))
+        except ValueError:
+            return None
+
+
+@cache
+def boot_id() -> str:
+    """Changes with every boot of the machine (not of a container)."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+@cache
+def pid_namespace() -> int:
+    """The inode of this process's pid namespace; pids are only comparable inside one."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+@cache
+def _device_of_plain_descriptors() -> int:
+    fd = os.eventfd(0)
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
+
+
+def pidfs_inode(pidfd: int) -> int | None:
+    """The inode of a pidfd, never used twice within a boot; None where the kernel has no pidfs (before 6.9)."""
+    status = os.fstat(pidfd)
+    # Without pidfs a pidfd lies on the same device as every anonymous descriptor, and all share one inode.
+    return None if status.st_dev == _device_of_plain_descriptors() else status.st_ino
+
+
+def stat(pid: int) -> Stat | None:
+    """None if there is no such process."""
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        data = os.read(fd, 4096)
+    except OSError:  # it went away between open and read
+        return None
+    finally:
+        os.close(fd)
+    # The second field is the name in brackets, and it may hold blanks and brackets itself.
+    fields = data[data.rindex(b")") + 2 :].split(None, 20)
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
+
+
+def mark(pid: int, pidfd: int | None = None) -> Mark | None:
+    """The identity of a process, None if there is none. With `pidfd` it holds its pidfs inode."""
+    seen = stat(pid)
+    if seen is None:
+        return None
+    inode = None if pidfd is None else pidfs_inode(pidfd)
+    return Mark(boot_id(), pid_namespace(), pid, seen.start_ticks, inode)
+
+
+def children(pid: int) -> list[int]:
+    """The children of all threads of a process, zombies included; empty if it is gone."""
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+        except OSError:  # the thread ended meanwhile
+            continue
+    return found
+
+
+def processes() -> list[int]:
+    """All pids that can be seen."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
