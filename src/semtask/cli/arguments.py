@@ -1,0 +1,180 @@
+"""Words of the command line as values: durations, times, variables, job ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semtask.errors import NotFound
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from semtask.cli.session import Session
+
+MAX_GRACE_MS = 60_000
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_FULL_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+_SUFFIX = re.compile(r"[0-9a-f]{4,32}", re.ASCII)
+
+
+def duration(text: str) -> int:
+    """'1h30m', '90s', '500ms', or seconds without a unit, in milliseconds. A type of click options."""
+    ms = parse_duration(text)
+    if ms is None:
+        raise click.BadParameter(f"{text!r} is no duration; write it like 1h30m, 90s, 500ms or 1.5")
+    return ms
+
+
+def grace(text: str) -> int:
+    """A duration of at most a minute."""
+    ms = duration(text)
+    if ms > MAX_GRACE_MS:
+        raise click.BadParameter(f"{text!r} is too long; at most {MAX_GRACE_MS // 1000} s")
+    return ms
+
+
+def parse_duration(text: str) -> int | None:
+    """Milliseconds, or None if the text is no duration."""
+    compact = text.strip().replace(" ", "").lower()
+    if re.fullmatch(r"\d{1,12}(\.\d{1,6})?", compact, re.ASCII):
+        return round(float(compact) * 1000)
+    pieces = _PIECE.findall(compact)
+    if not pieces or "".join(number + unit for number, unit in pieces) != compact or len(compact) > 40:
+        return None
+    return round(sum(float(number) * _UNITS_MS[unit] for number, unit in pieces))
+
+
+def moment(text: str) -> int:
+    """'2026-11-23T18:00' (local time unless it has a zone) or '18:00' (the next one), in epoch ms."""
+    from datetime import datetime
+
+    try:
+        if re.fullmatch(r"\d{1,2}:\d{2}", text, re.ASCII):
+            wanted = _next_time_of_day(*map(int, text.split(":")))
+        else:
+            wanted = datetime.fromisoformat(text)
+        epoch_ms = round(wanted.timestamp() * 1000)
+    except (ValueError, OverflowError, OSError):
+        raise click.BadParameter(
+            f"{text!r} is no time; write it like 2026-11-23T18:00, with Z for UTC, or 18:00"
+        ) from None
+    if epoch_ms < 0:
+        raise click.BadParameter(f"{text!r} lies before 1970")
+    return epoch_ms
+
+
+def _next_time_of_day(hour: int, minute: int) -> datetime:
+    from datetime import datetime, timedelta
+
+    now = datetime.now()  # noqa: DTZ005 - local on purpose: the offset is that of the day which it names
+    wanted = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return wanted if wanted > now else wanted + timedelta(days=1)
+
+
+def variables(words: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
+    """The environment that `--env K=V` and `--env K` (the caller's value) ask for."""
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name:
+            raise click.BadParameter(f"{word!r} has no name; write NAME=VALUE or NAME", param_hint="--env")
+        if not equals:
+            if name not in env:
+                raise click.BadParameter(f"{name} is not set here; write {name}=VALUE", param_hint="--env")
+            value = env[name]
+        found[name] = value
+    return found
+
+
+def require_utf8(values: Mapping[str, str]) -> None:
+    """Raises UsageError for a variable or folder that cannot be stored as JSON text."""
+    for name, value in values.items():
+        try:
+            (name + value).encode("utf-8")
+        except UnicodeEncodeError:
+            raise click.UsageError(
+                f"{name} ({os.fsencode(value)!r}) is not UTF-8, and jobs are stored as JSON text"
+            ) from None
+
+
+def task_arguments(words: Sequence[str], payload: str | None) -> dict[str, Any]:
+    """The arguments of a task, from `--arg name=value` or from `--payload JSON`, `--payload @file`, `--payload -`."""
+    if payload is not None and words:
+        raise click.UsageError("--arg and --payload exclude each other")
+    if payload is None:
+        return dict(_argument(word) for word in words)
+    if payload == "-":
+        payload = sys.stdin.read()
+    elif payload.startswith("@"):
+        try:
+            with open(payload[1:], encoding="utf-8") as file:
+                payload = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.BadParameter(f"cannot read {payload[1:]}: {error}", param_hint="--payload") from None
+    try:
+        value = json.loads(payload, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise click.BadParameter(f"this is no JSON: {error}", param_hint="--payload") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter("a JSON object with the arguments by name is needed", param_hint="--payload")
+    return value
+
+
+def _argument(word: str) -> tuple[str, Any]:
+    """A value that is JSON is taken as such, anything else as a string."""
+    name, equals, text = word.partition("=")
+    if not name or not equals:
+        raise click.BadParameter(f"{word!r} is not NAME=VALUE", param_hint="--arg")
+    try:
+        return name, json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return name, text
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def job_ids(session: Session, words: Iterable[str]) -> list[str]:
+    """Full ids for what was typed: an id, the end of one (4 hex digits or more), `last`, or `-` for ids on stdin."""
+    found: list[str] = []
+    for word in words:
+        if word == "-":
+            found += job_ids(session, sys.stdin.read().split())
+        else:
+            found.append(_job_id(session, word))
+    return list(dict.fromkeys(found))
+
+
+def _job_id(session: Session, word: str) -> str:
+    text = word.lower()
+    if _FULL_ID.fullmatch(text):
+        return text
+    if text == "last":
+        newest = session.call("dev.query_jobs.v1", {"limit": 1})["items"]
+        if not newest:
+            raise NotFound("there is no job yet")
+        return str(newest[0]["job_id"])
+    suffix = text.replace("-", "")
+    if not _SUFFIX.fullmatch(suffix):
+        raise click.UsageError(f"{word!r} is no job id; give an id, its last 4 or more characters, `last` or `-`")
+    matches = session.call("dev.query_jobs.v1", {"filter": {"id_suffix": suffix}, "limit": 5})["items"]
+    if not matches:
+        raise NotFound(f"there is no job whose id ends in {word}")
+    if len(matches) > 1:
+        ids = ", ".join(job["job_id"] for job in matches[:4])
+        raise click.UsageError(f"{word!r} fits more than one job ({ids}{', ...' if len(matches) > 4 else ''})")
+    return str(matches[0]["job_id"])
+
+
+def now_ms() -> float:
+    return time.time() * 1000

@@ -1,0 +1,169 @@
+"""`run` in the foreground: the job's output is ours, and so is its end; Ctrl-C stops it, twice lets it go."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from semtask.cli import render
+from semtask.cli.exit_codes import exit_code
+from semtask.cli.failure import NO_DAEMON, Ended
+from semtask.cli.follow import Reader, Sink, patient_call
+from semtask.client.transport import Transport, address_of
+from semtask.errors import Conflict, DaemonUnavailable, SemtaskError
+
+if TYPE_CHECKING:
+    from semtask.cli.session import Session
+
+_WAIT_MS = 30_000
+_EXPLAIN_AFTER_MS = 2000
+
+
+class _Signal(NamedTuple):
+    number: int
+
+
+class _Output(NamedTuple):
+    """A stream has been read to its end, or nobody takes it any more."""
+
+    error: OSError | None
+
+
+class _End(NamedTuple):
+    job: dict[str, Any]
+
+
+class _Lost(NamedTuple):
+    error: SemtaskError
+
+
+_Event = _Signal | _Output | _End | _Lost
+
+
+class Attachment:
+    """Threads read the output and wait for the end; the main thread hears of everything, signals included."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._events: SimpleQueue[_Event] = SimpleQueue()
+        self._job_id = ""
+        self._stopped_by: int | None = None
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM become events. One that was ignored from the start, as under nohup, stays ignored."""
+        ours = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        before = [(n, signal.signal(n, self._on_signal)) for n in ours]
+        try:
+            yield
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if not self._job_id and not self._events.empty():
+            raise KeyboardInterrupt  # the second one, and still no answer to the enqueue
+        self._events.put(_Signal(number))
+
+    def run(self, job_id: str, streams: dict[str, int]) -> int:
+        """Follow the job to its end; `streams` maps its streams to our descriptors. Returns the exit code."""
+        self._job_id = job_id
+        sink = Sink(job_id, emit=self._session.emit if self._session.json else None, notice=self._session.notice)
+        for stream, fd in streams.items():
+            self._in_thread(self._read_output, stream, fd, sink)
+        self._in_thread(self._wait_for_end)
+        open_streams = len(streams)
+        job: dict[str, Any] | None = None
+        while job is None or open_streams:
+            event = self._events.get()
+            if isinstance(event, _Signal):
+                self._interrupt(event.number)
+            elif isinstance(event, _Lost):
+                self._give_up(event.error)
+            elif isinstance(event, _End):
+                job = event.job
+            elif event.error is not None:
+                raise event.error
+            else:
+                open_streams -= 1
+        return self._conclude(job)
+
+    def _conclude(self, job: dict[str, Any]) -> int:
+        if self._session.json:
+            self._session.emit(render.job_json(job))
+        else:
+            self._session.notice(render.sentence(job))
+        if job["state"] == "CANCELLED" and self._stopped_by is not None:
+            return 128 + self._stopped_by
+        return exit_code(job)
+
+    def _interrupt(self, number: int) -> None:
+        """The first signal cancels and waits, the second one leaves."""
+        name = render.short(self._job_id)
+        if self._stopped_by is not None:
+            self._session.warn(f"left {name}; `semtask logs -f {name}` follows it, `semtask wait {name}` waits for it")
+            raise Ended(128 + number)
+        self._stopped_by = number
+        self._session.notice(f"cancelling {name} and waiting for its end; once more leaves it")
+        with Transport(self._address(), notice=self._session.notice) as transport:
+            try:
+                transport.call("dev.cancel.v1", {"job_id": self._job_id}, 10)
+            except Conflict:
+                pass  # it has just ended by itself
+            except DaemonUnavailable as error:
+                self._give_up(error)
+
+    def _give_up(self, error: SemtaskError) -> None:
+        name = render.short(self._job_id)
+        self._session.warn(error.message)
+        self._session.warn(f"job {name} is stored; `semtask up`, then `semtask logs -f {name}` follows it again")
+        raise Ended(NO_DAEMON)
+
+    # --- threads ----------------------------------------------------------------------------------------------------
+
+    def _address(self) -> Any:
+        return address_of(self._session.settings)
+
+    def _in_thread(self, work: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=self._guarded, args=(work, *args), daemon=True).start()
+
+    def _guarded(self, work: Callable[..., None], *args: Any) -> None:
+        try:
+            with Transport(self._address(), notice=lambda _: None) as transport:
+                work(transport, *args)
+        except SemtaskError as error:
+            self._events.put(_Lost(error))
+        except OSError as error:
+            self._events.put(_Output(error))
+
+    def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
+        for piece in Reader(transport, self._job_id, stream, follow=True).pieces():
+            sink.write(stream, fd, piece)
+        self._events.put(_Output(None))
+
+    def _wait_for_end(self, transport: Transport) -> None:
+        timeout_ms = _EXPLAIN_AFTER_MS
+        while True:
+            params = {"job_ids": [self._job_id], "timeout_ms": timeout_ms}
+            answer = patient_call(transport, "dev.wait.v1", params, 30 + timeout_ms / 1000)
+            job = answer["jobs"][0]
+            if not answer["timed_out"]:
+                break
+            if timeout_ms == _EXPLAIN_AFTER_MS and job.get("waiting"):
+                self._session.notice(f"{render.short(self._job_id)} waits: {job['waiting']['text']}")
+            timeout_ms = _WAIT_MS
+        if job["end_cause"] == "spawn_failed":
+            params = {"job_id": self._job_id, "include": ["payload"]}
+            job = patient_call(transport, "dev.get_job.v1", params)
+        self._events.put(_End(job))
+
+
+def output_streams(*, apart: bool) -> dict[str, int]:
+    """The streams of the job and the descriptors they go to."""
+    sys.stdout.flush()
+    return {"stdout": 1, "stderr": 2} if apart else {"stdout": 1}

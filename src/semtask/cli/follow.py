@@ -1,0 +1,166 @@
+"""Reading the output of jobs to its end: over attempts, and over a restart of the daemon."""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from semtask.client.transport import Transport
+from semtask.errors import DaemonUnavailable, Throttled
+
+RECONNECT_S = 15.0
+_WAIT_MS = 20_000
+_FIRST_LOOK_BACK = 8192
+_CHUNK = 1 << 20
+FINAL = frozenset({"DONE", "FAILED", "CANCELLED", "SUPERSEDED", "SKIPPED_TTL", "SKIPPED_DEADLINE"})
+
+
+def patient_call(transport: Transport, method: str, params: Mapping[str, Any], timeout: float = 30.0) -> Any:
+    """As Transport.call, but a daemon that is being restarted is waited for, RECONNECT_S at most."""
+    give_up: float | None = None
+    while True:
+        try:
+            return transport.call(method, params, timeout)
+        except (DaemonUnavailable, Throttled):
+            now = time.monotonic()
+            give_up = give_up or now + RECONNECT_S
+            if now >= give_up:
+                raise
+            time.sleep(0.1)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of output, and where they stood. `omitted` bytes before them were cut out of the log."""
+
+    data: bytes
+    attempt: int
+    offset: int
+    omitted: int
+
+
+class Reader:
+    """Reads one stream of a job from its beginning; with `follow` until the job has ended, retries included."""
+
+    def __init__(
+        self, transport: Transport, job_id: str, stream: str, *, follow: bool, attempt: int | None = None
+    ) -> None:
+        self._transport = transport
+        self._job_id = job_id
+        self._stream = stream
+        self._follow = follow
+        self._attempt = attempt
+        self._only_this_attempt = attempt is not None
+        self._offset = 0
+
+    def pieces(self, last_lines: int | None = None) -> Iterator[Piece]:
+        """The output, or from its `last_lines` last lines on."""
+        if last_lines is not None:
+            yield from self._tail(last_lines)
+        while True:
+            piece, eof = self._read(self._offset, _WAIT_MS if self._follow else 0)
+            if piece.data or piece.omitted:
+                yield piece
+            elif not self._follow:
+                return
+            if eof and not self._next_attempt():
+                return
+
+    def _read(self, offset: int, wait_ms: int) -> tuple[Piece, bool]:
+        params: dict[str, Any] = {
+            "job_id": self._job_id,
+            "stream": self._stream,
+            "offset": offset,
+            "limit": _CHUNK,
+            "wait_ms": wait_ms,
+        }
+        if self._attempt is not None:
+            params["attempt"] = self._attempt
+        answer = patient_call(self._transport, "logs.tail.v1", params, 30 + wait_ms / 1000)
+        text = answer["chunk"]
+        data = base64.b64decode(text) if answer["encoding"] == "base64" else text.encode()
+        self._attempt = answer["attempt"] or None
+        self._offset = answer["next_offset"]
+        return Piece(data, answer["attempt"], self._offset - len(data), answer["omitted_bytes"]), answer["eof"]
+
+    def _tail(self, lines: int) -> Iterator[Piece]:
+        """The last lines as they are now; the position is then behind them."""
+        back = _FIRST_LOOK_BACK
+        while True:
+            piece, _ = self._read(-back, 0)
+            whole = piece.offset == 0 or piece.omitted > 0 or back >= _CHUNK
+            start = _start_of_last_lines(piece.data, lines)
+            if whole or start > 0:
+                break
+            back *= 8
+        data = piece.data[start:]
+        if data:
+            yield Piece(data, piece.attempt, piece.offset + start, 0)
+
+    def _next_attempt(self) -> bool:
+        """Whether there is another attempt to read; waits for it while the job lives."""
+        if self._only_this_attempt or not self._follow:
+            return False
+        while True:
+            params = {"job_ids": [self._job_id], "timeout_ms": 500}
+            job = patient_call(self._transport, "dev.wait.v1", params)["jobs"][0]
+            read = self._attempt or 0
+            if job["claim_no"] > read:
+                self._attempt, self._offset = read + 1, 0
+                return True
+            if job["state"] in FINAL:
+                return False
+
+
+def _start_of_last_lines(data: bytes, lines: int) -> int:
+    """Where the last `lines` lines begin; 0 if there are no more than these."""
+    end = len(data) - 1 if data.endswith(b"\n") else len(data)
+    for _ in range(lines):
+        end = data.rfind(b"\n", 0, end)
+        if end < 0:
+            return 0
+    return end + 1
+
+
+class Sink:
+    """Where output goes: as raw bytes to a descriptor of each stream, or as JSON lines. Usable from several threads."""
+
+    def __init__(self, job_id: str, *, emit: Callable[[Any], None] | None, notice: Callable[[str], None]) -> None:
+        self._job_id = job_id
+        self._emit = emit
+        self._notice = notice
+        self._lock = threading.Lock()
+
+    def write(self, stream: str, fd: int, piece: Piece) -> None:
+        """Raises OSError (BrokenPipeError) if nobody takes it."""
+        if self._emit is not None:
+            with self._lock:
+                self._emit(self._event(stream, piece))
+            return
+        if piece.omitted:
+            self._notice(f"{piece.omitted:,} bytes of {stream} are missing here: the log was over its limit")
+        view = memoryview(piece.data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    def _event(self, stream: str, piece: Piece) -> dict[str, Any]:
+        event: dict[str, Any] = {
+            "schema": "log.v1",
+            "job_id": self._job_id,
+            "attempt": piece.attempt,
+            "stream": stream,
+            "offset": piece.offset,
+            "omitted_bytes": piece.omitted,
+            "encoding": "utf-8",
+        }
+        try:
+            event["chunk"] = piece.data.decode()
+        except UnicodeDecodeError:
+            event["chunk"] = base64.b64encode(piece.data).decode()
+            event["encoding"] = "base64"
+        return event

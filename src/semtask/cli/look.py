@@ -1,0 +1,276 @@
+"""`ls`, `show`, `logs` and `wait`: they change nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import click
+
+from semtask.cli import render
+from semtask.cli.arguments import duration, job_ids, now_ms
+from semtask.cli.exit_codes import exit_code
+from semtask.cli.failure import TIMED_OUT
+from semtask.cli.follow import FINAL, Reader, Sink, patient_call
+from semtask.cli.session import Command, Session, pass_session
+from semtask.model.state import State
+
+_PAGE = 200
+_MAX_WAIT_MS = 60_000
+
+
+# --- ls --------------------------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command)
+@click.option(
+    "-s",
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(list(State), case_sensitive=False),
+    help="Only this state.",
+)
+@click.option("-Q", "--queue", "queues", multiple=True, help="Only this queue.")
+@click.option("-t", "--tag", help="Only with this tag.")
+@click.option("-n", "--name", help="Only with this name (job_type).")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="How many at most.")
+@click.option("--cursor", help="Go on where the last list ended.")
+@pass_session
+def ls(session: Session, /, *, states: tuple[State, ...], queues: tuple[str, ...], **options: Any) -> None:
+    """List jobs, newest first. -s, -Q may be given several times."""
+    given = {"state": list(states), "queue": list(queues), "tag": options["tag"], "job_type": options["name"]}
+    wanted = {name: value for name, value in given.items() if value}
+    left, cursor = options["limit"], options["cursor"]
+    jobs: list[dict[str, Any]] = []
+    while left > 0:
+        page = {"filter": wanted, "limit": min(left, _PAGE), **({"cursor": cursor} if cursor else {})}
+        answer = session.call("dev.query_jobs.v1", page)
+        jobs += answer["items"]
+        left -= len(answer["items"])
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            break
+    for line in _job_lines(session, jobs):
+        session.line(line)
+    if cursor is not None:
+        session.notice(f"there are more jobs: add --limit N, or --cursor {cursor}")
+
+
+def _job_lines(session: Session, jobs: list[dict[str, Any]]) -> list[str]:
+    import json
+
+    if session.json:
+        return [json.dumps(render.job_json(job), separators=(",", ":")) for job in jobs]
+    if session.quiet:
+        return [job["job_id"] for job in jobs]
+    if not session.terminal:
+        return ["\t".join(_plain_row(job)) for job in jobs]
+    now = now_ms()
+    rows = [
+        [
+            render.short(job["job_id"]),
+            render.paint(job["state"], job["state"], colored=session.colored),
+            job["queue"],
+            render.ago(job["run_at"] if job["state"] == "SCHEDULED" else job["created_at"], now),
+            render.took(job, now),
+            render.outcome(job),
+            render.name_of(job),
+        ]
+        for job in jobs
+    ]
+    return render.table(["ID", "STATE", "QUEUE", "WHEN", "TOOK", "WHY", "COMMAND"], rows, right=frozenset({4}))
+
+
+def _plain_row(job: dict[str, Any]) -> list[str]:
+    return [
+        job["job_id"],
+        job["state"],
+        job["queue"],
+        render.iso(job["created_at"]),
+        render.outcome(job),
+        render.name_of(job),
+    ]
+
+
+# --- show ------------------------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command)
+@click.argument("job", metavar="ID")
+@click.option("--payload", "with_payload", is_flag=True, help="The arguments and environment too.")
+@pass_session
+def show(session: Session, /, job: str, with_payload: bool) -> None:
+    """Show one job: its times, attempts and errors. ID: an id, the end of one, or `last`."""
+    for job_id in job_ids(session, [job]):
+        include = ["attempts", "payload"] if with_payload else ["attempts"]
+        found = session.call("dev.get_job.v1", {"job_id": job_id, "include": include})
+        if session.json:
+            session.emit(render.job_json(found))
+        elif session.quiet:
+            session.line(found["job_id"])
+        else:
+            for line in _details(session, found):
+                session.line(line)
+
+
+def _details(session: Session, job: dict[str, Any]) -> list[str]:
+    now = now_ms()
+    state = render.paint(job["state"], job["state"], colored=session.colored)
+    why = render.outcome(job)
+    facts: list[tuple[str, Any]] = [
+        ("job", job["job_id"]),
+        ("state", f"{state} ({why})" if why else state),
+        ("waits", (job.get("waiting") or {}).get("text")),
+        ("error", job.get("error")),
+        ("command" if job.get("command") else "task", job.get("command") or job["job_type"]),
+        ("name", job["job_type"] if job.get("command") else None),
+        ("queue", f"{job['queue']}, priority {job['priority']}"),
+        ("tag", job.get("tag")),
+        ("group", job.get("chain_group_id")),
+        ("created", _when(job["created_at"], now)),
+        ("due", _when(job.get("run_at"), now)),
+        ("started", _when(job.get("started_at"), now)),
+        ("finished", _when(job.get("finished_at"), now)),
+        ("took", render.took(job, now) if job.get("started_at") else None),
+        ("stopping", job.get("stop_reason") if job["state"] == "RUNNING" else None),
+        ("pid", job.get("pid") if job["state"] == "RUNNING" else None),
+        ("on interrupt", job["on_interrupt"]),
+        ("log", job.get("log_path")),
+    ]
+    width = max(len(name) for name, _ in facts)
+    lines = []
+    for name, value in facts:
+        if value is not None:
+            text = str(value) if name == "state" else render.printable(str(value))
+            lines.append(f"{name:<{width}}  {text}")
+    lines += [
+        f"{'attempt ' + str(attempt['claim_no']):<{width}}  {_attempt(attempt, now)}"
+        for attempt in job.get("attempts_list") or []
+    ]
+    if job.get("payload") is not None:
+        import json
+
+        lines.append(json.dumps(job["payload"], indent=2))
+    return lines
+
+
+def _when(epoch_ms: int | None, now: float) -> str | None:
+    return None if epoch_ms is None else f"{render.iso(epoch_ms)} ({render.ago(epoch_ms, now)})"
+
+
+def _attempt(attempt: dict[str, Any], now: float) -> str:
+    if attempt.get("finished_at") is None:
+        return f"running for {render.took(attempt, now)}, pid {attempt.get('pid')}"
+    how = attempt["end_cause"]
+    if attempt.get("exit_code") is not None:
+        how += f", exit code {attempt['exit_code']}"
+    if attempt.get("signal") is not None:
+        how += f", signal {attempt['signal']}"
+    return f"{how} after {render.took(attempt, now)}"
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command)
+@click.argument("job", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option("-n", "--lines", type=click.IntRange(0, 1_000_000), help="Begin with the last N lines.")
+@click.option("--stdout", "only", flag_value="stdout", help="Only what it wrote to stdout.")
+@click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr, on our stdout.")
+@click.option("--attempt", type=click.IntRange(1), help="Of this attempt; default the newest.")
+@pass_session
+def logs(
+    session: Session, /, job: str, *, follow: bool, lines: int | None, only: str | None, attempt: int | None
+) -> None:
+    """Print the output of a job, byte for byte; its stderr goes to stderr. ID: an id, the end of one, or `last`."""
+    (job_id,) = job_ids(session, [job])[:1]
+    found = session.call("dev.get_job.v1", {"job_id": job_id, "include": ["payload"]})
+    apart = (found.get("payload") or {}).get("stderr") == "split"
+    streams = {only: 1} if only else {"stdout": 1, "stderr": 2} if apart else {"stdout": 1}
+    sink = Sink(job_id, emit=session.emit if session.json else None, notice=session.notice)
+
+    def copy(stream: str, fd: int) -> None:
+        with session.connect(start=False) as transport:
+            reader = Reader(transport, job_id, stream, follow=follow, attempt=attempt)
+            for piece in reader.pieces(lines):
+                sink.write(stream, fd, piece)
+
+    if follow and len(streams) > 1:
+        _at_once(copy, streams)
+    else:
+        for stream, fd in streams.items():
+            copy(stream, fd)
+
+
+def _at_once(copy: Any, streams: dict[str, int]) -> None:
+    """Copy all streams, each in a thread; the first error is ours."""
+    from queue import SimpleQueue
+
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def guarded(stream: str, fd: int) -> None:
+        try:
+            copy(stream, fd)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    for stream, fd in streams.items():
+        threading.Thread(target=guarded, args=(stream, fd), daemon=True).start()
+    for _ in streams:
+        if (error := ends.get()) is not None:
+            raise error
+
+
+# --- wait ------------------------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Command)
+@click.argument("jobs", metavar="ID...", nargs=-1, required=True)
+@click.option("--any/--all", "any_of", default=False, help="Until one has ended, or until all have (default).")
+@click.option("--timeout", "timeout_ms", type=duration, metavar="DURATION", help="At most so long; then exit code 124.")
+@click.option("--exit-status", is_flag=True, help="Exit as the first job that did not succeed.")
+@pass_session
+def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms: int | None, exit_status: bool) -> int:
+    """Wait for jobs to end. ID: an id, the end of one, `last`, or `-` for ids on stdin."""
+    ids = job_ids(session, jobs)
+    if len(ids) > 1000:
+        raise click.UsageError(f"{len(ids)} jobs are too many for one wait; at most 1000")
+    if not ids:
+        return 0
+    deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
+    while True:
+        left = _MAX_WAIT_MS if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
+        params = {"job_ids": ids, "mode": "any" if any_of else "all", "timeout_ms": min(left, _MAX_WAIT_MS)}
+        answer = patient_call(session.stored, "dev.wait.v1", params, 30 + _MAX_WAIT_MS / 1000)
+        if not answer["timed_out"] or (deadline is not None and left <= _MAX_WAIT_MS):
+            break
+    ended = [job for job in answer["jobs"] if job["state"] in FINAL]
+    for job in ended:
+        _tell_end(session, job)
+    if answer["timed_out"]:
+        session.notice(f"{len(ids) - len(ended)} of {len(ids)} jobs have not ended yet")
+        return TIMED_OUT
+    return _exit_status(session, ended) if exit_status else 0
+
+
+def _tell_end(session: Session, job: dict[str, Any]) -> None:
+    if session.json:
+        session.emit(render.job_json(job))
+    elif session.quiet:
+        session.line(job["job_id"])
+    else:
+        session.line(render.sentence(job))
+
+
+def _exit_status(session: Session, ended: list[dict[str, Any]]) -> int:
+    for job in ended:
+        params = {"job_id": job["job_id"], "include": ["payload"]}
+        code = exit_code(session.call("dev.get_job.v1", params) if job["end_cause"] == "spawn_failed" else job)
+        if code:
+            return code
+    return 0

@@ -1,0 +1,155 @@
+"""`run` and `enqueue`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from semtask.cli.arguments import duration, grace, moment, require_utf8, task_arguments, variables
+from semtask.cli.session import Command, Session, pass_session
+from semtask.config import inherited
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+
+_COMMON: tuple[Callable[[Any], Any], ...] = (
+    click.option("-Q", "--queue", default="default", help="The queue; any name works."),
+    click.option("--priority", type=click.IntRange(-100, 100), default=0, help="-100 to 100, higher first."),
+    click.option("-t", "--tag", help="A word to find and cancel jobs by."),
+    click.option("--at", type=moment, metavar="TIME", help="Not before this time: 18:00 or 2026-11-23T18:00."),
+    click.option("--in", "delay_ms", type=duration, metavar="DURATION", help="Not before it has passed: 90s, 1h30m."),
+    click.option(
+        "--on-interrupt",
+        type=click.Choice(["requeue", "fail"]),
+        help="If the daemon dies under it: run again, or end FAILED.",
+    ),
+    click.option(
+        "--grace", "grace_ms", type=grace, metavar="DURATION", help="From SIGTERM to SIGKILL; 5s, at most 60s."
+    ),
+    click.option("--idempotency-key", metavar="KEY", help="The same key never makes a second job."),
+)
+
+
+def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_COMMON):
+        command = option(command)
+    return command
+
+
+@click.command(cls=Command, context_settings={"allow_interspersed_args": False})
+@click.argument("words", metavar="[--] COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-d", "--detach", is_flag=True, help="Print the id and return at once.")
+@click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable, or pass on yours.")
+@click.option("--cwd", metavar="DIR", help="Where to run it; default here.")
+@click.option("-n", "--name", help="The job's name; default the command's.")
+@_job_options
+@pass_session
+def run(
+    session: Session,
+    /,
+    words: tuple[str, ...],
+    *,
+    detach: bool,
+    env: tuple[str, ...],
+    cwd: str | None,
+    name: str | None,
+    **options: Any,
+) -> int:
+    """Run a command as a durable job, stream its output and return its exit code.
+
+    Ctrl-C cancels it and waits; twice leaves it running. Closing the terminal leaves it running too.
+    """
+    settings = session.settings
+    apart = not detach and not _one_file(1, 2)
+    folder = _folder(cwd)
+    environment = inherited(os.environ, settings.env_allowlist) | variables(env, os.environ)
+    require_utf8({**environment, "the working directory": folder})
+    payload = {
+        "command": words[0],
+        "args": list(words[1:]),
+        "env": environment,
+        "working_dir": folder,
+        "umask": _umask(),
+        "stderr": "split" if apart else "merged",
+    }
+    job_type = name or os.path.basename(words[0])[:128] or "command"
+    params = _params(job_type, payload, "SUBPROCESS", options)
+    if detach:
+        _tell(session, session.daemon.call("dev.enqueue.v1", params))
+        return 0
+    from semtask.cli.attach import Attachment, output_streams
+
+    attachment = Attachment(session)
+    daemon = session.daemon  # started before signals become events: nothing is stored yet
+    with attachment.signals():
+        job = daemon.call("dev.enqueue.v1", params)
+        return attachment.run(job["job_id"], output_streams(apart=apart))
+
+
+@click.command(cls=Command)
+@click.argument("task")
+@click.option("-a", "--arg", "words", multiple=True, metavar="NAME=VALUE", help="An argument; JSON, or else a string.")
+@click.option("--payload", metavar="JSON|@FILE|-", help="All arguments as a JSON object.")
+@_job_options
+@pass_session
+def enqueue(session: Session, /, task: str, words: tuple[str, ...], payload: str | None, **options: Any) -> None:
+    """Enqueue a registered Python task and print the id of the job."""
+    params = _params(task, task_arguments(words, payload), "IN_PROCESS", options)
+    _tell(session, session.daemon.call("dev.enqueue.v1", params))
+
+
+def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of dev.enqueue.v1. The key of our own lets the transport repeat it if the answer is lost."""
+    at, delay_ms = options.pop("at"), options.pop("delay_ms")
+    if at is not None and delay_ms is not None:
+        raise click.UsageError("--at and --in exclude each other")
+    params: dict[str, Any] = {
+        "job_type": job_type,
+        "payload": payload,
+        "execution_mode": mode,
+        "idempotency_key": options.pop("idempotency_key") or os.urandom(16).hex(),
+        **{name: value for name, value in options.items() if value is not None},
+    }
+    if at is not None:
+        params["schedule"] = {"type": "AT", "scheduled_at": at}
+    if delay_ms is not None:
+        params["schedule"] = {"type": "AFTER", "delay_ms": delay_ms}
+    traceparent = os.environ.get("TRACEPARENT", "")
+    if _TRACEPARENT.fullmatch(traceparent):  # a broken one is to be ignored, says its standard
+        params["traceparent"] = traceparent
+    return params
+
+
+def _tell(session: Session, job: dict[str, Any]) -> None:
+    if session.json:
+        session.emit({"schema": "enqueued.v1", **job})
+    else:
+        session.line(job["job_id"])
+
+
+def _folder(cwd: str | None) -> str:
+    try:
+        folder = os.path.abspath(cwd or os.getcwd())
+    except FileNotFoundError:
+        raise click.UsageError("the current directory is gone; give another one with --cwd") from None
+    if not os.path.isdir(folder):
+        raise click.BadParameter(f"{cwd!r} is no directory", param_hint="--cwd")
+    return folder
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
+
+
+def _one_file(first: int, second: int) -> bool:
+    """Whether two descriptors lead to the same file, as on a terminal or with 2>&1."""
+    try:
+        one, two = os.fstat(first), os.fstat(second)
+    except OSError:
+        return False
+    return os.path.samestat(one, two)
