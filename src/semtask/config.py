@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -57,16 +57,20 @@ def _choice(*choices: str) -> Callable[[Any], str]:
 
 
 def _path(value: Any) -> Path:
-    if not isinstance(value, str | os.PathLike) or not str(value):
+    if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise ValueError("must be a path")
     return Path(os.path.abspath(os.path.expanduser(os.fspath(value))))
 
 
-def _names(value: Any) -> tuple[str, ...]:
+def _env_patterns(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, list | tuple) or not all(isinstance(i, str) and i.strip() for i in items):
-        raise ValueError("must be a list of names")
-    return tuple(i.strip() for i in items)
+    if not isinstance(items, list | tuple) or not all(_is_env_pattern(item) for item in items):
+        raise ValueError("must be a list of variable names, NAME or PREFIX*")
+    return tuple(item.strip() for item in items)
+
+
+def _is_env_pattern(item: Any) -> bool:
+    return isinstance(item, str) and item.strip().removesuffix("*").replace("_", "a").isalnum()
 
 
 def _setting(default: Any, parse: Callable[[Any], Any], doc: str, env: str | None = None) -> Any:
@@ -74,11 +78,17 @@ def _setting(default: Any, parse: Callable[[Any], Any], doc: str, env: str | Non
     return field(**kind, metadata={"parse": parse, "doc": doc, "env": env})
 
 
-def default_home() -> Path:
+def default_home(env: Mapping[str, str] | None = None) -> Path:
     """The platform's user data folder for semtask."""
-    base = os.environ.get("XDG_DATA_HOME", "")
+    return _user_folder(os.environ if env is None else env, "XDG_DATA_HOME", os.path.join(".local", "share"))
+
+
+def _user_folder(env: Mapping[str, str], variable: str, below_home: str) -> Path:
+    base = env.get(variable, "")
     if not os.path.isabs(base):
-        base = os.path.join(os.path.expanduser("~"), ".local", "share")
+        base = os.path.join(env.get("HOME") or os.path.expanduser("~"), below_home)
+    if not os.path.isabs(base):
+        raise ConfigError("cannot tell where your home folder is; set HOME, or SEMANTICA_HOME to a folder for semtask")
     return Path(base) / "semtask"
 
 
@@ -90,8 +100,12 @@ def _cpus() -> int:
 class Settings:
     """Every setting of semtask. `origin` says where each value came from."""
 
-    home: Path = _setting(default_home, _path, "folder with the database, logs and sockets", "SEMANTICA_HOME")
-    db_path: Path | None = _setting(None, _path, "the database file; default <home>/meta.db", "SEMANTICA_DB_PATH")
+    home: Path = _setting(  # noqa: RUF009 - a dataclass field, as below
+        default_home, _path, "folder with the database, logs and sockets", "SEMANTICA_HOME"
+    )
+    db_path: Path | None = _setting(  # noqa: RUF009
+        None, _path, "the database file; default <home>/meta.db", "SEMANTICA_DB_PATH"
+    )
     tcp: bool = _setting(False, _switch, "listen on 127.0.0.1 too (on/off)", "SEMANTICA_TCP")
     tcp_auth: str = _setting(
         "token", _choice("token", "off"), "who may use the TCP port (token/off)", "SEMANTICA_TCP_AUTH"
@@ -132,7 +146,7 @@ class Settings:
     )
     env_allowlist: tuple[str, ...] = _setting(
         DEFAULT_ENV_ALLOWLIST,
-        _names,
+        _env_patterns,
         "environment variables that a command takes from the caller; NAME or PREFIX*",
     )
     autostart: bool = _setting(
@@ -167,15 +181,31 @@ class Settings:
 
 _FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
 _BY_ENV = {f.metadata["env"]: name for name, f in _FIELDS.items() if f.metadata["env"]}
-# Read elsewhere, hence known: by clients, by jobs, or by the launcher of a daemon.
-OTHER_ENV = frozenset(
-    {"SEMANTICA_RPC_URL", "SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
+# They belong to one job and are no configuration: never passed on.
+OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
+# Read elsewhere, hence known: by clients, by jobs, or by the command line.
+OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
+# Names of later versions. Whoever sets them expects something, so they are not passed over in silence.
+UNSERVED_ENV = frozenset(
+    {
+        "SEMANTICA_STORE",
+        "SEMANTICA_CPU_THROTTLE_THRESHOLD",
+        "SEMANTICA_RETRY_BASE_DELAY_MS",
+        "SEMANTICA_RETENTION_DAYS",
+        "SEMANTICA_MAX_DB_SIZE_MB",
+    }
 )
+_UNSERVED_PREFIX = "SEMANTICA_RATE_LIMIT_"
 
 
 def documented() -> list[tuple[str, str | None, str]]:
     """(name in a file, environment variable or None, what it means) of every setting."""
     return [(name, f.metadata["env"], f.metadata["doc"]) for name, f in _FIELDS.items()]
+
+
+def environment_names() -> list[str]:
+    """Every environment variable that this version reads."""
+    return sorted({*_BY_ENV, *OTHER_ENV})
 
 
 def load(
@@ -196,33 +226,66 @@ def load(
         for name, raw in layer.items():
             values[name] = _parse(name, raw, source)
             origin[name] = source
-    return Settings(**values, origin=origin)
+    if "home" not in values:
+        values["home"] = default_home(env)
+    settings = Settings(**values, origin=origin)
+    if settings.max_payload_bytes >= settings.max_body_bytes:
+        raise ConfigError(
+            f"max_payload_bytes ({settings.max_payload_bytes}) must be less than max_body_bytes"
+            f" ({settings.max_body_bytes}): a payload travels in a body"
+        )
+    return settings
 
 
-def inherited(env: Mapping[str, str], allowlist: tuple[str, ...]) -> dict[str, str]:
-    """The part of an environment that an allowlist names; an entry is NAME or PREFIX*."""
-    exact = {name for name in allowlist if not name.endswith("*")}
-    prefixes = tuple(name[:-1] for name in allowlist if name.endswith("*"))
-    return {k: v for k, v in env.items() if k in exact or k.startswith(prefixes)}
+def inherited(env: Mapping[str, str], allowlist: Iterable[str]) -> dict[str, str]:
+    """The part of an environment that the allowlist (NAME or PREFIX*) lets through."""
+    names = frozenset(allowlist)
+    prefixes = tuple(name[:-1] for name in names if name.endswith("*"))
+    return {k: v for k, v in env.items() if (k in names or k.startswith(prefixes)) and k not in OF_ONE_JOB}
 
 
-def unknown_environment(env: Mapping[str, str] | None = None) -> list[str]:
-    """SEMANTICA_* variables that nothing reads: probably a slip of the pen."""
+def unknown_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
+    """SEMANTICA_* variables that have no effect, and why: "is not served by this version", or a slip of the pen."""
     env = os.environ if env is None else env
-    return sorted(k for k in env if k.startswith("SEMANTICA_") and k not in _BY_ENV and k not in OTHER_ENV)
+    known = environment_names()
+    return {k: _why_unknown(k, known) for k in sorted(env) if k.startswith("SEMANTICA_") and k not in known}
+
+
+def _why_unknown(variable: str, known: Iterable[str]) -> str:
+    if _comes_later(variable):
+        return "is not served by this version"
+    return f"is read by nothing{suggestion(variable, known, alike=0.85)}"  # the prefix alone makes them alike by half
+
+
+def _why_no_setting(name: str) -> str:
+    if _comes_later(f"SEMANTICA_{name.upper()}"):
+        return f"the setting {name!r} is not served by this version"
+    return f"there is no setting {name!r}{suggestion(name, _FIELDS)}"
+
+
+def _comes_later(variable: str) -> bool:
+    return variable in UNSERVED_ENV or variable.startswith(_UNSERVED_PREFIX)
 
 
 def _files(env: Mapping[str, str], cwd: str | None) -> list[Path]:
-    base = env.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.join(env.get("HOME") or os.path.expanduser("~"), ".config")
-    found = [Path(base) / "semtask" / USER_FILE]
-    folder = Path(cwd or os.getcwd())
+    user_file = _user_folder(env, "XDG_CONFIG_HOME", ".config") / USER_FILE
+    found = [user_file] if user_file.is_file() else []
+    try:
+        folder = Path(cwd or os.getcwd())
+    except FileNotFoundError:  # the working directory was deleted: there is no project
+        return found
     for parent in (folder, *folder.parents):
         if (parent / PROJECT_FILE).is_file():
-            found.append(parent / PROJECT_FILE)
-            break
-    return [p for p in found if p.is_file()]
+            _require_trusted(parent / PROJECT_FILE)
+            return [*found, parent / PROJECT_FILE]
+    return found
+
+
+def _require_trusted(path: Path) -> None:
+    """In a folder like /tmp anybody can leave a project file for others to find; root may read all of them."""
+    owner = path.stat().st_uid
+    if os.geteuid() not in {0, owner} and owner != 0:
+        raise ConfigError(f"{path} belongs to another user (uid {owner}), so its settings are not used; move it away")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -232,9 +295,12 @@ def _read(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read the settings in {path}: {error}") from error
-    for name in values:
+    for name, value in values.items():
         if name not in _FIELDS:
-            raise ConfigError(f"{path}: there is no setting {name!r}{suggestion(name, _FIELDS)}")
+            raise ConfigError(f"{path}: {_why_no_setting(name)}")
+        if _FIELDS[name].metadata["parse"] is _path and isinstance(value, str) and value:
+            # Relative to the file: the working directory may be any folder of the project.
+            values[name] = os.path.join(path.parent, os.path.expanduser(value))
     return values
 
 
@@ -247,16 +313,11 @@ def _parse(name: str, raw: Any, source: str) -> Any:
         raise ConfigError(f"{shown} (from {source}) {error}, not {raw!r}") from None
 
 
-def environment_names() -> list[str]:
-    """The environment variables that semtask reads."""
-    return sorted({*_BY_ENV, *OTHER_ENV})
-
-
-def suggestion(name: str, known: Any) -> str:
+def suggestion(name: str, known: Iterable[str], *, alike: float = 0.6) -> str:
     """' (did you mean ...?)', or nothing."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
