@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from semtask import __version__
-from semtask import config as settings_of
 from semtask.cli.session import Command, Session, pass_session
 
 
@@ -31,6 +30,8 @@ def config() -> None:
 @pass_session
 def show(session: Session, origin: bool) -> None:
     """Print every setting that is in force."""
+    from semtask import config as settings_of
+
     settings = session.settings
     shown = {name: _plain(getattr(settings, name)) for name, _, _ in settings_of.documented()}
     sources = {name: settings.origin.get(name, "default") for name in shown}
@@ -55,6 +56,8 @@ def _plain(value: Any) -> Any:
 @pass_session
 def validate(session: Session) -> None:
     """Check the settings. Exit code 2 if one is wrong; unknown SEMANTICA_* variables are warnings."""
+    from semtask import config as settings_of
+
     home = session.settings.home
     unknown = settings_of.unknown_environment()
     if session.json:

@@ -1,0 +1,164 @@
+"""The words of the command line as values, and values as words."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from semtask.cli import render
+from semtask.cli.arguments import moment, parse_duration, task_arguments, variables
+from semtask.cli.exit_codes import exit_code
+from semtask.cli.failure import describe
+from semtask.cli.follow import _start_of_last_lines
+from semtask.model.state import FINAL, EndCause, State
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("90s", 90_000),
+        ("1h30m", 5_400_000),
+        ("1h 30m", 5_400_000),
+        ("500ms", 500),
+        ("1.5", 1500),
+        ("0", 0),
+        ("2D", 172_800_000),
+        ("1m500ms", 60_500),
+    ],
+)
+def test_durations(text: str, ms: int) -> None:
+    assert parse_duration(text) == ms
+
+
+@pytest.mark.parametrize("text", ["", "s", "1x", "-1s", "1h30", "5 minutes", "1e3", "٣s", "1s2", "9" * 50, "nan"])
+def test_no_durations(text: str) -> None:
+    assert parse_duration(text) is None
+
+
+@pytest.mark.parametrize("ms", [0, 1, 999, 1000, 59_999, 61_000, 3_600_000, 90_061_000, 10**12])
+def test_a_shown_duration_is_close_to_the_value(ms: int) -> None:
+    shown = parse_duration(render.duration(ms).replace(" ", ""))
+    assert shown is not None
+    assert abs(shown - ms) <= max(60, ms * 0.05)
+
+
+def test_times() -> None:
+    assert moment("2026-11-23T18:00Z") == int(datetime(2026, 11, 23, 18, tzinfo=UTC).timestamp()) * 1000
+    assert moment("2026-11-23T18:00+02:00") == int(datetime(2026, 11, 23, 16, tzinfo=UTC).timestamp()) * 1000
+    later = moment("00:00") / 1000 - time.time()
+    assert 0 < later <= 25 * 3600
+
+
+@pytest.mark.parametrize("text", ["", "tomorrow", "25:00", "12:60", "2026-13-01", "99999-01-01", "1960-01-01T00:00Z"])
+def test_no_times(text: str) -> None:
+    with pytest.raises(click.BadParameter):
+        moment(text)
+
+
+def test_variables() -> None:
+    assert variables(["A=1", "B", "C=x=y", "D="], {"B": "2"}) == {"A": "1", "B": "2", "C": "x=y", "D": ""}
+
+
+@pytest.mark.parametrize("word", ["MISSING", "=x", ""])
+def test_bad_variables(word: str) -> None:
+    with pytest.raises(click.BadParameter):
+        variables([word], {})
+
+
+def test_task_arguments(tmp_path: Path) -> None:
+    assert task_arguments(["n=5", "s=abc", 'q="5"', "l=[1,2]", "e="], None) == {
+        "n": 5,
+        "s": "abc",
+        "q": "5",
+        "l": [1, 2],
+        "e": "",
+    }
+    assert task_arguments([], None) == {}
+    assert task_arguments(["x=NaN"], None) == {"x": "NaN"}
+    file = tmp_path / "p.json"
+    file.write_text('{"a": 1}')
+    assert task_arguments([], f"@{file}") == {"a": 1}
+
+
+@pytest.mark.parametrize("payload", ["[1]", "nonsense", '{"a": NaN}', "@/nowhere", "5"])
+def test_bad_payloads(payload: str) -> None:
+    with pytest.raises(click.BadParameter):
+        task_arguments([], payload)
+
+
+@pytest.mark.parametrize("hostile", ["\x1b[2J", "a\rb", "\x07", "\x9b31m", "\u202eevil", "a\nb", "\x7f"])
+def test_nothing_of_a_job_steers_the_terminal(hostile: str) -> None:
+    shown = render.printable(hostile)
+    assert shown.isprintable()
+    assert render.printable("plain äöü 漢字") == "plain äöü 漢字"
+
+
+def test_times_in_json_are_iso() -> None:
+    job = {"job_id": "x", "created_at": 1_700_000_000_123, "finished_at": None, "grace_ms": 5000}
+    job["attempts_list"] = [{"claim_no": 1, "started_at": 1_700_000_000_000, "finished_at": None}]
+    shown = render.job_json(job)
+    assert shown["schema"] == "job.v1"
+    assert shown["created_at"] == "2023-11-14T22:13:20.123Z"
+    assert shown["finished_at"] is None
+    assert shown["attempts_list"][0]["started_at"] == "2023-11-14T22:13:20.000Z"
+
+
+def test_columns_align_and_colours_have_no_width() -> None:
+    lines = render.table(["A", "B", "C"], [["x", "\x1b[31mRED\x1b[0m", "1"], ["yyy", "Z", "2"]], right=frozenset())
+    assert lines[0] == "A    B    C"
+    assert lines[1] == "x    \x1b[31mRED\x1b[0m  1"
+    assert lines[2] == "yyy  Z    2"
+
+
+def ended(**fields: Any) -> dict[str, Any]:
+    return {"state": "FAILED", "end_cause": None, "exit_code": None, "signal": None, **fields}
+
+
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [
+        (ended(state="DONE", end_cause="success", exit_code=0), 0),
+        (ended(end_cause="exit_code", exit_code=3), 3),
+        (ended(end_cause="signal", signal=9), 137),
+        (ended(end_cause="exception"), 1),
+        (ended(end_cause="timeout", signal=15), 124),
+        (ended(end_cause="interrupted", exit_code=0), 125),
+        (ended(state="CANCELLED", end_cause="cancelled", exit_code=0), 143),
+        (ended(state="SKIPPED_TTL", end_cause="ttl"), 75),
+        (ended(end_cause="spawn_failed", payload={"command": "no-such-program", "env": {"PATH": "/bin"}}), 127),
+        (ended(end_cause="spawn_failed", payload={"command": "/nowhere/x"}), 127),
+        (ended(end_cause="spawn_failed", payload={"command": "/etc/passwd"}), 126),
+        (ended(end_cause="spawn_failed", payload={"command": "/bin/sh"}), 125),
+    ],
+)
+def test_the_exit_code_of_a_job(job: dict[str, Any], code: int) -> None:
+    assert exit_code(job) == code
+
+
+def test_every_end_but_success_has_an_exit_code() -> None:
+    for state in FINAL - {State.DONE}:
+        for cause in EndCause:
+            assert 0 < exit_code(ended(state=str(state), end_cause=str(cause))) < 256
+
+
+@pytest.mark.parametrize(
+    ("data", "lines", "start"),
+    [(b"a\nb\nc\n", 1, 4), (b"a\nb\nc\n", 2, 2), (b"a\nb\nc\n", 9, 0), (b"a\nb", 1, 2), (b"", 1, 0), (b"a\nb\n", 0, 4)],
+)
+def test_the_last_lines(data: bytes, lines: int, start: int) -> None:
+    assert _start_of_last_lines(data, lines) == start
+
+
+def test_an_unforeseen_error_is_one_line_that_names_it() -> None:
+    failure = describe(ZeroDivisionError("division by zero"))
+    assert not isinstance(failure, int)
+    assert (failure.exit_code, failure.kind) == (1, "INTERNAL_ERROR")
+    assert "ZeroDivisionError" in failure.message
+    assert "SEMANTICA_DEBUG=1" in (failure.hint or "")
+    assert os.linesep not in failure.message
