@@ -15,12 +15,11 @@ _CLEAN_SCANS = 2  # a process may be born behind the back of one scan
 _MAX_PAUSE_S = 0.1
 
 
-async def end_leftovers(nonce: str) -> int:
-    """Kill every process with this nonce in its environment and return when none is left; how many there were.
+async def end_leftovers(nonce: str, killed: set[int]) -> None:
+    """Kill every process with this nonce in its environment and return when none is left; adds their pids to `killed`.
 
     It goes on for as long as it takes: bound it with `asyncio.timeout`.
     """
-    killed: set[int] = set()
     clean = 0
     pause = 0.001
     while clean < _CLEAN_SCANS:
@@ -34,7 +33,6 @@ async def end_leftovers(nonce: str) -> int:
         if found:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE_S)
-    return len(killed)
 
 
 async def _scan(nonce: str) -> list[int]:

@@ -189,9 +189,10 @@ class SubprocessExecutor:
         with attempt.folder.locked():
             attempt.folder.poison()
         status = await self._launcher.settle(shim)
-        found = await end_leftovers(spec.nonce)
-        if found:
-            self._count("recovery.zombies_cleaned", found)
+        killed: set[int] = set()
+        await end_leftovers(spec.nonce, killed)
+        if killed:
+            self._count("recovery.zombies_cleaned", len(killed))
         if status is not None and os.waitstatus_to_exitcode(status) == control.EXIT_NO_ROOM:
             return outcome.no_room("the shim of the command had no room for its files or processes")
         return outcome.lost(f"the shim that watched the command {_how(status)} and left no record")

@@ -1,0 +1,98 @@
+"""What became of the commands of a former daemon: the facts in their folders and in the process table.
+
+No timer decides anything here. See DESIGN section 3, "Recovery reads facts".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from semtask.executors.folder import AttemptFolder, AttemptsDir
+from semtask.executors.leftovers import end_leftovers
+from semtask.executors.process import readable
+from semtask.executors.sub_process import outcome_of
+from semtask.host import identity, procfs
+from semtask.model import outcome
+from semtask.model.job import Job
+from semtask.model.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+
+
+class FormerAttempts:
+    """Judges RUNNING commands that another daemon claimed.
+
+    `count("recovery.zombies_cleaned", n)` is called when processes were found and killed. `patience_s` bounds how long
+    one call of `judge` tries to end processes that survive SIGKILL.
+    """
+
+    def __init__(self, attempts: AttemptsDir, count: Callable[[str, int], None], *, patience_s: float = 5.0) -> None:
+        self._attempts = attempts
+        self._count = count
+        self._patience_s = patience_s
+
+    async def judge(self, job: Job) -> Outcome | None:
+        """How the attempt ended. None: processes of it are still there, so it is still running; see `wait_unlocked`.
+
+        With an outcome the claim is given up for good: nothing of it runs, and a late shim starts nothing.
+        """
+        folder = self._attempts.attempt(job.job_id, job.claim_no)
+        same_place = (
+            job.claim is not None
+            and job.claim.boot_id == procfs.boot_id()
+            and job.claim.attempts_id == self._attempts.attempts_id
+        )
+        with folder.locked() as free:
+            if not free:
+                return None
+            record = folder.record()
+            if record is not None:
+                return outcome_of(record)
+            never_started = same_place and folder.started() is None
+            # In the lock: a shim that comes after this finds the poison, one that came before would hold the lock.
+            folder.poison()
+        if never_started:
+            if not folder.exists():
+                return outcome.never_ran("the daemon died before it prepared the command")
+            return outcome.never_ran("the daemon died before the command was started")
+        if not await self._end_leftovers(job, folder):
+            return None
+        return outcome.interrupted("the daemon died while the command ran, and its end was not recorded")
+
+    async def wait_unlocked(self, job: Job) -> None:
+        """Wait until no shim holds the attempt any more."""
+        folder = self._attempts.attempt(job.job_id, job.claim_no)
+        started = folder.started()
+        shim = identity.from_mark(started.shim) if started else None
+        pidfd = identity.open_verified(shim) if shim else None
+        if pidfd is not None:
+            try:
+                await readable(pidfd)
+            finally:
+                os.close(pidfd)
+        while True:
+            with folder.locked() as free:
+                if free:
+                    return
+            await asyncio.sleep(_POLL_S)
+
+    async def _end_leftovers(self, job: Job, folder: AttemptFolder) -> bool:
+        """Whether nothing of the attempt is left that can be found."""
+        if job.claim is None:
+            return True
+        killed: set[int] = set()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await end_leftovers(job.claim.nonce, killed)
+        except TimeoutError:
+            log.warning("processes of %s survive SIGKILL; its job stays RUNNING until they are gone", folder.path)
+            return False
+        finally:
+            if killed:
+                self._count("recovery.zombies_cleaned", len(killed))
+        return True
