@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt
 from semtask.model.outcome import Outcome, success
 from semtask.model.state import State, StopReason
-from semtask.store.base import Change, ClaimRequest, Finish, Finished, StopRequest, StopSelector, Store
+from semtask.store.base import Change, ClaimRequest, Finish, Finished, Stopped, StopRequest, StopSelector, Store
 from semtask.store.sqlite import open_store
 
 STORES = ["sqlite"]
@@ -29,8 +29,8 @@ class Opened:
     """An open store, the commits it told of (a list of changes each), and the errors it called fatal."""
 
     store: Store
-    commits: list[list[Change]] = field(default_factory=list)
-    fatal: list[BaseException] = field(default_factory=list)
+    commits: list[list[Change]]
+    fatal: list[BaseException]
 
     @property
     def changes(self) -> list[Change]:
@@ -71,10 +71,12 @@ class Opened:
             )
         )
 
-    async def cancel(self, *, grace_ms: int | None = None, now: int = NOW, **selector: str) -> Any:
+    async def cancel(self, *, grace_ms: int | None = None, now: int = NOW, **selector: str) -> Stopped:
         return await self.stop(StopReason.CANCEL, grace_ms=grace_ms, now=now, **selector)
 
-    async def stop(self, reason: StopReason, *, grace_ms: int | None = None, now: int = NOW, **selector: str) -> Any:
+    async def stop(
+        self, reason: StopReason, *, grace_ms: int | None = None, now: int = NOW, **selector: str
+    ) -> Stopped:
         return await self.store.stop(
             StopRequest(selector=StopSelector(**selector), reason=reason, now=now, grace_ms=grace_ms)
         )
@@ -99,19 +101,21 @@ class Harness:
     @asynccontextmanager
     async def open(self, **options: Any) -> AsyncIterator[Opened]:
         """The same database again each time."""
-        opened = Opened.__new__(Opened)
-        opened.commits, opened.fatal = [], []
-        opened.store = await open_store(
+        commits: list[list[Change]] = []
+        fatal: list[BaseException] = []
+        store = await open_store(
             self.path,
-            on_commit=lambda changes: opened.commits.append(list(changes)),
-            now=lambda: NOW,
-            fatal=opened.fatal.append,
-            **options,
+            **{
+                "on_commit": lambda changes: commits.append(list(changes)),
+                "now": lambda: NOW,
+                "fatal": fatal.append,
+                **options,
+            },
         )
         try:
-            yield opened
+            yield Opened(store, commits, fatal)
         finally:
-            await opened.store.close()
+            await store.close()
 
 
 def facts(job_id: str, claim_no: int) -> ClaimFacts:

@@ -200,7 +200,7 @@ class Writer:
             self._reject(batch, lambda: DatabaseError(self._dead))
         elif self._trouble and not last and time.monotonic() < self._retry_at:
             self._turn_away(batch)
-        else:
+        elif batch or self._held or self._trouble:
             batch = [*self._held, *batch]
             self._held = []
             batch.sort(key=lambda request: request.phase)
