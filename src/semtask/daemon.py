@@ -31,8 +31,9 @@ from semtask.errors import StartupError, Throttled
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import LogCap, LogFiles
 from semtask.executors.process import Launcher
+from semtask.executors.recovered import FormerAttempts
 from semtask.executors.sub_process import SubprocessExecutor
-from semtask.host import identity
+from semtask.host import procfs
 from semtask.host.clocks import SystemClock
 from semtask.host.filesystem import make_private, require_local
 from semtask.host.locks import FolderBusy, FolderLocks
@@ -46,6 +47,7 @@ log = logging.getLogger("semtask.daemon")
 
 EXIT_OTHER_DAEMON = 100
 EXIT_FENCED = 70
+ZOMBIES_CLEANED = "recovery.zombies_cleaned"
 
 
 def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = False) -> int:
@@ -136,8 +138,10 @@ class _Daemon:
         stack.push_async_callback(store.close)
         attempts_dir = AttemptsDir(settings.attempts_dir)
         logs = LogFiles(settings.logs_dir / "jobs")
-        launcher = await stack.enter_async_context(_running(Launcher()))
         engine: Engine
+        launcher = await stack.enter_async_context(
+            _running(Launcher(lambda ended: engine.count(ZOMBIES_CLEANED, ended)))
+        )
         executor = SubprocessExecutor(
             attempts_dir,
             launcher,
@@ -150,6 +154,7 @@ class _Daemon:
         engine = Engine(
             store=store,
             executor=executor,
+            former=FormerAttempts(attempts_dir, lambda name, by: engine.count(name, by)),  # noqa: PLW0108
             log_watch=cap,
             changes=changes,
             clock=clock,
@@ -228,7 +233,7 @@ def _announce(ready_fd: int | None) -> None:
 
 
 def _claim_facts(daemon_epoch: int, attempts_id: str) -> Callable[[str, int], ClaimFacts]:
-    boot_id = identity.boot_id()
+    boot_id = procfs.boot_id()
 
     def facts(job_id: str, claim_no: int) -> ClaimFacts:
         # The random part keeps a copied home from taking our processes for its own.

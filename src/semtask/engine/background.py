@@ -19,6 +19,11 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
+    async def idle(self, timeout_s: float) -> None:
+        """Wait until all work of this moment is done, or the time is over."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()

@@ -27,8 +27,8 @@ log = logging.getLogger("semtask.engine")
 STUCK_S = 3.0
 
 
-class CommandExecutor(Executor, Judge, Protocol):
-    """The executor of commands, with its knowledge of what a former daemon left."""
+class CommandExecutor(Executor, Protocol):
+    """The executor of commands."""
 
     def forget(self, job_id: str, claim_no: int) -> None:
         """The finish is committed: the attempt's folder may go."""
@@ -50,6 +50,7 @@ class Engine:
         *,
         store: Store,
         executor: CommandExecutor,
+        former: Judge,
         log_watch: LogWatch,
         changes: Changes,
         clock: Clock,
@@ -81,7 +82,7 @@ class Engine:
         self._promoter = Promoter(store, clock)
         self._recovery = Recovery(
             store,
-            executor,
+            former,
             occupy=self.dispatcher.occupy,
             settle=self.attempts.settle,
             now_ms=clock.now_ms,

@@ -15,11 +15,13 @@ from semtask.store.base import StopRequest, StopSelector, Store
 
 log = logging.getLogger("semtask.recovery")
 
+# No fact depends on this: only when the sockets open, if a tree takes its time to die.
+READY_WITHIN_S = 0.5
 ORPHANED_JOBS = "recovery.orphaned_jobs"
 
 
 class Judge(Protocol):
-    """The executor's knowledge of what a former daemon left behind (see executors.sub_process)."""
+    """The executor's knowledge of what a former daemon left behind (see executors.recovered)."""
 
     async def judge(self, job: Job) -> Outcome | None:
         """How the claim ended, with everything of it verified gone; None while its lock is held."""
@@ -50,10 +52,11 @@ class Recovery:
         self._settle = settle
         self._now_ms = now_ms
         self._window_s = window_s
-        self._watchers = Background()
+        self._background = Background()
 
     async def run(self) -> None:
-        """Judge all claims; those that are still locked get a watcher of their own. Each holds a slot until settled."""
+        """Judge all claims. Returns when all are settled, or after a moment if some take longer: those hold their
+        slots until their own facts are known."""
         jobs = await self._store.running()
         if not jobs:
             return
@@ -61,37 +64,38 @@ class Recovery:
         await self._store.count({ORPHANED_JOBS: len(jobs)})
         for job in jobs:
             self._occupy(job.queue)
-        outcomes = await asyncio.gather(*(self._judged(job) for job in jobs))
-        judged = list(zip(jobs, outcomes, strict=True))
-        for job, outcome in judged:
-            if outcome is None:
-                self._watchers.spawn(self._settle_later(job), f"settling {job.job_id}.{job.claim_no}")
-        await asyncio.gather(*(self._settle(job, outcome) for job, outcome in judged if outcome))
+            self._background.spawn(self._settle_one(job), f"settling {job.job_id}.{job.claim_no}")
+        await self._background.idle(READY_WITHIN_S)
 
     async def stop(self) -> None:
-        await self._watchers.stop()
+        await self._background.stop()
+
+    async def _settle_one(self, job: Job) -> None:
+        outcome = await self._judged(job)
+        if outcome is None:
+            await self._mark_interrupted(job)
+            outcome = await self._outcome_of_locked(job)
+        await self._settle(job, outcome)
 
     async def _judged(self, job: Job) -> Outcome | None:
         if job.execution_mode is ExecutionMode.IN_PROCESS:
             return interrupted("the daemon stopped while the task ran")
         return await self._judge.judge(job)
 
-    async def _settle_later(self, job: Job) -> None:
-        await self._store.stop(
-            StopRequest(selector=StopSelector(job_id=job.job_id), reason=StopReason.INTERRUPTED, now=self._now_ms())
-        )
-        outcome: Outcome | None = None
+    async def _mark_interrupted(self, job: Job) -> None:
+        selector = StopSelector(job_id=job.job_id)
+        await self._store.stop(StopRequest(selector=selector, reason=StopReason.INTERRUPTED, now=self._now_ms()))
+
+    async def _outcome_of_locked(self, job: Job) -> Outcome:
         unlocked = asyncio.ensure_future(self._judge.wait_unlocked(job))
         try:
             await asyncio.wait({unlocked}, timeout=self._window_s)
             if not unlocked.done():
                 log.error("attempt %d is still being stopped", job.claim_no, extra={"job_id": job.job_id})
                 await self._store.record_kill_failed(job.job_id, job.claim_no, self._now_ms())
-            while outcome is None:
-                await unlocked
-                outcome = await self._judge.judge(job)
-                if outcome is None:
-                    unlocked = asyncio.ensure_future(self._judge.wait_unlocked(job))
+            await unlocked
+            while (outcome := await self._judge.judge(job)) is None:
+                await self._judge.wait_unlocked(job)
         finally:
             unlocked.cancel()
-        await self._settle(job, outcome)
+        return outcome

@@ -6,7 +6,7 @@ import asyncio
 import base64
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import UNSET
 
@@ -19,6 +19,8 @@ from semtask.protocol import messages as m
 from semtask.store.base import Store
 
 DEFAULT_LINES = 50
+
+Stream = Literal["stdout", "stderr"]
 
 
 class Chunk(Protocol):
@@ -37,10 +39,12 @@ class Chunk(Protocol):
 class Logs(Protocol):
     """The logs of attempts: see executors.output."""
 
-    def path(self, job_id: str, claim_no: int, stream: str) -> Path: ...
-    def read(self, job_id: str, claim_no: int, stream: str, offset: int, limit: int) -> Chunk: ...
-    def last_lines(self, job_id: str, claim_no: int, stream: str, n: int) -> list[str]: ...
-    async def wait_for_growth(self, job_id: str, claim_no: int, stream: str, beyond: int, timeout_s: float) -> None: ...
+    def path(self, job_id: str, claim_no: int, stream: Stream) -> Path: ...
+    def read(self, job_id: str, claim_no: int, stream: Stream, offset: int, limit: int) -> Chunk: ...
+    def last_lines(self, job_id: str, claim_no: int, stream: Stream, n: int) -> list[str]: ...
+    async def wait_for_growth(
+        self, job_id: str, claim_no: int, stream: Stream, beyond: int, timeout_s: float
+    ) -> None: ...
 
 
 class Tailing:
