@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 
 from semtask import config
 from semtask.api.connection import Limits
 from semtask.api.http import RpcServer
+from semtask.model.job import ExecutionMode, OnInterrupt
+from semtask.model.state import State
 from semtask.protocol import messages
 
 T = TypeVar("T")
@@ -37,11 +39,11 @@ JOB = messages.JobView(
     job_id=JOB_ID,
     queue="default",
     job_type="shell",
-    execution_mode=messages.ExecutionMode.SUBPROCESS,
-    state=messages.State.QUEUED,
+    execution_mode=ExecutionMode.SUBPROCESS,
+    state=State.QUEUED,
     priority=0,
     created_at=1,
-    on_interrupt=messages.OnInterrupt.FAIL,
+    on_interrupt=OnInterrupt.FAIL,
 )
 
 
@@ -128,7 +130,7 @@ class NotingOperations:
 
     @staticmethod
     def _enqueued() -> messages.Enqueued:
-        return messages.Enqueued(job_id=JOB_ID, state=messages.State.QUEUED, queue="default")
+        return messages.Enqueued(job_id=JOB_ID, state=State.QUEUED, queue="default")
 
 
 class Running:
@@ -204,7 +206,7 @@ class Peer:
         self.sock = sock
         self._rest = b""
 
-    def __enter__(self) -> Peer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -263,7 +265,6 @@ def running(home: Path, *, limits: Limits | None = None, **settings: Any) -> Ite
         yield server
     finally:
         server.run(server.server.close())
-        server.call(lambda: None)
         server.loop.call_soon_threadsafe(server.loop.stop)
         thread.join(20)
         server.loop.close()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import httptools
 
@@ -71,6 +71,29 @@ class _Phase(Enum):
     BODY = "body"
 
 
+class _Request(NamedTuple):
+    """A request that has been read."""
+
+    head: Head
+    body: bytes
+    keep_alive: bool
+
+
+class _Incoming:
+    """A request that is being read."""
+
+    __slots__ = ("body", "body_bytes", "fed", "head", "head_bytes", "headers", "target")
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: dict[bytes, list[bytes]] = {}
+        self.head_bytes = 0  # of the target and the complete headers
+        self.head: Head | None = None  # once it is complete
+        self.body: list[bytes] = []
+        self.body_bytes = 0
+        self.fed = 0  # in reads that lie wholly within the head, or within the body
+
+
 class Connection(asyncio.Protocol):
     """Reads requests, has the site answer them one by one, and writes the answers in order."""
 
@@ -84,24 +107,17 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.caller = Caller()
         self.task: asyncio.Task[None] | None = None
-        self._queue: deque[tuple[Head, bytes, bool] | Refused] = deque()
+        self._queue: deque[_Request | Refused] = deque()
         self._phase = _Phase.BETWEEN
-        self._serial = 0  # of the request being read
+        self._incoming = _Incoming()
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_for: tuple[int, _Phase] | None = None
+        self._timed: tuple[_Incoming, _Phase] | None = None
         self._reading = True  # False once the last request of this connection is known
         self._paused = False
         self._lost = False
         self._eof = False
         self._writable = asyncio.Event()
         self._writable.set()
-        self._target = b""
-        self._headers: dict[bytes, list[bytes]] = {}
-        self._head_size = 0  # of the target and the complete headers
-        self._head_fed = 0  # whole reads that lie within the head
-        self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._head: Head | None = None
 
     # --- asyncio ---------------------------------------------------------------------------------------------------
 
@@ -116,7 +132,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if not self._reading:
             return  # what follows a last request is read and dropped, so that the answer is not lost by a reset
-        before = (self._serial, self._phase)
+        incoming, phase = self._incoming, self._phase
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -125,9 +141,9 @@ class Connection(asyncio.Protocol):
             raise  # a fault of this class
         except httptools.HttpParserError as error:
             self._refuse(bad_request(f"This is not an HTTP request: {error}"))
-        if self._phase is _Phase.HEAD and before == (self._serial, _Phase.HEAD):
-            self._head_fed += len(data)
-            self._check_head_size(self._head_fed)
+        if incoming is self._incoming and phase is self._phase:
+            incoming.fed += len(data)
+            self._check_fed()
         self._set_timer()
 
     def eof_received(self) -> bool:
@@ -153,31 +169,26 @@ class Connection(asyncio.Protocol):
     # --- httptools -------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        self._serial += 1
         self._phase = _Phase.HEAD
-        self._target = b""
-        self._headers = {}
-        self._head_size = 0  # of the target and the complete headers
-        self._head_fed = 0  # whole reads that lie within the head
-        self._body = []
-        self._body_bytes = 0
-        self._head = None
+        self._incoming = _Incoming()
 
     def on_url(self, url: bytes) -> None:
-        self._target += url
-        self._head_size += len(url)
+        self._incoming.target += url
+        self._incoming.head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._phase is _Phase.HEAD:  # else it is a trailer of a chunked body
-            self._headers.setdefault(name.lower(), []).append(value)
-            self._head_size += len(name) + len(value) + 4
+            self._incoming.headers.setdefault(name.lower(), []).append(value)
+            self._incoming.head_bytes += len(name) + len(value) + 4
 
     def on_headers_complete(self) -> None:
         self._phase = _Phase.BODY
         if not self._reading:
             return
-        self._head = head = Head(self._parser.get_method(), self._target, self._headers)
-        self._check_head_size(self._head_size)
+        incoming = self._incoming
+        incoming.fed = 0
+        incoming.head = head = Head(self._parser.get_method(), incoming.target, incoming.headers)
+        self._check_head_size(incoming.head_bytes)
         try:
             self._site.admit(head, self._place)
             if self._parser.should_upgrade():
@@ -192,22 +203,28 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if not self._reading:
             return
-        self._body_bytes += len(body)
-        if self._body_bytes > self._limits.max_body_bytes:
+        incoming = self._incoming
+        incoming.body_bytes += len(body)
+        if incoming.body_bytes > self._limits.max_body_bytes:
             self._refuse(too_large(self._limits.max_body_bytes))
         else:
-            self._body.append(body)
+            incoming.body.append(body)
 
     def on_message_complete(self) -> None:
         self._phase = _Phase.BETWEEN
-        if not self._reading or self._head is None:
-            return
-        keep_alive = self._parser.should_keep_alive()
-        self._reading = keep_alive
-        self._push((self._head, b"".join(self._body), keep_alive))
-        self._body = []
+        head = self._incoming.head
+        if self._reading and head is not None:
+            keep_alive = self._reading = self._parser.should_keep_alive()
+            self._push(_Request(head, b"".join(self._incoming.body), keep_alive))
 
     # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _check_fed(self) -> None:
+        """The parser keeps the header, or the trailer, that is not complete yet: it must not grow without end."""
+        if self._phase is _Phase.HEAD:
+            self._check_head_size(self._incoming.fed)
+        elif self._phase is _Phase.BODY and self._incoming.fed > 2 * self._limits.max_body_bytes:
+            self._refuse(too_large(self._limits.max_body_bytes))
 
     def _check_head_size(self, size: int) -> None:
         if size > self._limits.max_head_bytes:
@@ -218,10 +235,10 @@ class Connection(asyncio.Protocol):
         """Answer with an error when it is its turn, and close."""
         if self._reading:
             self._reading = False
-            self._body = []
+            self._incoming.body.clear()
             self._push(refused)
 
-    def _push(self, item: tuple[Head, bytes, bool] | Refused) -> None:
+    def _push(self, item: _Request | Refused) -> None:
         self._queue.append(item)
         if self.task is None:
             self._site.became_busy(self)
@@ -231,19 +248,19 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _set_timer(self) -> None:
-        wanted = (self._serial, self._phase) if self._reading and self._phase is not _Phase.BETWEEN else None
-        if wanted == self._timer_for:
+        wanted = (self._incoming, self._phase) if self._reading and self._phase is not _Phase.BETWEEN else None
+        if wanted == self._timed:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._timer_for = wanted
+        self._timed = wanted
         if wanted is not None:
             delay = self._limits.head_s if self._phase is _Phase.HEAD else self._limits.body_s
             self._timer = self._loop.call_later(delay, self._too_slow)
 
     def _too_slow(self) -> None:
-        self._timer = self._timer_for = None
+        self._timer = self._timed = None
         if self._paused:  # it was us who did not read
             self._set_timer()
         else:
@@ -263,8 +280,8 @@ class Connection(asyncio.Protocol):
                 if isinstance(item, Refused):
                     await self._write(self._refusal(item), keep_alive=False)
                 else:
-                    head, body, keep_alive = item
-                    await self._write(await self._site.respond(head, body, self.caller), keep_alive=keep_alive)
+                    response = await self._site.respond(item.head, item.body, self.caller)
+                    await self._write(response, keep_alive=item.keep_alive)
         finally:
             self.task = None
         if self._lost:
@@ -297,8 +314,9 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _refusal(self, refused: Refused) -> Response:
-        has_body = self._head is None or self._head.method != b"HEAD"
-        body = jsonrpc.failure(None, refused.error) if has_body else b""
+        head = self._incoming.head
+        to_head_method = head is not None and head.method == b"HEAD"
+        body = b"" if to_head_method else jsonrpc.failure(None, refused.error)
         return Response(refused.status, body, refused.headers)
 
     def _linger(self) -> None:
@@ -318,9 +336,9 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def evict(self) -> None:
-        """Close an idle connection to make room."""
+        """Close an idle connection at once, to make room."""
         self._site.closed(self)
-        self.close()
+        self.abort()
 
     def abort(self) -> None:
         """Close now, and give up what is in work."""

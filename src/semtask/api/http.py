@@ -100,6 +100,8 @@ class RpcServer:
             await asyncio.wait(tasks, timeout=_CLOSE_GRACE_S)
         for connection in list(self._connections):
             connection.abort()
+        while self._connections:  # noqa: ASYNC110 - the loop tells each of them in its next round
+            await asyncio.sleep(0)
 
     async def _listen(self, sock: socket.socket, place: Place) -> None:
         # create_server, not create_unix_server: the latter unlinks the path when it closes.

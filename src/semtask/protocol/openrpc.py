@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from types import UnionType
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ _SCHEMAS = "#/components/schemas/"
 _Schema = dict[str, Any]
 
 
+@cache
 def document(version: str) -> _Schema:
     """The OpenRPC document of METHODS; `version` is that of the server."""
     types = [kind for method in METHODS.values() for kind in (method.params, *_alternatives(method.result))]

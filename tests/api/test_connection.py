@@ -1,0 +1,280 @@
+"""Limits of a connection, seen from a raw socket: size, time, number, order."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from semtask.api.connection import Limits
+from tests.api.running import JOB_ID, Running, running
+
+MAX_BODY = 11 * 1024 * 1024
+STATS = b'{"jsonrpc":"2.0","id":1,"method":"admin.stats.v1"}'
+WAIT = b'{"jsonrpc":"2.0","id":2,"method":"dev.wait.v1","params":{"job_ids":["%s"]}}' % JOB_ID.encode()
+ENQUEUE = b'{"jsonrpc":"2.0","id":3,"method":"dev.enqueue.v1","params":{"job_type":"x","payload":{}}}'
+
+
+def head(length: int | None, *more: str) -> bytes:
+    framing = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+    lines = ["POST /rpc HTTP/1.1", "Host: localhost", "Content-Type: application/json", framing, *more]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def post(body: bytes, *more: str) -> bytes:
+    return head(len(body), *more) + body
+
+
+def big(size: int) -> bytes:
+    start, end = b'{"jsonrpc":"2.0","id":1,"method":"admin.stats.v1","x":"', b'"}'
+    return start + b"x" * (size - len(start) - len(end)) + end
+
+
+@pytest.fixture
+def hasty(home: Path) -> Iterator[Running]:
+    """A server that loses its patience at once."""
+    limits = Limits(MAX_BODY, head_s=0.2, body_s=0.2, answer_s=0.2, linger_s=0.2)
+    with running(home, limits=limits, max_connections=8) as server:
+        yield server
+
+
+def test_a_body_of_the_largest_size_is_read(server: Running) -> None:
+    with server.unix() as peer:
+        reply = peer.post(big(MAX_BODY))
+    assert (reply.status, reply.error["code"]) == (200, -32600)  # x is no member of a request
+
+
+def test_a_declared_body_above_the_limit_is_refused_before_it_is_sent(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(head(MAX_BODY + 1))
+        assert peer.reply().status == 413
+
+
+def test_a_client_that_sends_too_much_still_gets_the_answer(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(post(big(MAX_BODY + 1)))
+        assert peer.reply().status == 413
+        assert peer.closed()
+
+
+def test_a_chunked_body_above_the_limit_is_refused(server: Running) -> None:
+    chunk = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+    with server.unix() as peer:
+        peer.send(head(None) + chunk * 12 + b"0\r\n\r\n")
+        assert peer.reply().status == 413
+        assert peer.closed()
+
+
+def test_a_chunked_body_is_read_whatever_its_chunks(server: Running) -> None:
+    chunks = b"".join(b"1;some=extension\r\n%c\r\n" % byte for byte in STATS)
+    with server.unix() as peer:
+        peer.send(head(None) + chunks + b"0\r\nAuthorization: y\r\nX-Trailer: y\r\n\r\n")
+        assert peer.reply().status == 200
+        assert peer.rpc("admin.stats.v1").status == 200  # the trailer left the connection in order
+
+
+def test_an_endless_trailer_is_cut(home: Path) -> None:
+    with running(home, max_body_bytes=65536, max_payload_bytes=1024) as server, server.unix() as peer:
+        peer.send(head(None) + b"0\r\nX-Trailer: ")
+        for _ in range(8):
+            peer.send(b"y" * 65536)
+        assert peer.reply().status == 413
+
+
+def test_an_endless_head_is_cut(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(b"POST /rpc HTTP/1.1\r\nX-Endless: ")
+        for _ in range(8):
+            peer.send(b"y" * 65536)
+        assert peer.reply().status == 431
+    with server.unix() as peer:
+        peer.send(b"POST /" + b"y" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert peer.reply().status == 431
+
+
+def test_a_slow_head_is_refused(hasty: Running) -> None:
+    with hasty.unix() as peer:
+        peer.send(b"POST /rpc HTTP/1.1\r\nHost: local")
+        began = time.monotonic()
+        reply = peer.reply()
+        assert reply.status == 408
+        assert "head" in reply.error["message"]
+        assert 0.1 < time.monotonic() - began < 5
+        assert peer.closed()
+
+
+def test_a_head_byte_by_byte_does_not_stretch_the_time(hasty: Running) -> None:
+    with hasty.unix() as peer:
+        peer.sock.settimeout(0.02)
+        deadline = time.monotonic() + 5
+        for byte in b"POST /rpc HTTP/1.1\r\nX: " + b"y" * 1000:
+            peer.send(bytes([byte]))
+            try:
+                reply = peer.reply()
+            except TimeoutError:
+                assert time.monotonic() < deadline
+            else:
+                assert reply.status == 408
+                return
+    pytest.fail("the head was taken for ever")
+
+
+def test_a_slow_body_is_refused(hasty: Running) -> None:
+    with hasty.unix() as peer:
+        peer.send(head(len(STATS)) + STATS[:-1])
+        reply = peer.reply()
+        assert reply.status == 408
+        assert "body" in reply.error["message"]
+    assert hasty.operations.calls == []
+
+
+def test_an_idle_connection_is_left_alone(hasty: Running) -> None:
+    with hasty.unix() as peer:
+        assert peer.rpc("admin.stats.v1").status == 200
+        peer.sock.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            peer.reply()
+        peer.sock.settimeout(20)
+        assert peer.rpc("admin.stats.v1").status == 200
+
+
+def test_a_client_that_takes_no_answers_is_dropped(hasty: Running) -> None:
+    """It asks for megabytes of documents and never reads."""
+    with hasty.unix() as peer:
+        one = post(b"[" + b",".join([b'{"jsonrpc":"2.0","id":1,"method":"rpc.discover"}'] * 100) + b"]")
+        with pytest.raises(ConnectionError):
+            peer.send(one * 1000)
+
+
+def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
+    with server.unix() as peer:
+        ids = range(300)
+        peer.send(b"".join(post(b'{"jsonrpc":"2.0","id":%d,"method":"admin.stats.v1","params":{}}' % i) for i in ids))
+        assert [peer.reply().json["id"] for _ in ids] == list(ids)
+
+
+def test_a_refusal_takes_its_turn_behind_earlier_requests(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(post(STATS) + b"POST /rpc HTTP/1.1\r\nContent-Type: text/plain\r\n\r\n" + post(ENQUEUE))
+        assert peer.reply().status == 200
+        assert peer.reply().status == 415
+        assert peer.closed()
+    assert server.operations.names() == ["stats"]
+
+
+def test_connection_close_is_obeyed(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(post(STATS, "Connection: close") + post(ENQUEUE))
+        assert peer.reply().headers["connection"] == "close"
+        assert peer.closed()
+    with server.unix() as peer:
+        peer.send(b"GET /healthz HTTP/1.0\r\n\r\n")
+        assert peer.reply().status == 200
+        assert peer.closed()
+    assert server.operations.names() == ["stats"]
+
+
+def test_expect_100_continue(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(head(len(STATS), "Expect: 100-continue"))
+        assert peer.reply().status == 100
+        peer.send(STATS)
+        assert peer.reply().status == 200
+        peer.send(head(MAX_BODY + 1, "Expect: 100-continue"))
+        assert peer.reply().status == 413
+
+
+def test_a_client_that_half_closes_gets_its_answer(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(post(ENQUEUE) + post(STATS))
+        peer.sock.shutdown(socket.SHUT_WR)
+        assert [peer.reply().json["id"], peer.reply().json["id"]] == [3, 1]
+        assert peer.closed()
+
+
+def test_above_the_cap_the_oldest_idle_connection_is_closed(hasty: Running) -> None:
+    peers = [hasty.unix() for _ in range(8)]
+    try:
+        for peer in peers:
+            assert peer.rpc("admin.stats.v1").status == 200
+        assert peers[0].rpc("admin.stats.v1").status == 200  # so peers[1] is idle for the longest time
+        peers.append(hasty.unix())
+        assert peers[-1].rpc("admin.stats.v1").status == 200
+        assert peers[1].closed()
+        for peer in (peers[0], *peers[2:]):
+            assert peer.rpc("admin.stats.v1").status == 200
+    finally:
+        for peer in peers:
+            peer.sock.close()
+
+
+def test_half_a_head_protects_no_connection(hasty: Running) -> None:
+    peers = [hasty.unix() for _ in range(8)]
+    try:
+        for peer in peers:
+            peer.send(b"POST /rpc HTTP/1.1\r\n")
+        with hasty.unix() as another:
+            assert another.rpc("admin.stats.v1").status == 200
+    finally:
+        for peer in peers:
+            peer.sock.close()
+
+
+def test_busy_connections_are_never_closed_for_a_new_one(hasty: Running) -> None:
+    hasty.hold()
+    peers = [hasty.unix() for _ in range(8)]
+    try:
+        for peer in peers:
+            peer.send(post(ENQUEUE))
+        _until(lambda: len(hasty.operations.calls) == 8)
+        with hasty.unix() as another:
+            refused = another.reply()
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+            assert another.closed()
+        hasty.release()
+        assert [peer.reply().status for peer in peers] == [200] * 8
+        with hasty.unix() as another:
+            assert another.rpc("admin.stats.v1").status == 200
+    finally:
+        for peer in peers:
+            peer.sock.close()
+
+
+def test_a_wait_ends_with_its_caller(home: Path) -> None:
+    with running(home) as server:
+        server.hold()
+        with server.unix() as peer:
+            peer.send(post(WAIT))
+            assert server.operations.entered.wait(20)
+        _until(lambda: server.operations.cancelled == ["wait"])
+
+
+def test_a_change_does_not_end_with_its_caller(home: Path) -> None:
+    """What arrived whole is executed, also the requests that wait behind the one in work."""
+    with running(home) as server:
+        server.hold()
+        with server.unix() as peer:
+            peer.send(post(ENQUEUE) + post(STATS))
+            assert server.operations.entered.wait(20)
+        server.release()
+        _until(lambda: server.operations.names() == ["enqueue", "stats"])
+        assert server.operations.cancelled == []
+
+
+def test_a_thousand_connections_in_a_row_leave_nothing_behind(home: Path) -> None:
+    with running(home, max_connections=8) as server:
+        for _ in range(1000):
+            server.unix().sock.close()
+        with server.unix() as peer:
+            assert peer.rpc("admin.stats.v1").status == 200
+            _until(lambda: len(server.server._connections) == 1)
+
+
+def _until(condition: Callable[[], bool], timeout: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
