@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import shlex
 import stat
 from pathlib import Path
 from typing import NamedTuple
@@ -102,7 +103,9 @@ def make_private(path: Path) -> None:
     if folder.st_uid != me:
         raise StartupError(f"{path} belongs to another user (uid {folder.st_uid}, you are {me}); use a folder of yours")
     if mode & 0o022:
-        raise StartupError(f"others can write to {path} (mode {mode:04o}); close it: chmod go-w {path}")
+        raise StartupError(
+            f"others can write to {path} (mode {mode:04o}); close it: chmod go-w {shlex.quote(str(path))}"
+        )
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise StartupError(f"{path} cannot be written to (read-only file system, or mode {mode:04o})")
 
