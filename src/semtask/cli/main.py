@@ -97,7 +97,11 @@ def main() -> NoReturn:
     try:
         _require_utf8(sys.argv[1:])
         sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        result = cli.main(prog_name="semtask", standalone_mode=False, obj=session)
+        if "_SEMTASK_COMPLETE" in os.environ:  # set by the completion scripts that click makes
+            cli.main(prog_name="semtask")
+        # Not by cli.main: it has ideas of its own on broken pipes.
+        with cli.make_context("semtask", sys.argv[1:], obj=session) as context:
+            result = cli.invoke(context)
         code = result if isinstance(result, int) else 0
         sys.stdout.flush()
     except BrokenPipeError:
