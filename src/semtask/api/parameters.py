@@ -18,6 +18,7 @@ from semtask.protocol.messages import EnqueueManyParams, EnqueueParams, Method, 
 
 _PROBLEM = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
 _STEP = re.compile(r"\.([^.\[]+)|\[[^\]]*\]")
 
 
@@ -54,9 +55,7 @@ class ParameterReader:
         for names in self._unserved:
             path = next(_places(content, names, "$"), None)
             if path is not None:
-                raise ValidationError(
-                    f"`{names[-1]}` is not served by this version.", details={"parameter": names[-1], "path": path}
-                )
+                raise _invalid(f"`{names[-1]}` is not served by this version", path)
 
 
 class _Watch:
@@ -109,7 +108,7 @@ def _require_depth(params: Params) -> None:
         jobs = []
     for path, job in jobs:
         if deeper_than(job.payload, MAX_PAYLOAD_DEPTH):
-            raise ValidationError(f"`{path}` is nested deeper than {MAX_PAYLOAD_DEPTH} levels.", details={"path": path})
+            raise _invalid(f"nested deeper than {MAX_PAYLOAD_DEPTH} levels - at `{path}`", path)
 
 
 def _explain(params: type[Params], text: str) -> ValidationError:
@@ -121,15 +120,20 @@ def _explain(params: type[Params], text: str) -> ValidationError:
         place = place.below(step[1])
     if unknown := _UNKNOWN.fullmatch(what):
         name = unknown[1][:128]
-        return ValidationError(
-            f"There is no parameter `{path}.{name}`{suggestion(name, place.names)}.",
-            details={"parameter": name, "path": f"{path}.{name}"},
+        return _invalid(
+            f"there is no parameter `{name}`{suggestion(name, place.names)} - at `{path}`", f"{path}.{name}"
         )
+    if missing := _MISSING.fullmatch(what):
+        return _invalid(f"the parameter `{missing[1]}` is missing - at `{path}`", f"{path}.{missing[1]}")
     if place.description and "regex" in what:
-        what = f"Expected {place.description}"
+        what = f"expected {place.description}"
     elif place.choices:
-        what = f"{what}; it must be one of {', '.join(place.choices)}"
-    return ValidationError(f"{what} - at `{path}`.", details={"path": path})
+        what = f"expected one of {', '.join(place.choices)}"
+    return _invalid(f"{what[:1].lower()}{what[1:]} - at `{path}`", path)
+
+
+def _invalid(message: str, path: str) -> ValidationError:
+    return ValidationError(message, details={"parameter": path.removeprefix("$").removeprefix("."), "path": path})
 
 
 class _Place:
