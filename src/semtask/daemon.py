@@ -73,7 +73,9 @@ def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = Fa
 
 
 def _reset_signals() -> None:
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    # SIGPIPE and SIGXFSZ stay ignored, as Python has them: a client that hangs up must not end the daemon.
+    kept = {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE, signal.SIGXFSZ}
+    for number in signal.valid_signals() - kept:
         with contextlib.suppress(OSError, ValueError):  # glibc keeps two of them for itself
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
