@@ -1,0 +1,199 @@
+"""Starting and stopping the daemon: by hand, and by the first client that needs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.rig import COMMAND, LIMIT_S, Shell, alive, eventually, processes_of
+
+
+def test_the_first_command_starts_the_daemon_and_says_so(shell: Shell) -> None:
+    ran = shell("run", "echo", "hello")
+    assert (ran.code, ran.out) == (0, "hello\n")
+    first, last = ran.err.splitlines()
+    pid = shell.daemon_pid()
+    assert first == f"semtask: started the daemon (pid {pid})"
+    assert "succeeded" in last
+    again = shell("run", "echo", "hello")
+    assert "started" not in again.err
+
+
+def test_twenty_clients_start_one_daemon(shell: Shell) -> None:
+    clients = [
+        subprocess.Popen([*COMMAND, "run", "-d", "true"], env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(20)
+    ]
+    said = [client.communicate(timeout=60) for client in clients]
+    assert [client.returncode for client in clients] == [0] * 20, said
+    assert len({out for out, _ in said}) == 20
+    assert sum(err.count(b"started the daemon") for _, err in said) == 1
+    daemons = [pid for pid, line in processes_of(shell.home).items() if "semtask daemon" in line]
+    assert daemons == [shell.daemon_pid()]
+
+
+def test_what_a_started_daemon_inherits(shell: Shell, tmp_path: Path) -> None:
+    secret = {"SECRET_TOKEN": "x", "SEMANTICA_JOB_ID": "j", "SEMANTICA_ATTEMPT": "a", "LC_TIME": "C"}
+    leak = os.open(tmp_path / "leak", os.O_CREAT | os.O_RDWR)
+    try:
+        up = shell("up", env=secret, pass_fds=(leak,))
+        assert up.code == 0, up
+        pid = shell.daemon_pid()
+        environ = dict(
+            pair.split("=", 1) for pair in Path(f"/proc/{pid}/environ").read_text().split("\0") if "=" in pair
+        )
+        assert environ["SEMANTICA_HOME"] == str(shell.home)
+        assert environ["SEMANTICA_MAX_PROCESSES"] == "8"
+        assert environ["LC_TIME"] == "C"
+        assert not {"SECRET_TOKEN", "SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"} & set(environ)
+        assert os.readlink(f"/proc/{pid}/cwd") == str(shell.home)
+        targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        assert str(tmp_path / "leak") not in targets
+        assert os.readlink(f"/proc/{pid}/fd/0") == os.devnull
+        assert os.readlink(f"/proc/{pid}/fd/2") == str(shell.home / "logs" / "daemon.out")
+        assert os.getsid(pid) == pid
+    finally:
+        os.close(leak)
+
+
+def test_up_and_down_tell_what_they_do(shell: Shell) -> None:
+    assert shell("down").code == 3
+    assert shell("status").code == 3
+    up = shell("up")
+    assert up.out.startswith("daemon: running (pid ")
+    pid = shell.daemon_pid()
+    assert shell("up").out.startswith(f"daemon: running (pid {pid},")
+    shell("run", "-d", "--in", "1h", "true")
+    with shell.start("run", "sh", "-c", "echo on; sleep 60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"on\n"
+        down = shell("down", "--now")
+        assert down.code == 0
+        assert "1 running job are" not in down.err
+        assert "1 running job" in down.err
+        assert "1 waiting job will go on" in down.err
+        assert f"(pid {pid}) has stopped" in down.err
+    assert not alive(pid)
+    assert shell("status").code == 3
+    assert not processes_of(shell.home)
+
+
+def test_down_lets_jobs_finish_first(shell: Shell) -> None:
+    shell("up")
+    job_id = shell("run", "-d", "sh", "-c", "sleep 0.7; echo finished").id
+    shell.until(job_id, "RUNNING")
+    assert shell("down").code == 0
+    assert shell("up").code == 0
+    assert shell.job(job_id)["state"] == "DONE"
+
+
+def test_a_dead_daemon_comes_back_for_the_next_command(shell: Shell) -> None:
+    shell("run", "true")
+    pid = shell.daemon_pid()
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not alive(pid))
+    listed = shell("ls", "-q")
+    assert (listed.code, len(listed.out.splitlines())) == (0, 1)
+    assert shell.daemon_pid() != pid
+
+
+def test_looking_does_not_make_a_home(shell: Shell) -> None:
+    for argv in (["ls"], ["show", "last"], ["queues"], ["wait", "last"]):
+        said = shell(*argv)
+        assert said.code == 3
+        assert "semtask up" in said.err
+    assert not shell.home.exists()
+
+
+def test_autostart_off(shell: Shell) -> None:
+    said = shell("run", "true", env={"SEMANTICA_AUTOSTART": "off"})
+    assert (said.code, said.out) == (3, "")
+    assert "`semtask up`" in said.err
+    assert not shell.home.exists()
+
+
+def test_the_second_daemon_of_a_home(shell: Shell) -> None:
+    shell("up")
+    pid = shell.daemon_pid()
+    second = shell("daemon")
+    assert second.code == 100
+    assert str(pid) in second.err
+    assert shell.daemon_pid() == pid
+
+
+def test_a_daemon_that_cannot_start_says_why_through_the_client(shell: Shell) -> None:
+    shell.home.mkdir(mode=0o700)
+    (shell.home / "meta.db").write_bytes(b"this is no database" * 100)
+    said = shell("run", "true")
+    assert said.code not in {0, 3}
+    assert said.err.startswith("semtask: the daemon did not start (exit code ")
+    assert "meta.db" in said.err
+    assert len(said.err.splitlines()) == 1
+    as_json = shell("run", "true", "--json")
+    assert as_json.code == said.code or as_json.out == ""
+
+
+def test_a_home_that_cannot_be_made(shell: Shell) -> None:
+    shell.home.write_text("a file is in the way")
+    said = shell("run", "true")
+    assert said.code == 1
+    assert "SEMANTICA_HOME" in said.err
+    shell.home.unlink()
+
+
+def test_the_daemons_output_file_is_kept_small(shell: Shell) -> None:
+    (shell.home / "logs").mkdir(parents=True, mode=0o700)
+    shell.home.chmod(0o700)
+    output = shell.home / "logs" / "daemon.out"
+    output.write_bytes(b"x" * 2_000_000)
+    assert shell("up").code == 0
+    assert output.stat().st_size < 100_000
+
+
+def test_a_home_with_a_very_long_path(shell: Shell) -> None:
+    deep = Shell(shell.home.joinpath(*["d" * 50] * 4))
+    try:
+        ran = deep("run", "echo", "deep")
+        assert (ran.code, ran.out) == (0, "deep\n"), ran
+    finally:
+        deep.stop()
+        shutil.rmtree(shell.home)
+
+
+def test_down_does_not_believe_a_stranger(shell: Shell) -> None:
+    """A server in the daemon's place that names another process: nothing is signalled."""
+    from semtask import __version__
+    from tests.client.fake import answer, serving
+
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        stats = {"pid": innocent.pid, "running_jobs": 0, "queued_jobs": 0, "scheduled_jobs": 0, "version": __version__}
+        with serving(shell.home / "run") as fake:
+            fake.script = [answer(stats)]
+            said = shell("down")
+        assert said.code == 1
+        assert "does not confirm" in said.err
+        time.sleep(0.1)
+        assert innocent.poll() is None
+        innocent.kill()
+    shutil.rmtree(shell.home)
+
+
+@pytest.mark.parametrize("client", ["python"])
+def test_the_python_client_starts_it_too(shell: Shell, client: str) -> None:
+    code = (
+        "from semtask import Client\n"
+        "with Client() as c:\n"
+        "    job = c.enqueue('x', {'command': 'true'})\n"
+        "    print(c.wait([job.job_id]).jobs[0].state, c.stats().pid)\n"
+    )
+    done = subprocess.run(
+        [COMMAND[0], "-c", code], env=shell.env, capture_output=True, text=True, timeout=LIMIT_S, check=True
+    )
+    assert done.stdout.split() == ["DONE", str(shell.daemon_pid())]
+    assert done.stderr.startswith("semtask: started the daemon (pid ")
