@@ -75,14 +75,15 @@ class Daemon:
 
     def spawn(self, **options: Any) -> subprocess.Popen[bytes]:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "semtask", "daemon"],
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.home.parent / f"{self.home.name}.stderr").open("ab"),
-            **options,
-        )
+        with self._stderr.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "semtask", "daemon"],
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                **options,
+            )
         return self.process
 
     def wait_ready(self) -> None:
@@ -115,7 +116,11 @@ class Daemon:
         return self.process.wait(timeout)
 
     def stderr(self) -> str:
-        return (self.home.parent / f"{self.home.name}.stderr").read_text(errors="replace")
+        return self._stderr.read_text(errors="replace")
+
+    @property
+    def _stderr(self) -> Path:
+        return self.home.parent / f"{self.home.name}.stderr"
 
     # --- the wire ---------------------------------------------------------------------------------------------------
 

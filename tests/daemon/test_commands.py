@@ -113,20 +113,18 @@ def test_highest_priority_first_then_first_come(daemon: Daemon, tmp_path: Path) 
 
 
 def test_a_queue_runs_as_many_jobs_as_it_may(daemon: Daemon, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
     daemon.rpc("queues.configure.v1", queue="two", concurrency=2)
-    ids = [daemon.command("sh", "-c", f"read x < {gate}", queue="two") for _ in range(3)]
+    gates = [tmp_path / f"gate{n}" for n in range(3)]
+    ids = [daemon.command("sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.02; done", queue="two") for gate in gates]
     eventually(lambda: daemon.stats()["running_jobs"] == 2)
     third = daemon.job(ids[2])
-    assert third["state"] == "QUEUED"
-    assert third["waiting"]["reason"] == "queue_full"
-    for _ in ids:
-        gate.write_text("go\n")
-        done = daemon.wait(*ids, mode="any")
-        ids = [j["job_id"] for j in done if j["state"] == "RUNNING" or j["state"] == "QUEUED"]
-        if not ids:
-            break
+    assert (third["state"], third["waiting"]["reason"]) == ("QUEUED", "queue_full")
+    gates[0].touch()
+    daemon.wait(ids[0])
+    eventually(lambda: daemon.job(ids[2])["state"] == "RUNNING")
+    for gate in gates[1:]:
+        gate.touch()
+    assert {j["state"] for j in daemon.wait(*ids)} == {"DONE"}
 
 
 def test_max_processes_bounds_all_queues_together(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_of_twenty_daemons_one_wins_and_the_others_name_it(tmp_path: Path) -> No
         [winner] = [d for d in daemons if d.process is not None and d.process.poll() is None]
         winner.wait_ready()
         assert {p.returncode for p in processes if p.pid != winner.pid} == {100}
-        lines = winner.stderr().splitlines()
+        lines = [line for line in winner.stderr().splitlines() if line.startswith("semtask: ")]
         assert len(lines) == 19
         assert all(f"pid {winner.pid}" in line and "semtask down" in line for line in lines)
         winner.wait(winner.command("true"))
@@ -67,8 +67,7 @@ def _newer_schema(home: Path) -> None:
     with running_daemon(home):
         pass
     db = apsw.Connection(str(home / "meta.db"))
-    db.execute("update meta set value = 999 where name = 'schema_version'")
-    assert db.changes() == 1
+    db.execute("insert into schema_versions values (999, 'from_the_future', 0)")
     db.close()
 
 

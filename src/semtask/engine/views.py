@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from semtask.model.job import Attempt, ExecutionMode, Job
-from semtask.model.state import State
+from semtask.model.state import WAITING, State
 from semtask.protocol.messages import AttemptView, JobView, QueueView, Waiting
 from semtask.store.base import QueueRow
 
@@ -23,7 +23,7 @@ class _CommandLine(msgspec.Struct):
 def job_view(job: Job, *, waiting: Waiting | None, log_path: str | None, with_payload: bool = False) -> JobView:
     return JobView(
         **{name: getattr(job, name) for name in _SAME},
-        pid=job.process.pid if job.process else None,
+        pid=job.process.pid if job.process and job.state not in WAITING else None,
         command=command_line(job),
         waiting=waiting,
         log_path=log_path,
