@@ -178,7 +178,11 @@ class Running:
     def unix(self) -> Peer:
         sock = socket.socket(socket.AF_UNIX)
         sock.settimeout(20)
-        sock.connect(str(self.settings.socket))
+        try:
+            sock.connect(str(self.settings.socket))
+        except OSError:
+            sock.close()
+            raise
         return Peer(sock)
 
     def tcp(self) -> Peer:

@@ -98,12 +98,14 @@ def _read_token(path: Path, folder: int) -> bytes:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise StartupError(f"cannot use the token file {path}: {_why(error)}; remove it") from error
-    with open(descriptor, "rb") as file:
+        raise StartupError(f"cannot use the token file {path}: {_why(path, error)}; remove it") from error
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
             raise StartupError(f"the token file {path} must be a file of yours with mode 0600; remove it")
-        token = file.read(4096).strip()
+        token = os.read(descriptor, 4096).strip()
+    finally:
+        os.close(descriptor)
     if len(token) < _MIN_TOKEN_LENGTH:
         raise StartupError(f"the token file {path} holds no token; remove it and a new one is made")
     return token
@@ -128,7 +130,7 @@ def _private_folder(path: Path) -> Iterator[int]:
         path.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError as error:
-        raise StartupError(f"cannot use the folder {path}: {_why(error)}") from error
+        raise StartupError(f"cannot use the folder {path}: {_why(path, error)}") from error
     try:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid():
@@ -140,5 +142,5 @@ def _private_folder(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _why(error: OSError) -> str:
-    return "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror or str(error)
+def _why(path: Path, error: OSError) -> str:
+    return "it is a symbolic link" if path.is_symlink() else error.strerror or str(error)
