@@ -165,12 +165,12 @@ def record_kill_failed(tick: Tick, job_id: str, claim_no: int, at: int) -> bool:
 
 def finish(tick: Tick, report: Finish) -> Finished:
     rows = fetch(tick.db, query("get_job"), {"job_id": id_bytes(report.job_id)})
-    job = to_job(rows[0]) if rows else None
-    if job is None or job.state is not State.RUNNING or job.claim_no != report.claim_no:
+    if not rows:
         return Finished(decision=None)
+    job = to_job(rows[0])
     decision = decide(job, report.outcome, jitter=report.jitter)
     values = _finished_row(job, report, decision)
-    if not fetch(tick.db, query("finish_job"), values):
+    if not fetch(tick.db, query("finish_job"), values):  # no longer the present claim
         return Finished(decision=None)
     if report.outcome.executed and (job.execution_mode is ExecutionMode.SUBPROCESS or decision.event != Event.SUCCEED):
         tick.db.execute(query("insert_attempt"), _attempt_row(job, report, decision))
@@ -192,7 +192,7 @@ def _finished_row(job: Job, report: Finish, decision: Decision) -> dict[str, Any
     final = decision.state in FINAL
     return {
         "seq": job.seq,
-        "claim_no": job.claim_no,
+        "claim_no": report.claim_no,
         "state": decision.state,
         "run_at": report.now + decision.delay_ms if decision.event is Event.RETRY else job.run_at,
         "started_at": None if decision.event is Event.GIVE_BACK else job.started_at,

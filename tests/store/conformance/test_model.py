@@ -293,6 +293,7 @@ class Queues(RuleBasedStateMachine):
         return job.run_at
 
 
+@pytest.mark.timeout(400)  # a failing example takes hypothesis a while to make small
 @pytest.mark.parametrize("kind", STORES)
 def test_a_store_behaves_like_the_model(kind: str) -> None:
     machine = type("Machine", (Queues,), {"kind": kind})
