@@ -104,14 +104,7 @@ class LogFiles:
         with _reading(self.path(job_id, claim_no, stream)) as fd:
             return [] if fd is None else last_lines(fd, n)
 
-    async def wait_for_growth(
-        self,
-        job_id: str,
-        claim_no: int,
-        stream: Stream,
-        beyond: int,
-        timeout_s: float,
-    ) -> None:
+    async def wait_for_growth(self, job_id: str, claim_no: int, stream: Stream, beyond: int, timeout_s: float) -> None:
         """Return when the log is longer than `beyond`, when `wake` is called, or after `timeout_s` seconds."""
         path = self.path(job_id, claim_no, stream)
         if _size(path) > beyond:
