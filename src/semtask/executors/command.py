@@ -1,71 +1,70 @@
-"""From the fork to the command: what the child of a shim does before it becomes the command.
-
-Standard library only. Everything here runs in the child; it never returns.
-"""
+"""From the specification to the running program, and why it may not come to that. Standard library only."""
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from semtask.executors.control import Specification, decode_specification
-from semtask.host import linux
 
-_MAX_MESSAGE = 3500  # with the error number in front, less than PIPE_BUF: it is written at once
+_ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
+_GO_ON = _ABSENT | {errno.EACCES}  # another folder of PATH may have it
 
 
-class _Refused(Exception):
+class RefusedError(Exception):
+    """The command cannot be started; says why, for people."""
+
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.number = number
 
 
-def become(
-    specification: int,
-    stdout: int,
-    stderr: int,
-    failure: int,
-    *,
-    shim: int,
-    umask: int,
-    signal_mask: Collection[int],
-) -> None:
-    """Become the command of the specification; the first four arguments are descriptors.
+def start(specification: int, signal_mask: Collection[int]) -> int:
+    """Start the command of the specification (a descriptor) in a session of its own; its pid.
 
-    What went wrong is written to the pipe `failure` as error number and message; the exit code means nothing then.
+    It inherits standard streams and umask, and the working directory, which this process enters for it. All its
+    dispositions are at default, because they are so here. Raises RefusedError.
     """
-    try:
-        os.setsid()
-        linux.die_with_parent(signal.SIGKILL)
-        if os.getppid() != shim:  # it died before it could take us along
-            os._exit(1)
-        spec = _load(specification)
-        os.dup2(stdout, 1)
-        os.dup2(stderr, 2)
-        os.umask(umask)
-        _enter(spec.working_dir)
-        # All dispositions are at default already (see launcher.py); what was pending did not survive the fork.
-        signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
-        _execute(spec)
-    except _Refused as refused:
-        _report(failure, refused.number, str(refused))
-    except OSError as error:
-        _report(failure, error.errno or 0, f"the command could not be started: {error}")
-    except Exception as error:  # noqa: BLE001 - it must be told apart from an exit code of the command
-        number = errno.ENOMEM if isinstance(error, MemoryError) else 0
-        _report(failure, number, f"the command could not be started: {error!r}")
+    spec = _load(specification)
+    _enter(spec.working_dir)
+    refused: OSError | None = None
+    where = b""
+    for candidate in _candidates(spec):
+        try:
+            return os.posix_spawn(candidate, spec.argv, spec.env, setsid=True, setsigmask=signal_mask)
+        except OSError as error:
+            if error.errno in _ABSENT and not os.path.lexists(candidate):
+                continue
+            if refused is None or refused.errno in _ABSENT:
+                refused, where = error, candidate
+            if error.errno not in _GO_ON:
+                break
+    if refused is None:
+        raise RefusedError(errno.ENOENT, _not_found(spec))
+    number = refused.errno or 0
+    raise RefusedError(number, _why_not(number, where, spec))
+
+
+def _candidates(spec: Specification) -> Iterable[bytes]:
+    """Where the program may be, as execvp(3) has it, with the PATH of the job."""
+    program = spec.argv[0]
+    if b"/" in program:
+        return (program,)
+    paths = (os.path.join(folder, program) for folder in _search_path(spec).split(b":"))
+    return (path for path in paths if os.access(path, os.F_OK))
+
+
+def _search_path(spec: Specification) -> bytes:
+    return spec.env.get(b"PATH", os.defpath.encode())
 
 
 def _load(fd: int) -> Specification:
     size = os.fstat(fd).st_size
-    chunks = []
-    offset = 0
-    while offset < size:
-        chunks.append(os.pread(fd, size - offset, offset))
-        offset += len(chunks[-1])
-    return decode_specification(b"".join(chunks))
+    data = os.pread(fd, size, 0)
+    while len(data) < size:
+        data += os.pread(fd, size - len(data), len(data))
+    return decode_specification(data)
 
 
 def _enter(folder: bytes) -> None:
@@ -76,38 +75,14 @@ def _enter(folder: bytes) -> None:
             why = f"the working directory {_shown(folder)} does not exist"
         else:
             why = f"the working directory {_shown(folder)} cannot be entered: {os.strerror(error.errno or 0)}"
-        raise _Refused(error.errno or 0, why) from None
+        raise RefusedError(error.errno or 0, why) from None
 
 
-def _execute(spec: Specification) -> None:
-    """Execute the first of the candidates that is there, as execvp(3) does, but without its shell for ENOEXEC."""
+def _not_found(spec: Specification) -> str:
     program = spec.argv[0]
-    path = spec.env.get(b"PATH", os.defpath.encode())
-    folders = [b""] if b"/" in program else path.split(b":")
-    refused: OSError | None = None
-    where = program
-    for folder in folders:
-        candidate = os.path.join(folder, program)
-        try:
-            os.execve(candidate, spec.argv, spec.env)
-        except OSError as error:
-            if error.errno in {errno.ENOENT, errno.ENOTDIR}:
-                if os.path.lexists(candidate) and refused is None:
-                    refused, where = error, candidate
-                continue
-            if refused is None or refused.errno in {errno.ENOENT, errno.ENOTDIR}:
-                refused, where = error, candidate
-            if error.errno != errno.EACCES:
-                break
-    if refused is None:
-        raise _Refused(errno.ENOENT, _not_found(program, path))
-    raise _Refused(refused.errno or 0, _why_not(refused.errno or 0, where, spec))
-
-
-def _not_found(program: bytes, path: bytes) -> str:
     if b"/" in program:
         return f"the program {_shown(program)} does not exist"
-    return f"there is no program {_shown(program)} in PATH={_shown(path)} of the job"
+    return f"there is no program {_shown(program)} in PATH={_shown(_search_path(spec))} of the job"
 
 
 def _why_not(number: int, where: bytes, spec: Specification) -> str:
@@ -127,6 +102,8 @@ def _why_not(number: int, where: bytes, spec: Specification) -> str:
                 f"the arguments and the environment of {_shown(where)} are too long for Linux: "
                 f"{size} bytes, the longest argument {longest} (it may have 131071); pass a file instead"
             )
+        case errno.EAGAIN:
+            return f"no process could be forked for {_shown(where)}: {os.strerror(number)}"
         case _:
             return f"{_shown(where)} cannot be executed: {os.strerror(number)}"
 
@@ -134,7 +111,3 @@ def _why_not(number: int, where: bytes, spec: Specification) -> str:
 def _shown(text: bytes) -> str:
     """Quoted, on one line and of bounded length."""
     return repr(text[:1000].decode("utf-8", "replace"))
-
-
-def _report(pipe: int, number: int, message: str) -> None:
-    os.write(pipe, f"{number} {message[:_MAX_MESSAGE]}".encode("utf-8", "replace")[:4096])

@@ -116,6 +116,10 @@ def read_at(folder: int, name: str) -> bytes | None:
         os.close(fd)
 
 
+def exists_at(folder: int, name: str) -> bool:
+    return os.access(name, os.F_OK, dir_fd=folder)
+
+
 def replace_at(folder: int, name: str, data: bytes) -> None:
     """Write a file so that it is seen whole or not at all."""
     temporary = name + ".tmp"
@@ -235,6 +239,10 @@ class AttemptsDir:
 
     def attempt(self, job_id: str, claim_no: int) -> AttemptFolder:
         return AttemptFolder(os.path.join(self.path, f"{job_id}.{claim_no}"), self._trash)
+
+    def scratch(self) -> str:
+        """The path of a folder that does not exist; whatever is left of it is removed with the trash."""
+        return os.path.join(self._trash, os.urandom(8).hex())
 
     def empty_trash(self) -> None:
         """Remove what was poisoned. Only when no launcher is left that could still start it."""

@@ -1,4 +1,4 @@
-"""Ending what an attempt left behind when its shim is gone: every process that has the attempt's nonce."""
+"""Ending what an attempt left behind when its shim is gone: its command, and all that has its nonce."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 
 from semtask.host import identity, procfs
+from semtask.model.job import ProcessIdentity
 
 NONCE = "SEMANTICA_ATTEMPT"
 
@@ -15,24 +16,27 @@ _CLEAN_SCANS = 2  # a process may be born behind the back of one scan
 _MAX_PAUSE_S = 0.1
 
 
-async def end_leftovers(nonce: str, killed: set[int]) -> None:
-    """Kill every process with this nonce in its environment and return when none is left; adds their pids to `killed`.
+async def end_leftovers(nonce: str, command: ProcessIdentity | None, killed: set[int]) -> None:
+    """Kill the command and every process with this nonce in its environment; return when none is left.
 
-    It goes on for as long as it takes: bound it with `asyncio.timeout`.
+    `command` is looked for as well because a program may clear or overwrite its environment. The pids are added to
+    `killed`. It goes on for as long as it takes: bound it with `asyncio.timeout`.
     """
     clean = 0
     pause = 0.001
     while clean < _CLEAN_SCANS:
         found = await _scan(nonce)
+        commands = [command] if command is not None and identity.is_alive(command) else []
         # Stopped first: what is stopped cannot fork away from the kill.
         for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in found:
-                if _signal(pid, nonce, number):
-                    killed.add(pid)
-        clean = 0 if found else clean + 1
-        if found:
+            killed.update(pid for pid in found if _signal(pid, nonce, number))
+            killed.update(known.pid for known in commands if _signal_known(known, number))
+        if found or commands:
+            clean = 0
             await asyncio.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE_S)
+        else:
+            clean += 1
 
 
 async def _scan(nonce: str) -> list[int]:
@@ -61,3 +65,10 @@ def _signal(pid: int, nonce: str, number: int) -> bool:
     finally:
         os.close(pidfd)
     return True
+
+
+def _signal_known(command: ProcessIdentity, number: int) -> bool:
+    try:
+        return identity.send_signal(command, number)
+    except PermissionError:
+        return False

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from semtask.errors import StartupError
 from semtask.executors import control
-from semtask.executors.folder import AttemptFolder
+from semtask.executors.folder import AttemptFolder, AttemptsDir
 from semtask.host import identity, linux, procfs, tree
 from semtask.host.procfs import Mark
 from semtask.model.job import ProcessIdentity
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from semtask.executors.launcher import main; main(*map(int, sys.argv[2:]))"
+    "from semtask.executors.launcher import main; main(*map(int, sys.argv[3:]), sys.argv[2])"
 )
 _START_TIMEOUT_S = 30.0
 _MAX_UNANSWERED = 32  # below what the socket can hold, so that a send never waits
@@ -100,7 +100,7 @@ def _fulfil(done: asyncio.Future[None]) -> None:
 class _LauncherProcess:
     """One run of the launcher program."""
 
-    def __init__(self, daemon_fd: int, notices_fd: int, on_orphans: Callable[[int], None]) -> None:
+    def __init__(self, daemon_fd: int, notices_fd: int, scratch: str, on_orphans: Callable[[int], None]) -> None:
         self._on_orphans = on_orphans
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
@@ -110,7 +110,7 @@ class _LauncherProcess:
         try:
             passed = (theirs.fileno(), daemon_fd, notices_fd)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, *map(str, passed)],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, scratch, *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
@@ -206,7 +206,8 @@ class Launcher:
     `on_orphans` is told how many processes of lost shims were ended, whenever there were any.
     """
 
-    def __init__(self, on_orphans: Callable[[int], None]) -> None:
+    def __init__(self, attempts: AttemptsDir, on_orphans: Callable[[int], None]) -> None:
+        self._attempts = attempts
         self._on_orphans = on_orphans
         self._requests = itertools.count(1)
         self._process: _LauncherProcess | None = None
@@ -222,7 +223,6 @@ class Launcher:
         self._sweeping = asyncio.Lock()
         self._sweeps: set[asyncio.Task[None]] = set()
         self._notices = b""
-        self.on_replaced: Callable[[], None] | None = None
 
     async def start(self) -> None:
         """Start the launcher. Raises StartupError if it does not come up."""
@@ -308,7 +308,7 @@ class Launcher:
     # --- the process ---
 
     async def _start_process(self) -> None:
-        process = _LauncherProcess(self._daemon_out, self._notices_in, self._on_orphans)
+        process = _LauncherProcess(self._daemon_out, self._notices_in, self._attempts.scratch(), self._on_orphans)
         self._process = process
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
@@ -343,8 +343,7 @@ class Launcher:
                 await self._start_process()
             except (OSError, TimeoutError) as error:
                 log.error("no new launcher could be started: %s", error)  # noqa: TRY400 - the message says it all
-            if self.on_replaced is not None:
-                self.on_replaced()
+            self._attempts.empty_trash()  # the launcher that could have started what is in there is gone
 
     async def _living(self) -> _LauncherProcess:
         if self._closing:

@@ -85,10 +85,12 @@ class FormerAttempts:
         """Whether nothing of the attempt is left that can be found."""
         if job.claim is None:
             return True
+        started = folder.started()
+        command = identity.from_mark(started.command) if started else None
         killed: set[int] = set()
         try:
             async with asyncio.timeout(self._patience_s):
-                await end_leftovers(job.claim.nonce, killed)
+                await end_leftovers(job.claim.nonce, command, killed)
         except TimeoutError:
             log.warning("processes of %s survive SIGKILL; its job stays RUNNING until they are gone", folder.path)
             return False

@@ -21,7 +21,6 @@ from semtask.host import linux, procfs, tree
 
 GRACE_WITHOUT_DAEMON_MS = 2000
 NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
-_NOT_STARTED = 127
 _MAX_PAUSE_MS = 100
 
 
@@ -44,24 +43,24 @@ class Task(NamedTuple):
 
 def run(task: Task) -> int:
     """Run one attempt and return the exit code of the shim. Called in a process of its own, all signals blocked."""
-    os.dup2(task.null, 2)
-    linux.set_process_name(b"semtask-shim")
     try:
         lock = os.open(folder.LOCK, os.O_RDWR | os.O_CLOEXEC, dir_fd=task.folder)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return EXIT_POISONED
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Poison is looked for before the lock's name: when a poisoned folder is emptied, the lock goes first.
+        if folder.exists_at(task.folder, folder.POISON) or os.fstat(lock).st_nlink == 0:
+            return EXIT_POISONED
+        _Attempt(task).run()
     except BlockingIOError:
         return EXIT_LOCKED
-    # Poison is looked for before the lock's name: when a poisoned folder is emptied, the lock goes first.
-    if folder.read_at(task.folder, folder.POISON) is not None or os.fstat(lock).st_nlink == 0:
-        return EXIT_POISONED
-    try:
-        _Attempt(task).run()
     except OSError as error:
         if error.errno in NO_ROOM:
             return EXIT_NO_ROOM
         raise
+    finally:
+        os.close(lock)
     return 0
 
 
@@ -78,43 +77,50 @@ class _Attempt:
         self._poll.register(task.signals, select.POLLIN)
 
     def run(self) -> None:
+        task = self._task
         started_ms = _now_ms()
         linux.become_child_subreaper()
-        note = os.open(
-            folder.STARTED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._task.folder
-        )
+        note = os.open(folder.STARTED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=task.folder)
         os.write(note, f"shim {mark(os.getpid())}\n".encode())
-        failure, failure_in = os.pipe()
+        refused = ""
+        number = 0
         try:
-            self._fork(failure_in)
-        except OSError as error:
-            self._write(started_ms, f"{error.errno} no process could be forked: {error.strerror}".encode())
-            return
-        self._announce(note)
-        for fd in {note, failure_in, self._task.specification, self._task.stdout, self._task.stderr}:
+            self._start()
+        except command.RefusedError as error:
+            refused, number = str(error), error.number
+        self._be_nobody()
+        if self._pid:
+            self._announce(note)
+        for fd in {note, task.specification, task.stdout, task.stderr}:
             os.close(fd)
-        self._supervise()
-        self._end_tree()
-        refused = os.read(failure, 4096) if self._status == _NOT_STARTED << 8 else b""
-        self._write(started_ms, refused)
+        if self._pid:
+            self._supervise()
+            self._end_tree()
+        self._write(
+            folder.Record(
+                wait_status=self._status,
+                stop=self._stop,
+                started_ms=started_ms,
+                ended_ms=_now_ms(),
+                swept=self._swept,
+                spawn_errno=number,
+                spawn_error=refused,
+            )
+        )
 
-    def _fork(self, failure: int) -> None:
+    def _start(self) -> None:
         task = self._task
-        shim = os.getpid()
-        self._pid = os.fork()
-        if self._pid == 0:
-            try:
-                command.become(
-                    task.specification,
-                    task.stdout,
-                    task.stderr,
-                    failure,
-                    shim=shim,
-                    umask=task.umask,
-                    signal_mask=task.signal_mask,
-                )
-            finally:
-                os._exit(_NOT_STARTED)
+        os.dup2(task.stdout, 1)
+        os.dup2(task.stderr, 2)
+        os.umask(task.umask)
+        self._pid = command.start(task.specification, task.signal_mask)
+
+    def _be_nobody(self) -> None:
+        """Hold nothing of the job's: neither its log nor its folder."""
+        os.dup2(self._task.null, 1)
+        os.dup2(self._task.null, 2)
+        os.umask(0o077)
+        os.chdir("/")
 
     def _supervise(self) -> None:
         """Return when the command has ended or its grace is over."""
@@ -191,17 +197,7 @@ class _Attempt:
         except OSError:  # a full disk, or a daemon that is dead or too busy to read
             return
 
-    def _write(self, started_ms: int, refused: bytes) -> None:
-        number, _, message = refused.decode("utf-8", "replace").partition(" ")
-        record = folder.Record(
-            wait_status=None if refused else self._status,
-            stop=self._stop,
-            started_ms=started_ms,
-            ended_ms=_now_ms(),
-            swept=self._swept,
-            spawn_errno=int(number or 0),
-            spawn_error=message,
-        )
+    def _write(self, record: folder.Record) -> None:
         data = folder.encode_record(record)
         while True:
             try:

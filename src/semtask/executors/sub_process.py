@@ -95,7 +95,6 @@ class SubprocessExecutor:
         self._count = count
         self._kill_patience_s = kill_patience_s
         self._live: dict[tuple[str, int], _Attempt] = {}
-        launcher.on_replaced = attempts.empty_trash
 
     async def run(self, spec: CommandSpec, on_started: Callable[[ProcessIdentity], None]) -> Outcome:
         attempt = _Attempt(self._attempts.attempt(spec.job_id, spec.claim_no), on_started)
@@ -190,7 +189,8 @@ class SubprocessExecutor:
             attempt.folder.poison()
         status = await self._launcher.settle(shim)
         killed: set[int] = set()
-        await end_leftovers(spec.nonce, killed)
+        started = attempt.folder.started()
+        await end_leftovers(spec.nonce, identity.from_mark(started.command) if started else None, killed)
         if killed:
             self._count("recovery.zombies_cleaned", len(killed))
         if status is not None and os.waitstatus_to_exitcode(status) == control.EXIT_NO_ROOM:

@@ -7,8 +7,6 @@ import os
 import sys
 from collections.abc import Iterable
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _SFD_NONBLOCK = os.O_NONBLOCK
 _SFD_CLOEXEC = os.O_CLOEXEC
@@ -17,8 +15,6 @@ _SIGINFO_SIZE = 128
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
-_prctl_name = ctypes.CDLL(None, use_errno=True).prctl
-_prctl_name.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
 _signalfd = _libc.signalfd
 _signalfd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 
@@ -26,16 +22,6 @@ _signalfd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 def become_child_subreaper() -> None:
     """Orphaned descendants of this process become its children from now on."""
     _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
-
-
-def die_with_parent(signal: int) -> None:
-    """Have `signal` sent to this process when the *thread* that forked it ends."""
-    _check(_prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0))
-
-
-def set_process_name(name: bytes) -> None:
-    """What `ps -o comm` shows; at most 15 bytes."""
-    _check(_prctl_name(_PR_SET_NAME, name, 0, 0, 0))
 
 
 def signalfd(signals: Iterable[int]) -> int:
@@ -46,8 +32,7 @@ def signalfd(signals: Iterable[int]) -> int:
     mask = bytearray(128)  # sizeof(sigset_t)
     for number in signals:
         mask[(number - 1) // 8] |= 1 << (number - 1) % 8
-    buffer = (ctypes.c_char * len(mask)).from_buffer(mask)
-    fd: int = _signalfd(-1, ctypes.addressof(buffer), _SFD_NONBLOCK | _SFD_CLOEXEC)
+    fd: int = _signalfd(-1, ctypes.create_string_buffer(bytes(mask), len(mask)), _SFD_NONBLOCK | _SFD_CLOEXEC)
     _check(fd)
     return fd
 
