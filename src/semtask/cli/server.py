@@ -95,14 +95,23 @@ def _open_daemon(transport: Transport, pid: int) -> int:
 def _say_what_happens(session: Session, stats: dict[str, Any], now: bool) -> None:
     running, waiting = stats["running_jobs"], stats["queued_jobs"] + stats["scheduled_jobs"]
     if running:
+        one = running == 1
         grace = render.duration(session.settings.shutdown_grace_ms)
-        when = "are stopped now" if now else f"may go on for {grace}, then they are stopped"
+        when = f"{'is' if one else 'are'} stopped now" if now else f"may go on for {grace}, then {_it(one)} stopped"
         session.notice(
-            f"{running} running job{'s' * (running != 1)} {when}; "
+            f"{_jobs(running, 'running')} {when}; "
             "a stopped command ends FAILED unless it was enqueued with on_interrupt=requeue"
         )
     if waiting:
-        session.notice(f"{waiting} waiting job{'s' * (waiting != 1)} will go on at the next start")
+        session.notice(f"{_jobs(waiting, 'waiting')} will go on at the next start")
+
+
+def _jobs(count: int, what: str) -> str:
+    return f"{count} {what} job{'s' * (count != 1)}"
+
+
+def _it(one: bool) -> str:
+    return "it is" if one else "they are"
 
 
 def _stop(session: Session, process: int, now: bool) -> None:

@@ -173,7 +173,7 @@ class Transport:
             return
         try:
             self._connection = self.address.open(timeout)
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
             raise NotRunning(f"no daemon answers at {self.address}; start one with `semtask up`") from error
         except (BlockingIOError, TimeoutError) as error:
             raise errors.DaemonUnavailable(
