@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from semtask.api.connection import Limits
 from tests.api.running import JOB_ID, Running, running
@@ -271,6 +274,53 @@ def test_a_thousand_connections_in_a_row_leave_nothing_behind(home: Path) -> Non
         with server.unix() as peer:
             assert peer.rpc("admin.stats.v1").status == 200
             _until(lambda: len(server.server._connections) == 1)
+
+
+pieces = st.lists(
+    st.sampled_from(
+        [
+            *(
+                b"POST /rpc HTTP/1.1\r\n",
+                b"GET /healthz HTTP/1.1\r\n",
+                b"HEAD / HTTP/1.0\r\n",
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n",
+            ),
+            *(b"Content-Type: application/json\r\n", b"Content-Length: 2\r\n", b"Content-Length: 50\r\n"),
+            *(b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Upgrade: h2c\r\nConnection: Upgrade\r\n"),
+            *(
+                b"Expect: 100-continue\r\n",
+                b"Host: a\r\n",
+                b"X: " + b"y" * 5000 + b"\r\n",
+                b"\r\n",
+                b"\n",
+                b"\r",
+                b" ",
+                b"\0",
+            ),
+            *(b"2\r\n{}\r\n", b"0\r\n\r\n", b"ffffffffff\r\n", b"{}", STATS, post(STATS), post(STATS), post(ENQUEUE)),
+        ]
+    )
+    | st.binary(max_size=20),
+    max_size=12,
+).map(b"".join)
+
+
+@given(pieces, st.integers(1, 4000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_bytes_are_answered_or_refused(
+    server: Running, caplog: pytest.LogCaptureFixture, data: bytes, step: int
+) -> None:
+    """In whatever pieces they arrive. Nothing is logged, and the next client is served."""
+    with server.unix() as peer:
+        with contextlib.suppress(BrokenPipeError):
+            for start in range(0, len(data), step):
+                peer.send(data[start : start + step])
+            peer.sock.shutdown(socket.SHUT_WR)
+        answers = b"".join(iter(lambda: peer.sock.recv(1 << 20), b""))
+    assert answers == b"" or answers.startswith(b"HTTP/1.1 ")
+    with server.unix() as peer:
+        assert peer.rpc("admin.stats.v1").status == 200
+    assert caplog.records == []
 
 
 def _until(condition: Callable[[], bool], timeout: float = 20.0) -> None:

@@ -67,7 +67,8 @@ class _Watch:
         self._unset: Any = UNSET if len(names) == 1 else (UNSET,) * len(names)
 
     def sees(self, params: Any) -> bool:
-        return any(self._values(owner) != self._unset for owner in _owners(params, self._parents))
+        sent = list(map(self._values, _owners(params, self._parents)))
+        return sent.count(self._unset) != len(sent)
 
 
 def _watches(unserved: Sequence[tuple[str, ...]]) -> Iterator[_Watch]:
