@@ -122,7 +122,7 @@ def next_due(db: apsw.Connection) -> int | None:
 
 def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int, after_seq: int | None) -> Page:
     """A page in the order of seq: one ordered listing per value of the leading filter, merged."""
-    sql, values = _statement(where, newest_first)
+    sql, values = listing_statement(where, newest_first)
     if after_seq is None:
         after_seq = _LAST if newest_first else 0
     if where.id_suffix is not None:
@@ -152,7 +152,7 @@ def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int
 _LAST = (1 << 63) - 1
 
 
-def _statement(where: JobFilter, newest_first: bool) -> tuple[str, Sequence[str | None]]:
+def listing_statement(where: JobFilter, newest_first: bool) -> tuple[str, Sequence[str | None]]:
     """The listing statement led by the most telling filter that has an index, and the values to run it for."""
     values: Sequence[str | None]
     if where.tag is not None:

@@ -113,7 +113,8 @@ class Writer:
         self._fatal = fatal
         self._retry_s = retry_s
         self._loop = asyncio.get_running_loop()
-        self._inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self._outbox: list[Request] = []  # of this turn of the loop
+        self._inbox: SimpleQueue[list[Request] | None] = SimpleQueue()
         self._held: list[Request] = []  # finishes that the database could not take yet
         self._synced: bool | None = None
         self._dead: str | None = None
@@ -129,17 +130,23 @@ class Writer:
     def submit(
         self, apply: Callable[[Tick], T], *, phase: Phase = Phase.CHANGE, relaxed: bool = False, rows: int = 1
     ) -> asyncio.Future[T]:
-        """The result of `apply`, run in the writer and committed; `relaxed` may share a commit without fsync."""
+        """The result of `apply`, run in the writer and committed; `relaxed` may share a commit without fsync.
+
+        What is submitted in one turn of the loop, and by tasks that are ready to run by then, meets in one commit.
+        """
         if self._closing or self._dead:
             raise DatabaseError(self._dead or "the store is closed")
         future: asyncio.Future[T] = self._loop.create_future()
-        self._inbox.put(Request(phase, relaxed, rows, apply, future))
+        if not self._outbox:
+            self._loop.call_soon(self._send)
+        self._outbox.append(Request(phase, relaxed, rows, apply, future))
         return future
 
     async def stop(self) -> None:
         """Finish what was accepted, then end the thread."""
         if not self._closing:
             self._closing = True
+            self._send()
             self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -167,6 +174,11 @@ class Writer:
                 else:
                     request.future.set_result(answer)
 
+    def _send(self) -> None:
+        if self._outbox:
+            self._inbox.put(self._outbox)
+            self._outbox = []
+
     # --- in the thread ---
 
     def _run(self) -> None:
@@ -184,13 +196,13 @@ class Writer:
         rows = 0
         try:
             timeout = max(0.0, self._retry_at - time.monotonic()) if self._trouble else None
-            request = self._inbox.get(timeout=timeout)
-            while request is not None:
-                batch.append(request)
-                rows += request.rows
+            sent = self._inbox.get(timeout=timeout)
+            while sent is not None:
+                batch += sent
+                rows += sum(request.rows for request in sent)
                 if rows >= MAX_TICK_ROWS:
                     return batch, True
-                request = self._inbox.get_nowait()
+                sent = self._inbox.get_nowait()
         except Empty:
             return batch, True
         return batch, False

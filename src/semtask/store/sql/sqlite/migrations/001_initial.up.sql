@@ -77,7 +77,7 @@ CREATE TABLE jobs (
 -- Claims: best first within a queue, at a cost that does not grow with the queue.
 CREATE INDEX jobs_ready ON jobs (execution_mode, queue, priority DESC, seq) WHERE state = 'QUEUED';
 -- Promotion, and the time of the next one.
-CREATE INDEX jobs_due ON jobs (run_at) WHERE state = 'SCHEDULED';
+CREATE INDEX jobs_due ON jobs (run_at) WHERE state = 'SCHEDULED' AND run_at IS NOT NULL;
 -- Listings by state, newest or oldest first; also recovery, which reads what runs.
 CREATE INDEX jobs_state ON jobs (state, seq);
 CREATE INDEX jobs_queue ON jobs (queue, seq);

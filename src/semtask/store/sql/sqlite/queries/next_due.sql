@@ -1,1 +1,2 @@
-SELECT min(run_at) FROM jobs WHERE state = 'SCHEDULED'
+-- The first entry of the index. Without the hint the planner would read all scheduled jobs through jobs_state.
+SELECT min(run_at) FROM jobs INDEXED BY jobs_due WHERE state = 'SCHEDULED' AND run_at IS NOT NULL

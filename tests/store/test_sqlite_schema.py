@@ -1,0 +1,260 @@
+"""Facts of SQLite only: the schema holds the model's rules, and the statements use its indexes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from semtask.model.job import Attempt, ExecutionMode, Job, NewJob
+from semtask.model.state import FINAL, LIVE, TRANSITIONS, WAITING, EndCause, Event, State, StopReason
+from semtask.store.base import JobFilter
+from semtask.store.sql import folder, query
+from semtask.store.sqlite_file import SqliteFile
+from semtask.store.sqlite_reads import listing_statement
+from semtask.store.sqlite_rows import JOB_COLUMNS, QUEUE_COLUMNS, of_new_job
+from tests.store.harness import NOW, new_job
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[apsw.Connection]:
+    connection = SqliteFile(tmp_path / "meta.db").open(now=NOW)
+    yield connection
+    connection.close()
+
+
+def columns(db: apsw.Connection, table: str) -> tuple[str, ...]:
+    return tuple(str(row[1]) for row in db.execute(f"PRAGMA table_info({table})"))
+
+
+def test_rows_are_read_in_the_order_of_the_columns(db: apsw.Connection) -> None:
+    assert columns(db, "jobs") == JOB_COLUMNS
+    assert columns(db, "queues") == QUEUE_COLUMNS
+    assert set(Job.__struct_fields__) <= set(JOB_COLUMNS)
+    assert set(columns(db, "attempts")) == {"seq", *Attempt.__struct_fields__}
+
+
+def test_every_field_of_a_new_job_is_inserted() -> None:
+    inserted = set(re.findall(r":(\w+)", query("insert_job")))
+    assert inserted == {"seq", "state", "generation", *NewJob.__struct_fields__} - {"on_duplicate", "durability"}
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [("state", State), ("stop_reason", StopReason), ("end_cause", EndCause), ("execution_mode", ExecutionMode)],
+)
+def test_checks_name_the_values_of_the_model(db: apsw.Connection, column: str, values: Any) -> None:
+    [sql] = [str(row[0]) for row in db.execute("SELECT sql FROM sqlite_schema WHERE name = 'jobs'")]
+    [found] = re.findall(rf"CHECK \({column} IN \((.*?)\)\)", sql, re.DOTALL)
+    assert set(re.findall(r"'(\w+)'", found)) == {str(value) for value in values}
+
+
+def test_live_rows_are_the_same_in_the_schema_and_in_the_model(db: apsw.Connection) -> None:
+    schema = "\n".join(str(row[0]) for row in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL"))
+    lists = re.findall(r"state (?:NOT )?IN \(([^)]*)\)", schema)
+    named = {frozenset(re.findall(r"'(\w+)'", text)) for text in lists}
+    skipped = {State.SKIPPED_TTL, State.SKIPPED_DEADLINE}
+    assert named == {frozenset(map(str, states)) for states in (State, LIVE, WAITING, skipped)}
+
+
+# The statements that change a state, the event they carry out, and the states they start from.
+EVENTS = {"claim_job": Event.CLAIM, "promote_due": Event.BECOME_DUE, "cancel_waiting": Event.CANCEL}
+
+
+def test_guards_follow_the_transition_table() -> None:
+    changing = set()
+    for entry in folder("sqlite", "queries").iterdir():
+        name = entry.name.removesuffix(".sql")
+        text = query(name)
+        if not re.search(r"UPDATE jobs SET\s+state", text):
+            continue
+        changing.add(name)
+        outer = text.split("WHERE", 1)[1]
+        starts = set(re.findall(r"\bstate = '(\w+)'", outer.split("NOT EXISTS")[0])) or set(
+            re.findall(r"'(\w+)'", re.findall(r"\bstate IN \((.*?)\)", outer)[0])
+        )
+        if name == "finish_job":
+            assert starts == {State.RUNNING}
+            continue
+        [target] = re.findall(r"SET\s+state = '(\w+)'", text)
+        event = EVENTS[name]
+        assert {State(start): State(target) for start in starts} == {
+            before: after for (before, e), after in TRANSITIONS.items() if e is event and before in WAITING
+        }
+    assert changing == {"finish_job", *EVENTS}
+
+
+def test_a_claim_is_guarded_by_row_number_and_state() -> None:
+    for name in ("claim_job", "finish_job", "raise_stop"):
+        assert "WHERE seq = :seq AND claim_no = :claim_no AND state = '" in query(name)
+    for name in ("record_process", "record_kill_failed"):
+        assert "WHERE job_id = :job_id AND claim_no = :claim_no AND state = 'RUNNING'" in query(name)
+
+
+def insert(db: apsw.Connection, seq: int = 1, **fields: Any) -> None:
+    db.execute(query("insert_job"), of_new_job(new_job(**fields), seq, State.QUEUED, None))
+
+
+RUNNING = "state = 'RUNNING', claim_no = 1, started_at = 1, node_id = 'n', claim = '{}'"
+DONE = "state = 'DONE', finished_at = 2, end_cause = 'success'"
+
+
+@pytest.mark.parametrize("change", [RUNNING, DONE, "state = 'SCHEDULED'", "priority = -100", "max_attempts = 0"])
+def test_the_schema_takes(db: apsw.Connection, change: str) -> None:
+    insert(db)
+    db.execute(f"UPDATE jobs SET {change}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "state = 'WAITING'",
+        "state = 'DONE'",
+        "state = 'DONE', finished_at = 2",
+        "state = 'DONE', end_cause = 'success'",
+        "finished_at = 2",
+        "end_cause = 'success'",
+        f"{DONE}, end_cause = 'bored'",
+        "state = 'RUNNING'",
+        f"{RUNNING}, claim_no = 0",
+        f"{RUNNING}, claim = NULL",
+        f"{RUNNING}, node_id = NULL",
+        "stop_reason = 'cancel', stop_grace_ms = 0",
+        f"{RUNNING}, stop_reason = 'cancel'",
+        f"{RUNNING}, stop_reason = 'mood', stop_grace_ms = 0",
+        "superseded_by = zeroblob(16)",
+        f"{RUNNING}, superseded_by = zeroblob(15)",
+        "subject_key = 's'",
+        "generation = 1",
+        "priority = 101",
+        "priority = -101",
+        "priority = 'high'",
+        "grace_ms = 60001",
+        "max_attempts = -1",
+        "backoff_factor = 0",
+        "timeout_ms = 0",
+        "attempts = 1",
+        "claim_no = -1",
+        "queue = ''",
+        "queue = printf('%065d', 0)",
+        "job_type = ''",
+        "job_id = zeroblob(15)",
+        "on_interrupt = 'maybe'",
+        "retry_on_crash = 2",
+        "payload = NULL",
+        "state = 'SKIPPED_TTL', finished_at = 1, end_cause = 'ttl', stop_reason = 'cancel', stop_grace_ms = 0",
+    ],
+)
+def test_the_schema_refuses(db: apsw.Connection, change: str) -> None:
+    insert(db)
+    with pytest.raises(apsw.ConstraintError):
+        db.execute(f"UPDATE jobs SET {change}")
+
+
+def test_two_jobs_of_a_subject_cannot_run(db: apsw.Connection) -> None:
+    for seq in (1, 2):
+        insert(db, seq, subject_key=None)
+    db.execute("UPDATE jobs SET subject_key = 's', generation = seq")
+    db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 1")
+    with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
+        db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 2")
+
+
+def test_attempts_go_with_their_job(db: apsw.Connection) -> None:
+    insert(db)
+    db.execute("INSERT INTO attempts (seq, claim_no, started_at, finished_at, end_cause) VALUES (1, 1, 1, 1, 'signal')")
+    db.execute("DELETE FROM jobs")
+    assert db.execute("SELECT count(*) FROM attempts").fetchall() == [(0,)]
+
+
+# --- plans ---
+
+
+def plan(db: apsw.Connection, sql: str) -> list[str]:
+    """Bound to nothing: the plan must not hang on the values."""
+    names = set(re.findall(r":(\w+)", sql))
+    return [str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", dict.fromkeys(names))]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ready_jobs", "SEARCH jobs USING INDEX jobs_ready (execution_mode=? AND queue=?)"),
+        ("claim_job", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("finish_job", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("raise_stop", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("promote_due", "SEARCH jobs USING COVERING INDEX jobs_due (run_at<?)"),
+        ("next_due", "SEARCH jobs USING COVERING INDEX jobs_due (run_at>?)"),
+        ("running_jobs", "SEARCH jobs USING INDEX jobs_state (state=?)"),
+        ("find_by_keys", "SEARCH jobs USING INDEX jobs_idempotency_key (idempotency_key=?)"),
+        ("get_job", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
+        ("get_jobs", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
+        ("record_process", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
+        ("last_seq", "SEARCH jobs"),
+        ("attempts_of", "SEARCH attempts USING PRIMARY KEY (seq=?)"),
+    ],
+)
+def test_statements_use_their_index(db: apsw.Connection, name: str, expected: str) -> None:
+    steps = plan(db, query(name))
+    assert expected in steps
+    assert_no_scan(steps)
+
+
+@pytest.mark.parametrize(
+    ("where", "index"),
+    [
+        (JobFilter(), "INTEGER PRIMARY KEY"),
+        (JobFilter(job_type="t", created_after=1, id_suffix="ab"), "INTEGER PRIMARY KEY"),
+        (JobFilter(state=[State.FAILED]), "INDEX jobs_state (state=?"),
+        (JobFilter(state=list(FINAL), queue=["q"]), "INDEX jobs_state (state=?"),
+        (JobFilter(queue=["q", "r"]), "INDEX jobs_queue (queue=?"),
+        (JobFilter(tag="t", state=[State.DONE]), "INDEX jobs_tag (tag=?"),
+        (JobFilter(chain_group_id="g", queue=["q"]), "INDEX jobs_group (chain_group_id=?"),
+    ],
+)
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_listings_are_read_in_order_from_an_index(
+    db: apsw.Connection, where: JobFilter, index: str, newest_first: bool
+) -> None:
+    sql, _ = listing_statement(where, newest_first)
+    steps = plan(db, sql)
+    assert any(step.startswith("SEARCH jobs USING") and index in step for step in steps)
+    assert_no_scan(steps)
+
+
+@pytest.mark.parametrize("selector", ["job_id", "tag", "chain_group_id"])
+@pytest.mark.parametrize("name", ["count_of", "cancel_waiting", "running_of"])
+def test_a_stop_visits_only_what_it_names(db: apsw.Connection, name: str, selector: str) -> None:
+    assert_no_scan(plan(db, query(name).format(selector=f"{selector} = :value")))
+
+
+def assert_no_scan(steps: list[str]) -> None:
+    for step in steps:
+        assert "SCAN jobs" not in step
+        assert "TEMP B-TREE" not in step
+
+
+def test_a_claim_costs_the_same_in_a_long_queue(db: apsw.Connection) -> None:
+    """Steps of SQLite's machine, not time."""
+    ready = {"mode": ExecutionMode.SUBPROCESS, "queue": "default", "limit": 1}
+    claim = {"seq": 50, "claim_no": 0, "now": 1, "node_id": "n", "claim": "{}"}
+    steps: list[int] = []
+    for first in (1, 101):
+        rows = [of_new_job(new_job(), seq, State.QUEUED, None) for seq in range(first, 101 if first == 1 else 20_001)]
+        db.executemany(query("insert_job"), rows)
+        db.execute("BEGIN")
+        seen: list[int] = []
+        db.trace_v2(
+            apsw.SQLITE_TRACE_PROFILE,
+            lambda event, seen=seen: seen.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]),
+        )
+        db.execute(query("ready_jobs"), ready).fetchall()
+        assert len(db.execute(query("claim_job"), claim).fetchall()) == 1
+        db.trace_v2(0)
+        db.execute("ROLLBACK")
+        steps.append(sum(seen))
+    assert steps[0] == steps[1] > 0
