@@ -142,7 +142,7 @@ class _Daemon:
         logs = LogFiles(settings.logs_dir / "jobs")
         engine: Engine
         launcher = await stack.enter_async_context(
-            _running(Launcher(lambda ended: engine.count(ZOMBIES_CLEANED, ended)))
+            _running(Launcher(attempts_dir, lambda ended: engine.count(ZOMBIES_CLEANED, ended)))
         )
         executor = SubprocessExecutor(
             attempts_dir,
