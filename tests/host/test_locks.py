@@ -80,12 +80,17 @@ def test_one_folder_under_two_names_is_locked_once(tmp_path: Path) -> None:
 def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     locks = FolderLocks()
     locks.take(tmp_path)
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False) as child:
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=False) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # its exec, which closes the descriptor, is over
         locks.release()
         again = FolderLocks()
-        again.take(tmp_path)
+        try:
+            again.take(tmp_path)
+        finally:
+            child.communicate(b"\n")
         again.release()
-        child.communicate(b"\n")
 
 
 def test_nobody_holds_what_nobody_locked(tmp_path: Path) -> None:
