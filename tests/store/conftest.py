@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
@@ -23,3 +27,26 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
     """A place for one store of each kind."""
     return Harness(request.param, tmp_path)
+
+
+Tmpfs: TypeAlias = Callable[[str], AbstractContextManager[Path]]
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Tmpfs:
+    """A small file system of its own, of the size given: `with tmpfs("1m") as folder`."""
+    folder = tmp_path / "disk"
+
+    @contextmanager
+    def mounted(size: str) -> Iterator[Path]:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            pytest.skip(f"a tmpfs cannot be mounted here: {result.stderr.strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+
+    return mounted

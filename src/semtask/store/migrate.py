@@ -5,7 +5,6 @@ The version row is written in the same transaction, so a crash leaves the old sc
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -127,7 +126,7 @@ def _run(db: apsw.Connection, migration: Migration, script: str, backup: Path | 
     try:
         db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         db.execute(_CREATE_VERSIONS)
-        db.execute(script)
+        db.execute(script).fetchall()  # to its end: a row would halt the script
     except apsw.Error as error:
         if db.in_transaction:
             db.execute("ROLLBACK")
@@ -140,16 +139,19 @@ def _run(db: apsw.Connection, migration: Migration, script: str, backup: Path | 
 def _backup(db: apsw.Connection, path: Path, version: int, now: int) -> Path:
     """A copy next to the database, made by SQLite: a file tool's open and close would drop its locks."""
     target = path.with_name(f"{path.name}.v{version}.{now}.backup")
+    why = f"cannot back up the database to {target} before changing its schema"
     try:
         # Made beforehand, because VACUUM INTO would give the file the umask's permissions.
         os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StartupError(f"{why}: {error.strerror}") from error
+    try:
         db.execute("VACUUM INTO ?", (str(target),))
         _sync(target)
         _sync(target.parent)
     except (OSError, apsw.Error) as error:
-        with contextlib.suppress(OSError):
-            target.unlink(missing_ok=True)
-        raise StartupError(f"cannot back up the database to {target} before changing its schema: {error}") from error
+        target.unlink(missing_ok=True)
+        raise StartupError(f"{why}: {error}") from error
     return target
 
 
