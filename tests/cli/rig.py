@@ -137,6 +137,13 @@ class Terminal:
         while text.encode() not in self.received:
             assert self._read(end - time.monotonic()), f"{text!r} is not in {self.received!r}"
 
+    def connected(self) -> bool:
+        """Whether the process has a socket open."""
+        folder = f"/proc/{self.process.pid}/fd"
+        with suppress(FileNotFoundError):  # closed while we look
+            return any(os.readlink(f"{folder}/{fd}").startswith("socket:") for fd in os.listdir(folder))
+        return False
+
     def press(self, keys: bytes) -> None:
         os.write(self._master, keys)
 

@@ -1,0 +1,317 @@
+"""Looking at jobs and changing them; the shapes of JSON; and a table of what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.rig import Shell
+from tests.client.fake import answer, serving
+
+SHAPES = json.loads((Path(__file__).parent / "shapes.json").read_text())
+
+
+def shape(value: Any) -> Any:
+    """The type of every part of a JSON value: what a program that reads it relies on."""
+    if isinstance(value, dict):
+        return {name: shape(part) for name, part in sorted(value.items())}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return "null" if value is None else type(value).__name__
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_the_shapes_of_json_stay(served: Shell, name: str) -> None:
+    served("run", "-q", "-Q", "shapes", "-t", "shapes", "--", "sh", "-c", "echo x; exit 3")
+    wanted = SHAPES[name]
+    said = served(*wanted["argv"])
+    assert said.err == "", said
+    *_, last = said.json_lines
+    assert shape(last) == wanted["shape"]
+
+
+def enqueue(shell: Shell, *argv: str) -> str:
+    return shell("run", "-d", *argv).id
+
+
+def test_ls_filters(served: Shell) -> None:
+    done = enqueue(served, "-t", "filters", "true")
+    failed = enqueue(served, "-t", "filters", "-Q", "other", "--name", "named", "false")
+    assert served("wait", done, failed).code == 0
+    both = ["ls", "-q", "-t", "filters"]
+    assert served(*both).out.split() == [failed, done]
+    assert served(*both, "-s", "failed").id == failed
+    assert served(*both, "-s", "FAILED", "-s", "done").out.split() == [failed, done]
+    assert served(*both, "-Q", "other").id == failed
+    assert served(*both, "--name", "named").id == failed
+    assert served(*both, "-s", "running").out == ""
+
+
+def test_ls_page_by_page(served: Shell) -> None:
+    ids = [enqueue(served, "-t", "pages", "true") for _ in range(5)][::-1]
+    first = served("ls", "-t", "pages", "--limit", "2", "--json")
+    assert [job["job_id"] for job in first.json_lines] == ids[:2]
+    cursor = first.err.split("--cursor ")[1].strip()
+    second = served("ls", "-t", "pages", "--limit", "3", "--cursor", cursor, "--json")
+    assert [job["job_id"] for job in second.json_lines] == ids[2:]
+    assert second.err == ""
+
+
+def test_a_list_without_a_terminal_is_tab_separated(served: Shell) -> None:
+    job_id = enqueue(served, "-t", "tabs", "echo", "a\tb\x1b[2J")
+    assert served("wait", job_id).code == 0
+    (line,) = served("ls", "-t", "tabs").out.splitlines()
+    cells = line.split("\t")
+    assert (cells[0], cells[1], cells[2]) == (job_id, "DONE", "default")
+    assert len(cells) == 6
+    assert "\x1b" not in line
+
+
+def test_ids_in_all_their_forms(served: Shell) -> None:
+    job_id = enqueue(served, "true")
+    for form in (job_id, job_id.upper(), job_id[-8:], job_id[-4:], job_id[-17:], "last"):
+        assert served("show", "-q", form).id == job_id
+    assert served("wait", "-q", "-", stdin=f"{job_id}\n{job_id}\n").id == job_id
+
+
+def test_show_tells_the_story(served: Shell) -> None:
+    job_id = enqueue(served, "-t", "story", "sh", "-c", "exit 7")
+    served("wait", job_id)
+    text = served("show", job_id, "--payload").out
+    for part in (
+        job_id,
+        "FAILED (exit 7)",
+        "sh -c 'exit 7'",
+        "story",
+        "attempt 1",
+        "exit_code, exit code 7",
+        '"umask"',
+    ):
+        assert part in text
+
+
+def test_logs(served: Shell) -> None:
+    script = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line number $i; done; echo oops >&2"
+    job_id = enqueue(served, "sh", "-c", script)
+    followed = served("logs", "-f", job_id)
+    lines = [f"line number {i}" for i in range(1, 3001)]
+    assert followed.out.splitlines() == [*lines, "oops"]
+    assert served("logs", job_id, "-n", "3").out.splitlines() == [*lines[-2:], "oops"]
+    assert served("logs", job_id, "-n", "2500").out.splitlines() == [*lines[-2499:], "oops"]
+    assert served("logs", job_id, "-n", "0").out == ""
+    assert served("logs", job_id, "-f", "-n", "1").out == "oops\n"
+    assert served("logs", job_id, "--attempt", "2").code == 4
+    events = served("logs", job_id, "--json").json_lines
+    assert "".join(event["chunk"] for event in events).splitlines() == [*lines, "oops"]
+    assert events[0]["schema"] == "log.v1"
+
+
+def test_logs_of_a_running_job_are_what_is_there_now(served: Shell) -> None:
+    with served.start("run", "sh", "-c", "echo here; sleep 60") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"here\n"
+        assert served("logs", "last").out == "here\n"
+        assert served("cancel", "last").code == 0
+
+
+def test_wait(served: Shell) -> None:
+    slow = enqueue(served, "sleep", "60")
+    bad = enqueue(served, "sh", "-c", "exit 9")
+    missing = enqueue(served, "no-such-program")
+    assert served("wait", bad).code == 0
+    assert served("wait", "--exit-status", bad).code == 9
+    assert served("wait", "--exit-status", missing).code == 127
+    waited = served("wait", "--any", slow, bad)
+    assert (waited.code, len(waited.out.splitlines())) == (0, 1)
+    late = served("wait", slow, bad, "--timeout", "200ms")
+    assert (late.code, len(late.out.splitlines())) == (124, 1)
+    assert "1 of 2 jobs have not ended" in late.err
+    assert served("cancel", slow).code == 0
+    assert served("wait", "--exit-status", slow).code == 143
+
+
+def test_cancel(served: Shell) -> None:
+    one, two, three = (enqueue(served, "-t", "crowd", "--in", "1h", "true") for _ in range(3))
+    assert served("cancel", one).code == 0
+    again = served("cancel", one, two)
+    assert again.code == 5
+    assert "already ended: CANCELLED" in again.err
+    assert served.job(two)["state"] == "CANCELLED"
+    assert served("cancel", "--tag", "crowd", "--json").json["cancelled_count"] == 1
+    assert served.job(three)["state"] == "CANCELLED"
+    assert served("cancel", "--tag", "crowd", "--json").json == {
+        "schema": "cancelled.v1", "cancelled": False, "cancelled_count": 0, "job_id": None,
+    }  # fmt: skip
+
+
+def test_queues(served: Shell) -> None:
+    assert served("pause", "q-one", "q-two").code == 0
+    held = enqueue(served, "-Q", "q-one", "true")
+    rows = {q["name"]: q for q in served("queues", "--json").json_lines}
+    assert (rows["q-one"]["paused"], rows["q-one"]["queued"], rows["q-two"]["paused"]) == (True, 1, True)
+    assert "paused" in served("show", held).out
+    assert (
+        served("queues", "set", "q-one", "--concurrency", "7").err == "semtask: queue q-one runs up to 7 jobs at once\n"
+    )
+    assert served("resume", "q-one").code == 0
+    assert served("wait", held).code == 0
+    rows = {q["name"]: q for q in served("queues", "--json").json_lines}
+    assert (rows["q-one"]["paused"], rows["q-one"]["concurrency"]) == (False, 7)
+    assert served("queues", "set", "q-one", "--concurrency", "default", "--json").json["concurrency"] != 7
+    assert "q-one" in served("queues", "-q").out.split()
+
+
+def test_a_task_without_an_app_waits_and_says_so(served: Shell) -> None:
+    job_id = served("enqueue", "mail.send", "--arg", "to=a@b", "--arg", "n=3").id
+    job = served.job(job_id)
+    assert (job["execution_mode"], job["state"], job["payload"]) == ("IN_PROCESS", "QUEUED", {"to": "a@b", "n": 3})
+    assert job["waiting"]["reason"] == "no_app"
+    piped = served("enqueue", "mail.send", "--payload", "-", stdin='{"to": "c"}').id
+    assert served.job(piped)["payload"] == {"to": "c"}
+    assert served("cancel", job_id, piped).code == 0
+
+
+def test_output_can_be_chosen_by_the_environment(served: Shell) -> None:
+    assert served("status", env={"SEMANTICA_OUTPUT": "json"}).json["schema"] == "status.v1"
+    assert served("status", env={"SEMANTICA_OUTPUT": "quiet"}).out == ""
+    assert served("--json", "status").json["schema"] == "status.v1"
+    said = served("status", env={"SEMANTICA_OUTPUT": "yaml"})
+    assert (said.code, said.out) == (2, "")
+    assert "table, json or quiet" in said.err
+
+
+def test_settings(served: Shell, tmp_path: Path) -> None:
+    shown = served("config", "show", "--origin", "--json").json
+    assert shown["settings"]["max_processes"] == 8
+    assert shown["origin"]["max_processes"] == "the environment"
+    assert shown["origin"]["rpc_port"] == "default"
+    checked = served("config", "validate", env={"SEMANTICA_MAX_PROCESES": "3"})
+    assert checked.code == 0
+    assert "did you mean 'SEMANTICA_MAX_PROCESSES'" in checked.err
+    (tmp_path / "semantica.toml").write_text("max_proceses = 3")
+    wrong = served("config", "validate", cwd=tmp_path)
+    assert wrong.code == 2
+    assert "did you mean 'max_processes'" in wrong.err
+    assert served("config", "show", env={"SEMANTICA_MAX_PROCESSES": "many"}).code == 2
+
+
+UNKNOWN = "01a207a1-0000-7000-8000-000000000000"
+BAD: list[tuple[list[str], int, str]] = [
+    (["nonsense"], 2, "no such command 'nonsense'"),
+    (["stauts"], 2, "status"),
+    (["ls", "--nonsense"], 2, "--nonsense"),
+    (["run"], 2, "COMMAND"),
+    (["run", "--"], 2, "COMMAND"),
+    (["run", "--priority", "101", "true"], 2, "101"),
+    (["run", "--priority", "high", "true"], 2, "high"),
+    (["run", "-Q", "no spaces", "true"], 2, "queue"),
+    (["run", "-Q", "", "true"], 2, "queue"),
+    (["run", "--env", "=x", "true"], 2, "NAME=VALUE"),
+    (["run", "--env", "NOT_SET_ANYWHERE", "true"], 2, "NOT_SET_ANYWHERE is not set"),
+    (["run", "--cwd", "/nowhere", "true"], 2, "/nowhere"),
+    (["run", "--in", "soon", "true"], 2, "1h30m"),
+    (["run", "--at", "soon", "true"], 2, "18:00"),
+    (["run", "--at", "18:00", "--in", "1s", "true"], 2, "exclude"),
+    (["run", "--grace", "61s", "true"], 2, "at most 60 s"),
+    (["run", "--on-interrupt", "maybe", "true"], 2, "requeue"),
+    (["run", "--name", "x" * 129, "true"], 2, "job_type"),
+    (["run", "-d", "-t", "", "true"], 2, "tag"),
+    (["run", ""], 2, "payload.command"),
+    (["enqueue"], 2, "TASK"),
+    (["enqueue", "t", "--arg", "novalue"], 2, "NAME=VALUE"),
+    (["enqueue", "t", "--payload", "{"], 2, "no JSON"),
+    (["enqueue", "t", "--payload", "[1]"], 2, "JSON object"),
+    (["enqueue", "t", "--payload", "@/nowhere"], 2, "/nowhere"),
+    (["enqueue", "t", "--payload", "{}", "--arg", "a=1"], 2, "exclude"),
+    (["show", UNKNOWN], 4, UNKNOWN),
+    (["show", "ffffffffffff"], 4, "ffffffffffff"),
+    (["show", "abc"], 2, "last 4 or more"),
+    (["show", "xyzw"], 2, "no job id"),
+    (["show"], 2, "ID"),
+    (["logs", UNKNOWN], 4, UNKNOWN),
+    (["logs", "-f", UNKNOWN], 4, UNKNOWN),
+    (["wait", UNKNOWN], 4, UNKNOWN),
+    (["cancel", UNKNOWN], 4, UNKNOWN),
+    (["cancel"], 2, "--tag"),
+    (["cancel", "--tag", "a", "--group", "b"], 2, "either"),
+    (["ls", "-s", "sleeping"], 2, "sleeping"),
+    (["ls", "--limit", "0"], 2, "0"),
+    (["ls", "--cursor", "nonsense"], 2, "cursor"),
+    (["pause"], 2, "QUEUE"),
+    (["pause", "no spaces"], 2, "queue"),
+    (["queues", "set", "q", "--concurrency", "0"], 2, "concurrency"),
+    (["queues", "set", "q", "--concurrency", "many"], 2, "many"),
+    (["queues", "nonsense"], 2, "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("argv", "code", "said"), BAD, ids=[" ".join(argv)[:40] for argv, _, _ in BAD])
+def test_bad_input_is_one_line_that_names_it(served: Shell, argv: list[str], code: int, said: str) -> None:
+    before = served("status", "--json").json["total_jobs"]
+    failed = served(*argv)
+    assert (failed.code, failed.out) == (code, ""), failed
+    assert failed.err.startswith("semtask: ")
+    assert len(failed.err.splitlines()) == 1, failed.err
+    assert said in failed.err
+    assert served("status", "--json").json["total_jobs"] == before
+
+
+@pytest.mark.parametrize(("argv", "code", "said"), BAD[::4])
+def test_with_json_the_error_is_json(served: Shell, argv: list[str], code: int, said: str) -> None:
+    failed = served("--json", *argv)
+    assert (failed.code, failed.err) == (code, "")
+    error = failed.json["error"]
+    assert error["exit_code"] == code
+    assert said in error["message"]
+    assert set(error) == {"code", "kind", "message", "hint", "data", "exit_code"}
+
+
+def test_words_that_are_not_utf8(served: Shell) -> None:
+    said = served("run", "echo", b"\xff\xfe")
+    assert said.code == 2
+    assert "argument 3" in said.err
+    assert "UTF-8" in said.err
+    variable = served("run", "true", env={"LC_ALL": os.fsdecode(b"\xff")})
+    assert variable.code == 2
+    assert "LC_ALL" in variable.err
+
+
+def test_an_ambiguous_end_of_an_id_lists_what_fits(tmp_path: Path) -> None:
+    """Two ids with one ending are rare, so the answer comes from a scripted daemon."""
+    ids = [f"01a207a1-0000-7000-8000-00000000{n}abcd" for n in ("1111", "2222")]
+    shell = Shell(tmp_path / "home")
+    with serving(shell.home / "run") as fake:
+        fake.script = [answer({"items": [{"job_id": job_id} for job_id in ids], "next_cursor": None})]
+        said = shell("show", "abcd")
+    assert (said.code, said.out) == (2, "")
+    assert all(job_id in said.err for job_id in ids)
+    assert fake.requests[0]["params"]["filter"] == {"id_suffix": "abcd"}
+
+
+def test_json_and_quiet_exclude_each_other(served: Shell) -> None:
+    said = served("--json", "-q", "ls")
+    assert (said.code, said.json["error"]["kind"]) == (2, "USAGE")
+
+
+def test_a_traceback_only_when_asked_for(served: Shell) -> None:
+    plain = served("show", UNKNOWN)
+    assert "Traceback" not in plain.err
+    debug = served("show", UNKNOWN, env={"SEMANTICA_DEBUG": "1"})
+    assert "Traceback" in debug.err
+    assert debug.code == 4
+
+
+def test_help_of_every_command(served: Shell) -> None:
+    from semtask.cli.main import COMMANDS
+
+    listed = served("--help").out
+    for name in COMMANDS:
+        assert f"\n  {name}" in listed
+        said = served(name, "-h")
+        assert (said.code, said.err) == (0, "")
+        assert said.out.startswith(f"Usage: semtask {name}")
+    assert served().out == listed
