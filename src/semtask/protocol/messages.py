@@ -203,7 +203,7 @@ class JobView(Result):
     log_path: str | None = None
     command: str | None = None  # of a SUBPROCESS job: the program and its arguments, for people
     waiting: Waiting | None = None
-    payload: msgspec.Raw | None = None
+    payload: Any = None  # any JSON; msgspec cannot decode a union with Raw
     attempts_list: list[AttemptView] | None = None
 
 
