@@ -1,0 +1,9 @@
+"""All benchmarks, one after the other: python -m benchmarks"""
+
+from __future__ import annotations
+
+from benchmarks import commands, daemon, startup, store
+
+for module in (startup, commands, store, daemon):
+    print(f"\n== {module.__name__.rpartition('.')[2]}: {(module.__doc__ or '').strip().splitlines()[0]}")
+    module.main()
