@@ -24,7 +24,8 @@ def start(specification: int, signal_mask: Collection[int]) -> int:
     """Start the command of the specification (a descriptor) in a session of its own; its pid.
 
     It inherits standard streams and umask, and the working directory, which this process enters for it. All its
-    dispositions are at default, because they are so here. Raises RefusedError.
+    dispositions are at default, because they are so here (but for 32 and 33, which the C library keeps to itself and
+    every posix_spawn of glibc leaves ignored). Raises RefusedError.
     """
     spec = _load(specification)
     _enter(spec.working_dir)

@@ -13,12 +13,14 @@ One SEQPACKET message each way, a fixed header; descriptors travel with it (SCM_
 
 from __future__ import annotations
 
+import socket
 import struct
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 HEADER = struct.Struct("<cIiI")
-MAX_DESCRIPTORS = 4
+_RIGHTS_SPACE = socket.CMSG_SPACE(4 * struct.calcsize("i"))
 
 SPAWN = b"S"
 SETTLE = b"T"
@@ -33,6 +35,25 @@ EXIT_LOCKED = 66  # another shim has this attempt
 EXIT_POISONED = 67  # the claim was given up
 EXIT_FAILED = 70  # a fault of the shim itself
 EXIT_NO_ROOM = 75  # the machine has no room for the files of the attempt
+
+
+def send(channel: socket.socket, message: bytes, fds: Iterable[int] = ()) -> None:
+    """Send a message with descriptors. BrokenPipeError or ConnectionResetError: the other side is gone."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
+    channel.sendmsg([message], rights, socket.MSG_NOSIGNAL)
+
+
+def receive(channel: socket.socket) -> tuple[bytes, list[int], bool]:
+    """A message, b"" at the end; its descriptors; and whether some got lost because this process can have no more.
+
+    Unlike `socket.recv_fds` it makes the descriptors close-on-exec before anything can inherit them.
+    """
+    data, ancillary, flags, _ = channel.recvmsg(HEADER.size, _RIGHTS_SPACE, socket.MSG_CMSG_CLOEXEC)
+    fds = array("i")
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds), bool(flags & socket.MSG_CTRUNC)
 
 
 class Specification(NamedTuple):

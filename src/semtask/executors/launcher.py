@@ -7,12 +7,14 @@ shim: so a command needs nothing but its signal mask, and nothing but SIGKILL an
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 
 from semtask.executors import control, folder, shim
 from semtask.host import linux, procfs, tree
@@ -109,9 +111,7 @@ class _Launcher:
             self._control = None
 
     def _receive(self, channel: socket.socket) -> None:
-        data, fds, flags, _ = socket.recv_fds(
-            channel, control.HEADER.size, control.MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, fds, truncated = control.receive(channel)
         if not data:
             self._leave()
             return
@@ -119,9 +119,9 @@ class _Launcher:
         if kind == control.SETTLE:
             self._orphans = True  # look, even if nothing was noticed
             self._settling.append((request, first))
-        elif flags & socket.MSG_CTRUNC:
+        elif truncated:
             _close(fds)
-            self._tell(control.REFUSED, request, 24)  # EMFILE: there was no room for all descriptors
+            self._tell(control.REFUSED, request, errno.EMFILE)
         else:
             self._spawn(channel, request, first, second, fds)
 
@@ -201,13 +201,11 @@ class _Launcher:
             self._tell(control.SETTLED, request, self._lost.pop(pid, -1))
         self._settling.clear()
 
-    def _tell(self, kind: bytes, request: int = 0, first: int = 0, fds: list[int] | None = None) -> None:
+    def _tell(self, kind: bytes, request: int = 0, first: int = 0, fds: Sequence[int] = ()) -> None:
         if self._control is None:
             return
         try:
-            socket.send_fds(
-                self._control, [control.HEADER.pack(kind, request, first, 0)], fds or [], socket.MSG_NOSIGNAL
-            )
+            control.send(self._control, control.HEADER.pack(kind, request, first, 0), fds)
         except (BrokenPipeError, ConnectionResetError):
             self._leave()
 

@@ -57,7 +57,8 @@ class SpawnRequest:
     logs: tuple[int, ...]  # stdout and stderr, or one for both
     umask: int
     grace_ms: int
-    on_command: Callable[[ProcessIdentity], None]
+    on_command: Callable[[ProcessIdentity], None]  # called at most once
+    on_stuck: Callable[[], None]  # processes survive SIGKILL
 
 
 @dataclass(eq=False)
@@ -140,7 +141,7 @@ class _LauncherProcess:
         answer: asyncio.Future[tuple[int, int | None]] = self._loop.create_future()
         self._answers[request] = answer
         try:
-            socket.send_fds(self._socket, [control.HEADER.pack(kind, request, first, second)], fds)
+            control.send(self._socket, control.HEADER.pack(kind, request, first, second), fds)
             return await answer
         finally:
             del self._answers[request]
@@ -156,9 +157,7 @@ class _LauncherProcess:
     def _receive(self) -> None:
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(
-                    self._socket, control.HEADER.size, 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
-                )
+                data, fds, _ = control.receive(self._socket)
             except BlockingIOError:
                 return
             except ConnectionResetError:
@@ -216,7 +215,7 @@ class Launcher:
         self._watch: asyncio.Task[None] | None = None
         self._slots = asyncio.Semaphore(_MAX_UNANSWERED)
         self._shims: dict[int, SpawnedShim] = {}
-        self._on_command: dict[int, Callable[[ProcessIdentity], None]] = {}
+        self._requested: dict[int, SpawnRequest] = {}
         self._unclear = 0  # spawns whose fate is being found out
         self._all_clear = asyncio.Event()
         self._all_clear.set()
@@ -248,16 +247,18 @@ class Launcher:
         async with self._slots:
             process = await self._living()
             number = next(self._requests)
-            self._on_command[number] = request.on_command
+            self._requested[number] = request
             self._unclear += 1
             self._all_clear.clear()
             try:
                 shim = await self._spawn_or_adopt(process, number, request)
-                if shim is not None:
+                if shim is None:
+                    del self._requested[number]
+                else:
                     self._shims[shim.pid] = shim
                 return shim
             except BaseException:
-                del self._on_command[number]
+                self._requested.pop(number, None)
                 raise
             finally:
                 self._unclear -= 1
@@ -282,7 +283,7 @@ class Launcher:
             _reap(shim)
         if self._shims.get(shim.pid) is shim:  # its pid may be in use again
             del self._shims[shim.pid]
-        self._on_command.pop(shim.request, None)
+        self._requested.pop(shim.request, None)
         os.close(shim.pidfd)
 
     async def close(self) -> None:
@@ -403,15 +404,18 @@ class Launcher:
             return
         *lines, self._notices = data.split(b"\n")
         for line in lines:
-            number, _, rest = line.decode("utf-8", "replace").partition(" ")
-            kind, _, text = rest.partition(" ")
+            number, kind, *rest = line.decode("utf-8", "replace").split(" ", 2)
+            request = self._requested.get(int(number))
             if kind == "fault":
-                log.error("a shim failed: %s", text)
+                log.error("a shim failed: %s", *rest)
+            elif request is None:  # it has ended already
                 continue
-            on_command = self._on_command.pop(int(number), None)
-            command = identity.from_mark(Mark.parse(text))
-            if on_command is not None and command is not None:
-                on_command(command)
+            elif kind == "stuck":
+                request.on_stuck()
+            else:
+                command = identity.from_mark(Mark.parse(*rest))
+                if command is not None:
+                    request.on_command(command)
 
     # --- what a dead launcher leaves ---
 

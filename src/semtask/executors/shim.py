@@ -21,6 +21,7 @@ from semtask.host import linux, procfs, tree
 
 GRACE_WITHOUT_DAEMON_MS = 2000
 NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+STUCK_AFTER_S = 5.0  # processes that outlive SIGKILL for so long are reported
 _MAX_PAUSE_MS = 100
 
 
@@ -48,13 +49,12 @@ def run(task: Task) -> int:
     except FileNotFoundError:
         return EXIT_POISONED
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _take(lock):
+            return EXIT_LOCKED
         # Poison is looked for before the lock's name: when a poisoned folder is emptied, the lock goes first.
         if folder.exists_at(task.folder, folder.POISON) or os.fstat(lock).st_nlink == 0:
             return EXIT_POISONED
         _Attempt(task).run()
-    except BlockingIOError:
-        return EXIT_LOCKED
     except OSError as error:
         if error.errno in NO_ROOM:
             return EXIT_NO_ROOM
@@ -62,6 +62,14 @@ def run(task: Task) -> int:
     finally:
         os.close(lock)
     return 0
+
+
+def _take(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class _Attempt:
@@ -154,8 +162,8 @@ class _Attempt:
         for number in (signal.SIGTERM, signal.SIGCONT):
             try:
                 os.killpg(self._pid, number)
-            except ProcessLookupError:  # it has not begun its session yet
-                os.kill(self._pid, number)
+            except PermissionError:  # it runs as another user; so it will be reported as not to be killed
+                return
 
     def _end_tree(self) -> None:
         """Kill whatever is left, until the kernel says that no child is left, however long that takes."""
@@ -163,7 +171,11 @@ class _Attempt:
         wakeup = select.poll()
         wakeup.register(self._task.signals, select.POLLIN)
         pause_ms = 1
+        alarm: float | None = time.monotonic() + STUCK_AFTER_S
         while self._reap():
+            if alarm is not None and time.monotonic() > alarm:
+                alarm = None
+                self._tell("stuck")
             tree.kill_round()
             wakeup.poll(pause_ms)
             linux.pending_signals(self._task.signals)
@@ -191,10 +203,16 @@ class _Attempt:
     def _announce(self, note: int) -> None:
         """Say who the command is. It runs already: what cannot be said now must not end it."""
         try:
-            line = f"command {mark(self._pid)}\n"
-            os.write(note, line.encode())
-            os.write(self._task.notices, f"{self._task.request} {line}".encode())
-        except OSError:  # a full disk, or a daemon that is dead or too busy to read
+            line = f"command {mark(self._pid)}"
+            os.write(note, f"{line}\n".encode())
+        except OSError:  # a full disk
+            return
+        self._tell(line)
+
+    def _tell(self, text: str) -> None:
+        try:
+            os.write(self._task.notices, f"{self._task.request} {text}\n".encode())
+        except OSError:  # a daemon that is dead, or too busy to read
             return
 
     def _write(self, record: folder.Record) -> None:

@@ -48,6 +48,7 @@ class _Attempt:
         self.shim: SpawnedShim | None = None
         self.stop: Stop | None = None
         self.handed_over = False
+        self.kill_failed = False
         self.alarm: asyncio.TimerHandle | None = None
         self._on_started: Callable[[ProcessIdentity], None] | None = on_started
 
@@ -122,7 +123,7 @@ class SubprocessExecutor:
         if attempt.alarm is not None:
             attempt.alarm.cancel()
         attempt.alarm = asyncio.get_running_loop().call_later(
-            grace_ms / 1000 + self._kill_patience_s, self._on_kill_failed, job_id, claim_no
+            grace_ms / 1000 + self._kill_patience_s, self._kill_failed, job_id, claim_no
         )
 
     def forget(self, job_id: str, claim_no: int) -> None:
@@ -165,7 +166,14 @@ class SubprocessExecutor:
             umask=spec.umask,
             grace_ms=spec.grace_ms,
             on_command=attempt.started,
+            on_stuck=lambda: self._kill_failed(spec.job_id, spec.claim_no),
         )
+
+    def _kill_failed(self, job_id: str, claim_no: int) -> None:
+        attempt = self._live.get((job_id, claim_no))
+        if attempt is not None and not attempt.kill_failed:
+            attempt.kill_failed = True
+            self._on_kill_failed(job_id, claim_no)
 
     async def _finish(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
         shim = attempt.shim
