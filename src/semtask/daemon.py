@@ -140,6 +140,7 @@ class _Daemon:
         stack.push_async_callback(store.close)
         attempts_dir = AttemptsDir(settings.attempts_dir)
         logs = LogFiles(settings.logs_dir / "jobs")
+        stack.callback(logs.close)
         engine: Engine
         launcher = await stack.enter_async_context(
             _running(Launcher(attempts_dir, lambda ended: engine.count(ZOMBIES_CLEANED, ended)))

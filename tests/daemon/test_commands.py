@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import threading
@@ -389,6 +390,22 @@ def test_following_a_log_gives_every_byte_once_and_ends(daemon: Daemon) -> None:
     lines = daemon.rpc("logs.tail.v1", job_id=job_id, lines=2)
     assert lines["lines"] == ["line 39", "line 40"]
     assert daemon.rpc("logs.tail.v1", job_id=job_id, offset=-8)["chunk"] == "line 40\n"
+
+
+def test_chunks_keep_characters_whole_and_other_bytes_exact(daemon: Daemon) -> None:
+    umlauts = "ä€𝄞" * 100
+    job_id = daemon.command("sh", "-c", f"printf '{umlauts}'")
+    binary = daemon.command("sh", "-c", "printf '\\377\\000\\303'")
+    daemon.wait(job_id, binary)
+    text, offset = "", 0
+    while offset < len(umlauts.encode()):
+        piece = daemon.rpc("logs.tail.v1", job_id=job_id, offset=offset, limit=7)
+        assert piece["encoding"] == "utf-8"
+        text += piece["chunk"]
+        offset = piece["next_offset"]
+    assert text == umlauts
+    piece = daemon.rpc("logs.tail.v1", job_id=binary, offset=0)
+    assert (piece["encoding"], base64.b64decode(piece["chunk"]), piece["eof"]) == ("base64", b"\xff\0\xc3", True)
 
 
 def test_a_follower_may_come_before_the_job_starts(daemon: Daemon) -> None:

@@ -77,7 +77,8 @@ class Tailing:
         return m.TailedLines(
             job_id=job.job_id,
             log_path=str(self._logs.path(job.job_id, attempt, params.stream)),
-            lines=self._logs.last_lines(job.job_id, attempt, params.stream, lines),
+            # In a thread: it may have to read megabytes.
+            lines=await asyncio.to_thread(self._logs.last_lines, job.job_id, attempt, params.stream, lines),
         )
 
     async def _tail_chunk(self, params: m.TailParams, offset: int) -> m.TailedChunk:
@@ -106,15 +107,13 @@ class Tailing:
                 chunk="", encoding="utf-8", next_offset=max(offset, 0), eof=ended, omitted_bytes=0, attempt=0
             )
         chunk = self._logs.read(job.job_id, attempt, params.stream, offset, params.limit)
-        try:
-            text, encoding = chunk.data.decode(), "utf-8"
-        except UnicodeDecodeError:
-            text, encoding = base64.b64encode(chunk.data).decode(), "base64"
+        last = ended and chunk.next_offset >= chunk.size
+        text, encoding, held_back = _as_text(chunk.data, last=last)
         return m.TailedChunk(
             chunk=text,
-            encoding="utf-8" if encoding == "utf-8" else "base64",
-            next_offset=chunk.next_offset,
-            eof=ended and chunk.next_offset >= chunk.size,
+            encoding=encoding,
+            next_offset=chunk.next_offset - held_back,
+            eof=last,
             omitted_bytes=chunk.omitted_bytes,
             attempt=attempt,
         )
@@ -135,6 +134,16 @@ async def _first_of(*waits: Coroutine[Any, Any, Any]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _as_text(data: bytes, *, last: bool) -> tuple[str, Literal["utf-8", "base64"], int]:
+    """Text if it is UTF-8, else base64; and how many bytes are left for the next chunk, whose character they begin."""
+    try:
+        return data.decode(), "utf-8", 0
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data" and error.start > 0 and not last:
+            return data[: error.start].decode(), "utf-8", len(data) - error.start
+        return base64.b64encode(data).decode(), "base64", 0
 
 
 def _runs(job: Job, attempt: int) -> bool:
