@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import semtask
 from tests.cli.rig import Shell
 from tests.client.fake import answer, serving
 
@@ -16,9 +17,12 @@ SHAPES = json.loads((Path(__file__).parent / "shapes.json").read_text())
 
 
 def shape(value: Any) -> Any:
-    """The type of every part of a JSON value: what a program that reads it relies on."""
+    """The type of every part of a JSON value: what a program that reads it relies on.
+
+    A pid is null where the job was over before it was noted.
+    """
     if isinstance(value, dict):
-        return {name: shape(part) for name, part in sorted(value.items())}
+        return {name: "int or null" if name == "pid" else shape(part) for name, part in sorted(value.items())}
     if isinstance(value, list):
         return [shape(value[0])] if value else []
     return "null" if value is None else type(value).__name__
@@ -303,6 +307,10 @@ def test_a_traceback_only_when_asked_for(served: Shell) -> None:
     debug = served("show", UNKNOWN, env={"SEMANTICA_DEBUG": "1"})
     assert "Traceback" in debug.err
     assert debug.code == 4
+
+
+def test_version(served: Shell) -> None:
+    assert served("version").out == served("--version").out == f"semtask {semtask.__version__}\n"
 
 
 def test_help_of_every_command(served: Shell) -> None:

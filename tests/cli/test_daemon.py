@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
-
-import pytest
 
 from tests.cli.rig import COMMAND, LIMIT_S, Shell, alive, eventually, processes_of
 
@@ -184,8 +183,34 @@ def test_down_does_not_believe_a_stranger(shell: Shell) -> None:
     shutil.rmtree(shell.home)
 
 
-@pytest.mark.parametrize("client", ["python"])
-def test_the_python_client_starts_it_too(shell: Shell, client: str) -> None:
+def test_over_tcp(shell: Shell) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    assert shell("up", env={"SEMANTICA_TCP": "on", "SEMANTICA_RPC_PORT": str(port)}).code == 0
+    tcp = {"SEMANTICA_RPC_URL": f"http://127.0.0.1:{port}"}
+    ran = shell("run", "sh", "-c", "echo out; exit 4", env=tcp)
+    assert (ran.code, ran.out) == (4, "out\n"), ran
+    down = shell("down", env=tcp)
+    assert down.code == 1
+    assert "does not confirm" in down.err
+    stranger = shell("--home", str(shell.home.parent), "ls", env=tcp)
+    assert (stranger.code, stranger.out) == (6, "")
+    assert shell("ls", env={"SEMANTICA_RPC_URL": "http://127.0.0.1:1"}).code == 3
+    wrong = shell("ls", env={"SEMANTICA_RPC_URL": "ftp://x"})
+    assert wrong.code == 2
+    assert "http://127.0.0.1:9527" in wrong.err
+
+
+def test_the_settings_file_of_the_user_holds_for_the_daemon_too(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "xdg" / "semtask").mkdir(parents=True)
+    (tmp_path / "xdg" / "semtask" / "config.toml").write_text("queue_concurrency = 17\n")
+    shell.env["XDG_CONFIG_HOME"] = str(tmp_path / "xdg")
+    shell("run", "true")
+    (queue,) = shell("queues", "--json").json_lines
+    assert queue["concurrency"] == 17
+
+
+def test_the_python_client_starts_it_too(shell: Shell) -> None:
     code = (
         "from semtask import Client\n"
         "with Client() as c:\n"

@@ -194,6 +194,24 @@ def test_a_closed_pipe_is_no_tragedy(served: Shell) -> None:
     served.until(job_id, "DONE")
 
 
+def test_closed_descriptors_are_not_mixed_up_with_ours(served: Shell) -> None:
+    """With stdout closed the first socket would become descriptor 1."""
+    line = f"{' '.join(COMMAND)} run sh -c 'echo lost; echo kept >&2; exit 5' <&- >&-"
+    done = subprocess.run(["bash", "-c", line], env=served.env, stderr=subprocess.PIPE, timeout=LIMIT_S, check=False)
+    assert done.returncode == 5
+    assert done.stderr.startswith(b"kept\nsemtask: ")
+    assert served("logs", "last").out == "lost\n"
+
+
+def test_a_full_disk_is_told(served: Shell) -> None:
+    with open("/dev/full", "wb") as full, served.start("run", "echo", "x", stdout=full) as process:
+        _, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 1
+    assert b"No space left on device" in err
+    assert b"Traceback" not in err
+    assert served("logs", "last").out == "x\n"
+
+
 def test_a_killed_client_loses_nothing(served: Shell) -> None:
     with served.start("run", "sh", "-c", "echo $$; sleep 0.5; echo finished") as process:
         assert process.stdout is not None

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +15,7 @@ from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import NO_DAEMON, Ended
 from semtask.cli.follow import Reader, Sink, patient_call
 from semtask.client.transport import Transport, address_of
-from semtask.errors import Conflict, DaemonUnavailable, SemtaskError
+from semtask.errors import Conflict, DaemonUnavailable
 
 if TYPE_CHECKING:
     from semtask.cli.session import Session
@@ -39,7 +39,7 @@ class _End(NamedTuple):
 
 
 class _Lost(NamedTuple):
-    error: SemtaskError
+    error: Exception
 
 
 _Event = _Signal | _Output | _End | _Lost
@@ -110,15 +110,11 @@ class Attachment:
             raise Ended(128 + number)
         self._stopped_by = number
         self._session.notice(f"cancelling {name} and waiting for its end; once more leaves it")
-        with Transport(self._address(), notice=self._session.notice) as transport:
-            try:
-                transport.call("dev.cancel.v1", {"job_id": self._job_id}, 10)
-            except Conflict:
-                pass  # it has just ended by itself
-            except DaemonUnavailable as error:
-                self._give_up(error)
+        self._in_thread(self._cancel)
 
-    def _give_up(self, error: SemtaskError) -> None:
+    def _give_up(self, error: Exception) -> None:
+        if not isinstance(error, DaemonUnavailable):
+            raise error
         name = render.short(self._job_id)
         self._session.warn(error.message)
         self._session.warn(f"job {name} is stored; `semtask up`, then `semtask logs -f {name}` follows it again")
@@ -136,10 +132,14 @@ class Attachment:
         try:
             with Transport(self._address(), notice=lambda _: None) as transport:
                 work(transport, *args)
-        except SemtaskError as error:
-            self._events.put(_Lost(error))
         except OSError as error:
             self._events.put(_Output(error))
+        except Exception as error:  # noqa: BLE001 - raised again in the main thread
+            self._events.put(_Lost(error))
+
+    def _cancel(self, transport: Transport) -> None:
+        with suppress(Conflict):  # it has just ended by itself
+            patient_call(transport, "dev.cancel.v1", {"job_id": self._job_id})
 
     def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
         for piece in Reader(transport, self._job_id, stream, follow=True).pieces():

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from semtask import __version__
 from semtask.cli.session import JSON, Session, common_options
 
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as if it had ended us
@@ -72,6 +73,7 @@ class LazyGroup(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.version_option(__version__, prog_name="semtask", message="%(prog)s %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Durable background work on this machine, without a broker.
@@ -93,10 +95,10 @@ def cli(ctx: click.Context) -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit."""
+    _open_standard_streams()
     session = Session()
     try:
         _require_utf8(sys.argv[1:])
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
         if "_SEMTASK_COMPLETE" in os.environ:  # set by the completion scripts that click makes
             cli.main(prog_name="semtask")
         # Not by cli.main: it has ideas of its own on broken pipes.
@@ -109,6 +111,19 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - every error becomes one line here
         code = _report_safely(error, session)
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """Descriptors 0 to 2 must be taken, or a socket would get the number, and the output, of a closed one."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def _report_safely(error: BaseException, session: Session) -> int:

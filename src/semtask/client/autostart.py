@@ -24,6 +24,7 @@ ANOTHER_DAEMON = 100  # the exit code of a daemon whose home is owned already
 _MAX_OUTPUT = 1024 * 1024
 # They belong to one job and are no configuration.
 _OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
+_WHERE_SETTINGS_ARE = ("XDG_CONFIG_HOME",)
 
 
 def open_transport(
@@ -73,7 +74,7 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
 
 def environment(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
     """What a started daemon inherits: the allowlist, the settings in the environment, and this home."""
-    passed = inherited(env, settings.env_allowlist)
+    passed = inherited(env, (*settings.env_allowlist, *_WHERE_SETTINGS_ARE))
     passed |= {k: v for k, v in env.items() if k.startswith("SEMANTICA_") and k not in _OF_ONE_JOB}
     passed["SEMANTICA_HOME"] = str(settings.home)
     if settings.db_path is not None:
