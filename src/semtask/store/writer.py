@@ -182,13 +182,13 @@ class Writer:
     # --- in the thread ---
 
     def _run(self) -> None:
-        try:
-            more = True
-            while more:
-                batch, more = self._gather()
+        more = True
+        while more:
+            batch, more = self._gather()
+            try:
                 self._work(batch, last=not more)
-        except BaseException as error:  # noqa: BLE001 - handed to `fatal`: a daemon without its writer must end
-            self._die(error, self._held)
+            except BaseException as error:  # noqa: BLE001 - handed to `fatal`: a daemon cannot go on without its writer
+                self._die(error, batch)
 
     def _gather(self) -> tuple[list[Request], bool]:
         """What waits, up to a limit, or nothing when it is time to try again; and whether more may come."""
@@ -313,11 +313,14 @@ class Writer:
         if not self._reopen:
             return
         self._db.close()
-        self._db = self._database.connect()
         self._synced = None
-        verdict = self._db.execute("PRAGMA quick_check(1)").fetchall()
-        if verdict != [("ok",)]:
-            raise Unusable(f"the database is damaged, says quick_check after an I/O error: {verdict[0][0]}")
+        try:
+            self._db = self._database.connect()
+            [(verdict,)] = self._db.execute("PRAGMA quick_check(1)").fetchall()
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            verdict = str(error)
+        if verdict != "ok":
+            raise Unusable(f"the database is damaged, says quick_check after an I/O error: {verdict}")
         self._reopen = False
 
     def _throttled(self, why: str) -> Throttled:
@@ -330,9 +333,9 @@ class Writer:
 
     def _die(self, error: BaseException, batch: Sequence[Request]) -> None:
         self._dead = why = f"the store takes no more writes: {error}"
+        self._call(self._fatal, error)
         self._reject([*batch, *self._held], lambda: DatabaseError(why))
         self._held = []
-        self._call(self._fatal, error)
 
     def _tell(self, changes: Sequence[Change] | None, answers: Sequence[tuple[Request, Any]]) -> None:
         self._call(self._deliver, changes, answers)

@@ -103,7 +103,7 @@ class Queues(RuleBasedStateMachine):
     @rule(limit=st.integers(0, 3), slots=st.dictionaries(QUEUES, st.integers(0, 2)))
     def claim(self, limit: int, slots: dict[str, int]) -> None:
         claimed = self.do(self.opened.claim(slots, limit=limit, now=self.now))
-        expected = []
+        expected: list[str] = []
         for job in self.ready():
             if len(expected) < limit and slots.get(job.queue, 0) > 0 and not self.sibling_runs(job):
                 slots[job.queue] -= 1
@@ -146,6 +146,7 @@ class Queues(RuleBasedStateMachine):
         job = self.pick(pick, *State)
         if tag is None and job is None:
             return
+        selector: dict[str, Any]
         if tag is None:
             assert job is not None
             selector, named = {"job_id": job.job_id}, [job]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -62,13 +63,14 @@ async def test_an_unknown_job(harness: Harness) -> None:
 
 @pytest.mark.parametrize("field", ["tag", "chain_group_id"])
 async def test_all_jobs_of_a_tag_or_group(harness: Harness, field: str) -> None:
+    x: Any = {field: "x"}
     async with harness.open() as opened:
-        await opened.insert(*(new_job(**{field: "x"}) for _ in range(3)))
+        await opened.insert(*(new_job(**x) for _ in range(3)))
         done, running, _ = await opened.claim(limit=3)
         await opened.finish(done)
-        waiting = [new_job(**{field: "x"}), new_job(**{field: "x", "run_at": NOW + 9})]
+        waiting = [new_job(**x), new_job(**x, run_at=NOW + 9)]
         await opened.insert(*waiting, other := new_job(**{field: "y"}))
-        stopped = await opened.cancel(**{field: "x"})
+        stopped = await opened.cancel(**x)
         assert (stopped.found, stopped.ended, stopped.final_state) == (5, 2, None)
         assert stopped.stopping[0].job_id == running.job_id
         assert len(stopped.stopping) == 2
@@ -130,7 +132,7 @@ async def test_a_committed_cancel_decides_the_end(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("selector", [{}, {"tag": "a", "chain_group_id": "b"}])
-async def test_exactly_one_selector(harness: Harness, selector: dict[str, str]) -> None:
+async def test_exactly_one_selector(harness: Harness, selector: Any) -> None:
     async with harness.open() as opened:
         with pytest.raises(ValueError, match="exactly one"):
             await opened.cancel(**selector)
