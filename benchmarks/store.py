@@ -65,7 +65,7 @@ def insert_alone(count: int, rounds: int) -> None:
 
 
 def claim_by_depth(small: int, large: int) -> None:
-    """One claim at a time, without fsync, so that the search is seen and not the disk."""
+    """One claim of a requeueable task at a time: without fsync, so that the search is seen and not the disk."""
     p50, steps = {}, {}
     for depth in (small, large):
         with folder() as path:
@@ -129,7 +129,7 @@ def fill(path: Path, count: int, state: State) -> None:
     db.close()
 
 
-READY = {"mode": ExecutionMode.SUBPROCESS, "queue": "default", "limit": 1}
+READY = {"mode": ExecutionMode.IN_PROCESS, "queue": "default", "limit": 1}
 CLAIM = {"seq": 500, "claim_no": 0, "now": 1, "node_id": "n", "claim": "{}"}
 
 
@@ -181,7 +181,7 @@ async def claim_latency(path: Path, count: int = 500) -> float:
     times = []
     for _ in range(count):
         request = ClaimRequest(
-            mode=ExecutionMode.SUBPROCESS,
+            mode=ExecutionMode.IN_PROCESS,
             queues={"default": 1},
             limit=1,
             now=1,
@@ -241,11 +241,11 @@ def new_jobs(count: int) -> list[NewJob]:
         NewJob(
             job_id=IDS.new(),
             queue="default",
-            job_type="command",
-            execution_mode=ExecutionMode.SUBPROCESS,
+            job_type="index",
+            execution_mode=ExecutionMode.IN_PROCESS,
             payload='{"command": "python3", "args": ["script.py", "--input", "data.csv"], "working_dir": "/workspace"}',
             created_at=1_700_000_000_000,
-            on_interrupt=OnInterrupt.FAIL,
+            on_interrupt=OnInterrupt.REQUEUE,
             content_hash=bytes(16),
         )
         for _ in range(count)
