@@ -35,6 +35,8 @@ def test_twenty_clients_start_one_daemon(shell: Shell) -> None:
     assert sum(err.count(b"started the daemon") for _, err in said) == 1
     daemons = [pid for pid, line in processes_of(shell.home).items() if "semtask daemon" in line]
     assert daemons == [shell.daemon_pid()]
+    # Not only one that stayed: a second one would have found the home taken, and said so.
+    assert "already owns" not in (shell.home / "logs" / "daemon.out").read_text()
 
 
 def test_what_a_started_daemon_inherits(shell: Shell, tmp_path: Path) -> None:
