@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from semtask.api.connection import Limits
+from semtask.protocol import jsonrpc
 from tests.api.running import JOB_ID, Running, running
 
 MAX_BODY = 11 * 1024 * 1024
@@ -190,12 +191,30 @@ def test_expect_100_continue(server: Running) -> None:
         assert peer.reply().status == 413
 
 
-def test_a_client_that_half_closes_gets_its_answer(server: Running) -> None:
-    with server.unix() as peer:
-        peer.send(post(ENQUEUE) + post(STATS))
+def test_a_client_that_half_closes_gets_its_answer(home: Path) -> None:
+    with running(home) as server, server.unix() as peer:
+        server.hold()
+        peer.send(post(ENQUEUE))
         peer.sock.shutdown(socket.SHUT_WR)
-        assert [peer.reply().json["id"], peer.reply().json["id"]] == [3, 1]
+        assert server.operations.entered.wait(20)
+        with server.unix() as another:  # by the time it is answered the end of the first one has been seen
+            assert another.post(b"{}").status == 200
+        server.release()
+        assert peer.reply().json["id"] == 3
         assert peer.closed()
+
+
+def test_a_fault_in_the_server_closes_the_connection_and_is_logged(
+    home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(home) as server, server.unix() as peer:
+        with monkeypatch.context() as patch:
+            patch.setattr(jsonrpc, "read", lambda _body: 1 // 0)
+            peer.send(post(STATS))
+            assert peer.closed()
+        with server.unix() as another:
+            assert another.rpc("admin.stats.v1").status == 200
+    assert [record.name for record in caplog.records] == ["semtask.api"]
 
 
 def test_above_the_cap_the_oldest_idle_connection_is_closed(hasty: Running) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from semtask.api import guard
 from semtask.protocol.messages import METHODS
 from tests.api.running import Peer, Reply, Running, running
 
@@ -278,3 +279,10 @@ def test_the_table_of_methods_is_reached_only_past_the_guard(server: Running) ->
             peer.send(request(lines, body=body))
             assert peer.reply().status == 401
     assert server.operations.calls == []
+
+
+def test_a_length_and_a_coding_exclude_each_other_whatever_the_parser_thinks() -> None:
+    both = {b"content-type": [b"application/json"], b"content-length": [b"5"], b"transfer-encoding": [b"chunked"]}
+    with pytest.raises(guard.Refused) as caught:
+        guard.check_head(guard.Head(b"POST", b"/rpc", both), guard.Place(), 100)
+    assert caught.value.status == 400

@@ -60,3 +60,10 @@ def test_parameters_say_what_is_required_and_allowed() -> None:
 def test_a_result_of_two_shapes_names_both() -> None:
     shapes = METHOD["logs.tail.v1"]["result"]["schema"]["anyOf"]
     assert [shape["$ref"].rpartition("/")[2] for shape in shapes] == ["TailedLines", "TailedChunk"]
+
+
+def test_the_payload_of_a_command_is_described() -> None:
+    payload = next(p for p in METHOD["dev.enqueue.v1"]["params"] if p["name"] == "payload")
+    assert payload["required"]
+    assert payload["schema"]["anyOf"][0]["$ref"].endswith("/CommandPayload")
+    assert "command" in properties(DOCUMENT["components"]["schemas"]["CommandPayload"])

@@ -7,6 +7,7 @@ while a request is incomplete or an answer is not taken, so an idle connection c
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from semtask.api.guard import Head, Place, Refused, bad_request, too_large
 from semtask.api.methods import Caller
 from semtask.errors import InvalidRequest
 from semtask.protocol import jsonrpc
+
+log = logging.getLogger("semtask.api")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Site(Protocol):
         ...
 
     async def respond(self, head: Head, body: bytes, caller: Caller) -> Response:
-        """Raises nothing but CancelledError."""
+        """The answer to a request that was admitted and has arrived whole."""
         ...
 
 
@@ -282,6 +285,9 @@ class Connection(asyncio.Protocol):
                 else:
                     response = await self._site.respond(item.head, item.body, self.caller)
                     await self._write(response, keep_alive=item.keep_alive)
+        except Exception:
+            log.exception("a connection failed and is closed")
+            self._transport.abort()
         finally:
             self.task = None
         if self._lost:

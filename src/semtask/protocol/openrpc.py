@@ -11,7 +11,7 @@ from typing import Any, get_args
 import msgspec
 
 from semtask.errors import BY_CODE, RpcError
-from semtask.protocol.messages import METHODS, Method
+from semtask.protocol.messages import METHODS, CommandPayload, EnqueueParams, Method
 
 _SCHEMAS = "#/components/schemas/"
 _Schema = dict[str, Any]
@@ -20,12 +20,17 @@ _Schema = dict[str, Any]
 @cache
 def document(version: str) -> _Schema:
     """The OpenRPC document of METHODS; `version` is that of the server."""
-    types = [kind for method in METHODS.values() for kind in (method.params, *_alternatives(method.result))]
+    types: list[Any] = [CommandPayload]
+    types += [kind for method in METHODS.values() for kind in (method.params, *_alternatives(method.result))]
     schemas, components = msgspec.json.schema_components(types, ref_template=_SCHEMAS + "{name}")
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
     for method in METHODS.values():
         for name in method.unserved:
             _remove(schema_of[repr(method.params)], name.split("."), components)
+    components[EnqueueParams.__name__]["properties"]["payload"] = {
+        "description": "of a SUBPROCESS job a CommandPayload, of an IN_PROCESS job an object of arguments by name",
+        "anyOf": [schema_of[repr(CommandPayload)], {"type": "object"}],
+    }
     methods = [_describe(method, schema_of, components) for method in METHODS.values()]
     return {
         "openrpc": "1.4.0",
