@@ -41,7 +41,8 @@ def helpers_of(daemon: Daemon) -> dict[int, int]:
 
 
 def launcher_of(daemon: Daemon) -> int:
-    return eventually(lambda: [p for p, parent in helpers_of(daemon).items() if parent == daemon.pid])[0]
+    found: list[int] = eventually(lambda: [p for p, parent in helpers_of(daemon).items() if parent == daemon.pid])
+    return found[0]
 
 
 def pids_in(path: Path, count: int) -> list[int]:

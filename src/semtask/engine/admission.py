@@ -61,15 +61,16 @@ def _invalid(place: str, what: str) -> ValidationError:
     return ValidationError(f"`{place}` {what}", details={"parameter": place})
 
 
-def _mode_of(payload: bytes) -> ExecutionMode:
-    class Probe(msgspec.Struct):
-        command: msgspec.Raw | msgspec.UnsetType = UNSET
+class _Probe(msgspec.Struct):
+    command: msgspec.Raw = msgspec.Raw()
 
+
+def _mode_of(payload: bytes) -> ExecutionMode:
     try:
-        probe = msgspec.json.decode(payload, type=Probe)
+        probe = msgspec.json.decode(payload, type=_Probe)
     except msgspec.MsgspecError:
         return ExecutionMode.IN_PROCESS
-    return ExecutionMode.SUBPROCESS if probe.command is not UNSET else ExecutionMode.IN_PROCESS
+    return ExecutionMode.SUBPROCESS if bytes(probe.command) else ExecutionMode.IN_PROCESS
 
 
 def _task_arguments(payload: bytes) -> object:

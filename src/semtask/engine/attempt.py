@@ -52,7 +52,11 @@ def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
 
 
 class Attempts:
-    """The running attempts of this daemon. Each one is a task; it frees its slot only after its finish committed."""
+    """The running attempts of this daemon, each one a task.
+
+    `on_finishing` is called when everything of an attempt is gone and its end is about to be stored, `on_end` when
+    that is committed.
+    """
 
     def __init__(
         self,
@@ -62,13 +66,15 @@ class Attempts:
         defaults: CommandDefaults,
         clock: Clock,
         jitter: Callable[[], float],
-        on_end: Callable[[Job, Outcome], None],
+        on_finishing: Callable[[Job, Outcome], None],
+        on_end: Callable[[Job], None],
     ) -> None:
         self._store = store
         self._executor = executor
         self._defaults = defaults
         self._clock = clock
         self._jitter = jitter
+        self._on_finishing = on_finishing
         self._on_end = on_end
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, StopReason] = {}
@@ -119,10 +125,12 @@ class Attempts:
             now=self._clock.now_ms(),
             jitter=self._jitter(),
         )
+        # Before the commit: a claim that is submitted now comes behind this finish, so the slot is free by then.
+        self._on_finishing(job, outcome)
         finished = await self._store.finish(finish)
         if finished.decision is None:
             log.warning("a late report of attempt %d changed nothing", job.claim_no, extra={"job_id": job.job_id})
-        self._on_end(job, outcome)
+        self._on_end(job)
 
     def _note_process(self, job: Job, process: ProcessIdentity) -> None:
         self._notes.spawn(

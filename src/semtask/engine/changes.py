@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
+from semtask.model.state import FINAL
 from semtask.store.base import Change
 
 Listener = Callable[[Sequence[Change]], None]
@@ -19,7 +20,7 @@ class Changes:
 
     def __init__(self) -> None:
         self._listeners: list[Listener] = []
-        self._waiters: dict[str, set[asyncio.Event]] = {}
+        self._watches: dict[str, set[Watch]] = {}
 
     def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
@@ -27,42 +28,73 @@ class Changes:
     def publish(self, changes: Sequence[Change]) -> None:
         for listener in self._listeners:
             listener(changes)
-        if self._waiters:
+        if self._watches:
             for change in changes:
-                for event in self._waiters.get(change.job_id, ()):
-                    event.set()
+                for watch in self._watches.get(change.job_id, ()):
+                    watch.note(change)
 
-    def watch(self, job_ids: Iterable[str]) -> Watch:
-        """Use as a context manager, and read the jobs only inside: then no change is missed."""
-        return Watch(self._waiters, tuple(job_ids))
+    def watch(self, job_id: str) -> Watch:
+        """Every change of one job. Enter it as a context manager and read the job only inside: none is missed."""
+        return Watch(self._watches, [job_id])
+
+    def watch_ends(self, job_ids: Iterable[str], *, enough: int) -> EndWatch:
+        """The ends of these jobs. It wakes when `enough` of them have ended since it was entered."""
+        return EndWatch(self._watches, job_ids, enough)
 
 
 class Watch:
     """Sees changes of some jobs from the moment it is entered."""
 
-    def __init__(self, waiters: dict[str, set[asyncio.Event]], job_ids: Sequence[str]) -> None:
-        self._waiters = waiters
-        self._job_ids = job_ids
+    def __init__(self, watches: dict[str, set[Watch]], job_ids: Iterable[str]) -> None:
+        self._watches = watches
+        self._job_ids = frozenset(job_ids)
         self._event = asyncio.Event()
 
     def __enter__(self) -> Self:
         for job_id in self._job_ids:
-            self._waiters.setdefault(job_id, set()).add(self._event)
+            self._watches.setdefault(job_id, set()).add(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         for job_id in self._job_ids:
-            waiting = self._waiters.get(job_id)
-            if waiting is not None:
-                waiting.discard(self._event)
-                if not waiting:
-                    del self._waiters[job_id]
+            watching = self._watches[job_id]
+            watching.discard(self)
+            if not watching:
+                del self._watches[job_id]
+
+    def note(self, change: Change) -> None:
+        del change
+        self._event.set()
 
     async def changed(self, timeout_s: float) -> bool:
         """Wait for the next change since the last call; False when the time is over."""
         try:
-            await asyncio.wait_for(self._event.wait(), max(timeout_s, 0))
+            async with asyncio.timeout(max(timeout_s, 0)):
+                await self._event.wait()
         except TimeoutError:
             return False
         self._event.clear()
         return True
+
+
+class EndWatch(Watch):
+    """Counts ends instead of looking at every change: a caller may wait for a thousand jobs."""
+
+    def __init__(self, watches: dict[str, set[Watch]], job_ids: Iterable[str], enough: int) -> None:
+        super().__init__(watches, job_ids)
+        self._ended: set[str] = set()
+        self._enough = enough
+
+    def seen(self, job_ids: Iterable[str]) -> None:
+        """These had ended before, as was read from the store."""
+        self._ended.update(job_ids)
+        self._look()
+
+    def note(self, change: Change) -> None:
+        if change.after in FINAL:
+            self._ended.add(change.job_id)
+            self._look()
+
+    def _look(self) -> None:
+        if len(self._ended) >= self._enough:
+            self._event.set()

@@ -31,7 +31,7 @@ class CommandExecutor(Executor, Protocol):
     """The executor of commands."""
 
     def forget(self, job_id: str, claim_no: int) -> None:
-        """The finish is committed: the attempt's folder may go."""
+        """The finish is committed: the attempt's folder may go. Called in a thread; it may have to wait for a disk."""
         ...
 
 
@@ -68,7 +68,13 @@ class Engine:
         self._clock = clock
         self._background = Background()
         self.attempts = Attempts(
-            store, executor, defaults=defaults, clock=clock, jitter=jitter, on_end=self._attempt_ended
+            store,
+            executor,
+            defaults=defaults,
+            clock=clock,
+            jitter=jitter,
+            on_finishing=self._finishing,
+            on_end=self._ended,
         )
         self.dispatcher = Dispatcher(
             store,
@@ -111,6 +117,7 @@ class Engine:
             await self._drain(wait_s, at_once)
         await self._stop_attempts(at_once)
         await self._recovery.stop()
+        await self._background.idle(STUCK_S)
         await self._background.stop()
 
     def kill_failed(self, job_id: str, claim_no: int) -> None:
@@ -182,11 +189,15 @@ class Engine:
         self._log_watch.add(job.job_id, job.claim_no)
         self.attempts.start(job)
 
-    def _attempt_ended(self, job: Job, outcome: Outcome) -> None:
-        self._log_watch.remove(job.job_id, job.claim_no)
-        self._executor.forget(job.job_id, job.claim_no)
+    def _finishing(self, job: Job, outcome: Outcome) -> None:
         if outcome.failure is FailureClass.INFRA:
             self.dispatcher.back_off(outcome.error or "")
         elif outcome.executed:
             self.dispatcher.room_again()
         self.dispatcher.release(job.queue)
+
+    def _ended(self, job: Job) -> None:
+        self._log_watch.remove(job.job_id, job.claim_no)
+        self._background.spawn(
+            asyncio.to_thread(self._executor.forget, job.job_id, job.claim_no), f"removing the folder of {job.job_id}"
+        )

@@ -116,22 +116,17 @@ class Operations:
 
     async def wait(self, params: m.WaitParams) -> m.Waited:
         """Woken by commits. The jobs are read after the watch has begun, so no end is missed."""
-        end = self._clock.monotonic() + params.timeout_ms / 1000
-        pending = list(dict.fromkeys(params.job_ids))
-        seen: dict[str, Job] = {}
-        with self._changes.watch(pending) as watch:
-            while True:
-                found = await self._store.get_many(pending)
-                missing = [job_id for job_id in pending if job_id not in found]
-                if missing:
-                    raise NotFound(f"there is no job {missing[0]}", details={"job_ids": missing})
-                seen.update(found)
-                still = [job_id for job_id in pending if found[job_id].state not in FINAL]
-                met = not still if params.mode == "all" else len(still) < len(seen)
-                left = end - self._clock.monotonic()
-                if met or left <= 0 or not await watch.changed(left):
-                    return m.Waited(jobs=[self._view(seen[job_id]) for job_id in params.job_ids], timed_out=not met)
-                pending = still
+        job_ids = set(params.job_ids)
+        with self._changes.watch_ends(job_ids, enough=1 if params.mode == "any" else len(job_ids)) as watch:
+            jobs = await self._store.get_many(params.job_ids)
+            missing = [job_id for job_id in params.job_ids if job_id not in jobs]
+            if missing:
+                raise NotFound(f"there is no job {missing[0]}", details={"job_ids": missing})
+            watch.seen(job_id for job_id, job in jobs.items() if job.state in FINAL)
+            met = await watch.changed(params.timeout_ms / 1000)
+            live = [job_id for job_id, job in jobs.items() if job.state not in FINAL]
+            jobs.update(await self._store.get_many(live))
+        return m.Waited(jobs=[self._view(jobs[job_id]) for job_id in params.job_ids], timed_out=not met)
 
     async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
         return await self._tailing.tail(params)

@@ -83,7 +83,7 @@ class Tailing:
 
     async def _tail_chunk(self, params: m.TailParams, offset: int) -> m.TailedChunk:
         end = self._clock.monotonic() + params.wait_ms / 1000
-        with self._changes.watch([params.job_id]) as watch:
+        with self._changes.watch(params.job_id) as watch:
             while True:
                 job = await self._job(params.job_id)
                 attempt = _attempt_of(job, params)
