@@ -31,6 +31,14 @@ class OnDuplicate(StrEnum):
     AFTER = "after"
 
 
+class QueueClass(StrEnum):
+    """How a queue yields to the people at the machine: only background queues pause while it is busy."""
+
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    BACKGROUND = "background"
+
+
 class Durability(StrEnum):
     FSYNC = "fsync"  # survives a power cut
     OS = "os"  # survives any crash of a process

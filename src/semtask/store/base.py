@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, ProcessIdentity
+from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, ProcessIdentity, QueueClass
 from semtask.model.outcome import Outcome
 from semtask.model.retry import Decision
 from semtask.model.state import EndCause, State, StopReason
@@ -44,8 +44,20 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: StopReason | None = None
 
 
+class Running(msgspec.Struct, frozen=True, kw_only=True):
+    """A running job that has a stop reason now; the engine must see to it."""
+
+    job_id: str
+    claim_no: int
+    reason: StopReason
+    grace_ms: int
+
+
 class Inserted(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to one new job. `deduplicated`: the key was known; the fields are those of the stored job."""
+    """The answer to one new job. `deduplicated`: the key was known, or it joined; the fields are of the stored job.
+
+    `superseded` counts the live jobs that were marked; `stopping` are those of them that run and must be stopped.
+    """
 
     job_id: str
     queue: str
@@ -53,13 +65,15 @@ class Inserted(msgspec.Struct, frozen=True, kw_only=True):
     generation: int | None = None
     deduplicated: bool = False
     superseded: int = 0
+    stopping: Sequence[Running] = ()
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Claim up to `limit` QUEUED jobs over `queues` (name -> free slots there), best first.
 
     Best: highest priority, then lowest seq, over all the queues named. Paused queues are skipped by the store. Only
-    jobs of `mode` are looked at. `facts(job_id, claim_no)` is called in the writer for each claim.
+    jobs of `mode` with at least `min_priority` are looked at, and none whose ttl or deadline is over at `now`.
+    `facts(job_id, claim_no)` is called in the writer for each claim.
     """
 
     mode: ExecutionMode
@@ -67,6 +81,7 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
     now: int
     node_id: str
+    min_priority: int = -100
     facts: Callable[[str, int], ClaimFacts]
 
 
@@ -106,15 +121,6 @@ class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
     grace_ms: int | None = None
 
 
-class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """A running job that has a stop reason now; the engine must see to it."""
-
-    job_id: str
-    claim_no: int
-    reason: StopReason
-    grace_ms: int
-
-
 class Stopped(msgspec.Struct, frozen=True, kw_only=True):
     """`ended` waiting jobs reached their end; `stopping` run and will. `found` counts all that matched, also final."""
 
@@ -131,15 +137,20 @@ class QueueRow(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool
     concurrency: int | None
     counts: Mapping[State, int]
+    queue_class: QueueClass = QueueClass.NORMAL
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is given must hold. `not_retried`: no job has it as its `retry_of`."""
+
     state: Sequence[State] = ()
     queue: Sequence[str] = ()
     job_type: str | None = None
     tag: str | None = None
     chain_group_id: str | None = None
     created_after: int | None = None
+    subject_key_prefix: str | None = None
+    not_retried: bool = False
     id_suffix: str | None = None  # hexadecimal digits without hyphens; looked for among the newest jobs
 
 
@@ -157,6 +168,31 @@ class Promoted(msgspec.Struct, frozen=True, kw_only=True):
     next_due: int | None
 
 
+class Expired(msgspec.Struct, frozen=True, kw_only=True):
+    """`count` waiting jobs reached their ttl or deadline; `next_at` is when the next one will, None without one."""
+
+    count: int
+    next_at: int | None
+
+
+class Purge(msgspec.Struct, frozen=True, kw_only=True):
+    """Which finished jobs may go, oldest end first, at most `limit` (1,000): those that ended before
+    `finished_before`, and those beyond the newest `keep` finished ones. A live job, and a job that a live one names
+    as its parent or as the job it retries, stays.
+    """
+
+    finished_before: int | None = None
+    keep: int | None = None
+    limit: int = 1000
+
+
+class Purged(msgspec.Struct, frozen=True, kw_only=True):
+    """The jobs that are gone, each with its last claim_no; `more`: another call would delete further ones."""
+
+    jobs: Sequence[tuple[str, int]]
+    more: bool
+
+
 class Store(Protocol):
     """All methods may raise DatabaseError; writes raise Throttled while the disk is full."""
 
@@ -166,6 +202,10 @@ class Store(Protocol):
         """Store all jobs or none, in order, QUEUED, or SCHEDULED if run_at is later than created_at.
 
         Raises Conflict if an idempotency key is known with other content; its details name the job and the index.
+        The key is looked at first. Then `on_duplicate` says what becomes of the live jobs of the same
+        (job_type, subject_key): SUPERSEDE and SUPERSEDE_RUNNING set `superseded_by` on all of them and end the waiting
+        ones (the latter also raises the stop reason of the running one); JOIN answers the newest live job that is
+        neither superseded nor being stopped, else inserts; REJECT raises Conflict if any lives; AFTER inserts.
         """
         ...
 
@@ -200,8 +240,43 @@ class Store(Protocol):
         """Make SCHEDULED jobs with run_at <= now QUEUED, earliest first, at most `limit`."""
         ...
 
+    async def expire(self, now: int, limit: int) -> Expired:
+        """End waiting jobs whose time is over, also in paused queues: SKIPPED_TTL for QUEUED jobs that were never
+        claimed and have waited ttl_ms since max(created_at, run_at), SKIPPED_DEADLINE for SCHEDULED and QUEUED ones
+        whose deadline is not later than `now`. At most `limit`.
+        """
+        ...
+
+    async def next_expiry(self) -> int | None:
+        """When the next ttl or deadline of a waiting job is over (epoch ms)."""
+        ...
+
+    async def purge(self, purge: Purge) -> Purged:
+        """Delete finished jobs with their attempts; the counts of the queues follow, the counters stay."""
+        ...
+
+    async def purge_subjects(self, limit: int) -> int:
+        """Delete generation counters of subjects that have no job any more; how many."""
+        ...
+
+    async def compact(self, max_pages: int) -> int:
+        """Give back at most `max_pages` free pages to the file system; how many pages are still free.
+
+        Short: other writes go on between the calls.
+        """
+        ...
+
+    async def checkpoint(self) -> None:
+        """Move the write-ahead log into the database and cut it, as far as readers allow."""
+        ...
+
     async def configure_queue(
-        self, name: str, *, paused: bool | None = None, concurrency: int | Literal["keep"] | None = "keep"
+        self,
+        name: str,
+        *,
+        paused: bool | None = None,
+        concurrency: int | Literal["keep"] | None = "keep",
+        queue_class: QueueClass | None = None,
     ) -> QueueRow:
         """Change a queue; one that was never used is made. Paused queues keep accepting jobs."""
         ...
