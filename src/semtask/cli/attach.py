@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _WAIT_MS = 30_000
 _EXPLAIN_AFTER_MS = 2000
+_CANCEL_S = 3.0
 
 
 class _Signal(NamedTuple):
@@ -53,6 +54,7 @@ class Attachment:
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._job_id = ""
         self._stopped_by: int | None = None
+        self._cancelling: threading.Thread | None = None
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -105,12 +107,13 @@ class Attachment:
     def _interrupt(self, number: int) -> None:
         """The first signal cancels and waits, the second one leaves."""
         name = render.short(self._job_id)
-        if self._stopped_by is not None:
+        if self._cancelling is not None:
+            self._cancelling.join(_CANCEL_S)  # a quick second Ctrl-C must not undo the first one
             self._session.warn(f"left {name}; `semtask logs -f {name}` follows it, `semtask wait {name}` waits for it")
             raise Ended(128 + number)
         self._stopped_by = number
         self._session.notice(f"cancelling {name} and waiting for its end; once more leaves it")
-        self._in_thread(self._cancel)
+        self._cancelling = self._in_thread(self._cancel)
 
     def _give_up(self, error: Exception) -> None:
         if not isinstance(error, DaemonUnavailable):
@@ -125,8 +128,10 @@ class Attachment:
     def _address(self) -> Any:
         return address_of(self._session.settings)
 
-    def _in_thread(self, work: Callable[..., None], *args: Any) -> None:
-        threading.Thread(target=self._guarded, args=(work, *args), daemon=True).start()
+    def _in_thread(self, work: Callable[..., None], *args: Any) -> threading.Thread:
+        thread = threading.Thread(target=self._guarded, args=(work, *args), daemon=True)
+        thread.start()
+        return thread
 
     def _guarded(self, work: Callable[..., None], *args: Any) -> None:
         try:
