@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from semtask.cli import render
 from semtask.cli.exit_codes import exit_code
-from semtask.cli.failure import NO_DAEMON, Ended
+from semtask.cli.failure import Ended
 from semtask.cli.follow import Reader, Sink, patient_call
 from semtask.client.transport import Transport, address_of
 from semtask.errors import Conflict, DaemonUnavailable
@@ -119,9 +119,9 @@ class Attachment:
         if not isinstance(error, DaemonUnavailable):
             raise error
         name = render.short(self._job_id)
-        self._session.warn(error.message)
-        self._session.warn(f"job {name} is stored; `semtask up`, then `semtask logs -f {name}` follows it again")
-        raise Ended(NO_DAEMON)
+        raise DaemonUnavailable(
+            f"{error.message}; job {name} is stored: `semtask up`, then `semtask logs -f {name}` follows it again"
+        )
 
     # --- threads ----------------------------------------------------------------------------------------------------
 

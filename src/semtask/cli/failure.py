@@ -1,4 +1,4 @@
-"""Errors as people and programs see them: a message, what to do next, and an exit code (docs: exit codes)."""
+"""Errors as people and programs see them: a message, what to do next, and an exit code."""
 
 from __future__ import annotations
 
