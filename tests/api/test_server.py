@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from semtask.api import http
 from semtask.api.methods import Caller, Dispatcher
 from semtask.errors import Conflict, DatabaseError, StartupError
+from semtask.model.state import State
+from semtask.protocol import messages
 from semtask.protocol.messages import METHODS
 from tests.api.running import JOB_ID, NotingOperations, Peer, Running, running
 
@@ -274,6 +278,49 @@ def test_close_lets_a_change_end_and_gives_up_a_wait(home: Path) -> None:
             assert not server.settings.socket.exists()
             with pytest.raises(FileNotFoundError):
                 server.unix()
+
+
+def test_close_sends_what_was_answered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what the client has not taken yet: this answer is larger than the buffers of the socket."""
+    big = messages.Enqueued(job_id="x" * 8_000_000, state=State.QUEUED, queue="default")
+    monkeypatch.setattr(NotingOperations, "_enqueued", staticmethod(lambda: big))
+    with running(home) as server, server.unix() as peer:
+        peer.send(b"POST / HTTP/1.1\r\nContent-Type: application/json\r\n")
+        body = call("dev.enqueue.v1", ENQUEUE, id=1)
+        peer.send(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert server.operations.entered.wait(20)
+        closing = asyncio.run_coroutine_threadsafe(server.server.close(), server.loop)
+        assert len(peer.reply().json["result"]["job_id"]) == 8_000_000
+        closing.result(20)
+
+
+def test_close_does_not_wait_for_ever(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_CLOSE_GRACE_S", 0.1)
+    with running(home) as server, server.unix() as peer:
+        server.hold()
+        body = call("dev.enqueue.v1", ENQUEUE, id=1)
+        peer.send(b"POST / HTTP/1.1\r\nContent-Type: application/json\r\n")
+        peer.send(b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        assert server.operations.entered.wait(20)
+        server.run(server.server.close())
+        assert peer.closed()
+        assert server.operations.cancelled == ["enqueue"]
+
+
+@pytest.mark.parametrize("descriptors", [resource.RLIM_INFINITY, 64])
+def test_the_cap_of_connections_leaves_descriptors_for_the_rest(
+    home: Path, monkeypatch: pytest.MonkeyPatch, descriptors: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _kind: (descriptors, descriptors))
+    with running(home) as server:
+        peers = [server.unix() for _ in range(40)]
+        assert [peer.rpc("admin.stats.v1").status for peer in peers[-30:]] == [200] * 30
+        if descriptors == 64:
+            assert peers[0].closed()
+        else:
+            assert peers[0].rpc("admin.stats.v1").status == 200
+        for peer in peers:
+            peer.sock.close()
 
 
 def test_a_server_that_cannot_start_leaves_nothing(home: Path) -> None:

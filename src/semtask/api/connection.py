@@ -108,8 +108,8 @@ class Connection(asyncio.Protocol):
         self._limits = site.limits
         self._parser = httptools.HttpRequestParser(self)
         self._loop = asyncio.get_running_loop()
-        self.caller = Caller()
-        self.task: asyncio.Task[None] | None = None
+        self._caller = Caller()
+        self._task: asyncio.Task[None] | None = None
         self._queue: deque[_Request | Refused] = deque()
         self._phase = _Phase.BETWEEN
         self._incoming = _Incoming()
@@ -119,6 +119,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._lost = False
         self._eof = False
+        self._hurry = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -151,14 +152,14 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = True
-        self.caller.leave()
-        return self.task is not None  # keep it open for the answers to what was read
+        self._caller.leave()
+        return self._task is not None  # keep it open for the answers to what was read
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._lost = True
         self._reading = False
         self._set_timer()
-        self.caller.leave()
+        self._caller.leave()
         self._writable.set()
         self._site.closed(self)
         del self._parser
@@ -200,7 +201,7 @@ class Connection(asyncio.Protocol):
             self._refuse(refused)
             return
         self._site.became_busy(self)
-        if self.task is None and any(value.lower() == b"100-continue" for value in head.values(b"expect")):
+        if self._task is None and any(value.lower() == b"100-continue" for value in head.values(b"expect")):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -215,10 +216,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._phase = _Phase.BETWEEN
-        head = self._incoming.head
-        if self._reading and head is not None:
+        incoming = self._incoming
+        if self._reading and incoming.head is not None:
             keep_alive = self._reading = self._parser.should_keep_alive()
-            self._push(_Request(head, b"".join(self._incoming.body), keep_alive))
+            self._push(_Request(incoming.head, b"".join(incoming.body), keep_alive))
+            incoming.body.clear()
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -243,9 +245,9 @@ class Connection(asyncio.Protocol):
 
     def _push(self, item: _Request | Refused) -> None:
         self._queue.append(item)
-        if self.task is None:
+        if self._task is None:
             self._site.became_busy(self)
-            self.task = self._loop.create_task(self._serve())
+            self._task = self._loop.create_task(self._serve())
         elif not self._paused and self._reading:
             self._paused = True
             self._transport.pause_reading()
@@ -283,13 +285,13 @@ class Connection(asyncio.Protocol):
                 if isinstance(item, Refused):
                     await self._write(self._refusal(item), keep_alive=False)
                 else:
-                    response = await self._site.respond(item.head, item.body, self.caller)
+                    response = await self._site.respond(item.head, item.body, self._caller)
                     await self._write(response, keep_alive=item.keep_alive)
         except Exception:
             log.exception("a connection failed and is closed")
             self._transport.abort()
         finally:
-            self.task = None
+            self._task = None
         if self._lost:
             return
         if not self._reading or self._eof:
@@ -327,18 +329,19 @@ class Connection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """Close, but take in for a while what the client still sends: a reset would destroy the answer."""
-        if self._eof or not self._transport.can_write_eof():
+        if self._eof or self._hurry:
             self._transport.close()
-            return
-        self._transport.write_eof()
-        self._loop.call_later(self._limits.linger_s, self._transport.abort)
+        else:
+            self._transport.write_eof()
+            self._loop.call_later(self._limits.linger_s, self._transport.abort)
 
     def close(self) -> None:
         """Close as soon as the request in work is answered; at once if there is none."""
-        self.caller.leave()
+        self._caller.leave()
         self._reading = False
+        self._hurry = True
         self._set_timer()
-        if self.task is None:
+        if self._task is None:
             self._transport.close()
 
     def evict(self) -> None:
@@ -349,5 +352,5 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close now, and give up what is in work."""
         self._transport.abort()
-        if self.task is not None:
-            self.task.cancel()
+        if self._task is not None:
+            self._task.cancel()

@@ -52,11 +52,12 @@ class RpcServer:
         self._ready = ready
         self._dispatcher = Dispatcher(operations, version=version)
         self._own_uid = os.geteuid()
-        # Half of the descriptors at most: the other half is for logs, pidfds and the database.
-        self._max_connections = min(settings.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        self._max_connections = _connection_cap(settings.max_connections)
         self._servers: list[asyncio.Server] = []
         self._unix: tuple[int, int] | None = None
         self._connections: set[Connection] = set()
+        self._all_closed = asyncio.Event()
+        self._all_closed.set()
         self._idle: dict[Connection, None] = {}  # in the order in which they became idle
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -95,13 +96,13 @@ class RpcServer:
         self.tcp_port = None
         for connection in list(self._connections):
             connection.close()
-        tasks = [connection.task for connection in self._connections if connection.task is not None]
-        if tasks:
-            await asyncio.wait(tasks, timeout=_CLOSE_GRACE_S)
-        for connection in list(self._connections):
-            connection.abort()
-        while self._connections:  # noqa: ASYNC110 - the loop tells each of them in its next round
-            await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(_CLOSE_GRACE_S):
+                await self._all_closed.wait()
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+            await self._all_closed.wait()
 
     async def _listen(self, sock: socket.socket, place: Place) -> None:
         # create_server, not create_unix_server: the latter unlinks the path when it closes.
@@ -114,6 +115,7 @@ class RpcServer:
 
     def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> None:
         self._connections.add(connection)
+        self._all_closed.clear()
         if place.port is None:
             guard.check_peer(_peer_uid(transport), self._own_uid)
         if len(self._connections) > self._max_connections:
@@ -131,6 +133,8 @@ class RpcServer:
     def closed(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self._idle.pop(connection, None)
+        if not self._connections:
+            self._all_closed.set()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -166,6 +170,12 @@ class RpcServer:
             else:
                 return Response(HTTPStatus.OK, _json({"status": "ready"}))
         return Response(HTTPStatus.SERVICE_UNAVAILABLE, _json({"status": "unavailable", "reason": reason}))
+
+
+def _connection_cap(wanted: int) -> int:
+    """Connections take half of the file descriptors at most: the rest is for logs, pidfds and the database."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if descriptors == resource.RLIM_INFINITY else min(wanted, descriptors // 2)
 
 
 def _peer_uid(transport: asyncio.Transport) -> int:
