@@ -17,8 +17,9 @@ from semtask.executors.folder import AttemptsDir
 from semtask.executors.process import Launcher
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs
-from semtask.model.job import ProcessIdentity
+from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt, ProcessIdentity
 from semtask.model.outcome import Outcome
+from semtask.model.state import State
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -59,8 +60,9 @@ def make_spec(
     umask: int = 0o22,
     split: bool = False,
     grace_ms: int = 5000,
+    nonce: str | None = None,
 ) -> CommandSpec:
-    nonce = f"{job_id}.{claim_no}.{os.getpid()}"
+    nonce = nonce or f"{job_id}.{claim_no}.{os.getpid()}"
     return CommandSpec(
         job_id=job_id,
         claim_no=claim_no,
@@ -72,6 +74,36 @@ def make_spec(
         grace_ms=grace_ms,
         nonce=nonce,
     )
+
+
+def former(attempts: AttemptsDir, spec: CommandSpec, *, boot_id: str | None = None) -> Job:
+    """The row that a former daemon left of a running command."""
+    return Job(
+        seq=1,
+        job_id=spec.job_id,
+        queue="default",
+        job_type="command",
+        execution_mode=ExecutionMode.SUBPROCESS,
+        state=State.RUNNING,
+        payload="{}",
+        created_at=0,
+        on_interrupt=OnInterrupt.FAIL,
+        content_hash=b"",
+        claim_no=spec.claim_no,
+        claim=ClaimFacts(
+            daemon_epoch=1,
+            boot_id=boot_id or procfs.boot_id(),
+            attempts_id=attempts.attempts_id,
+            nonce=spec.nonce,
+        ),
+    )
+
+
+def reap_adopted() -> None:
+    """Take in the dead processes that came to this one, a child subreaper since it had a launcher."""
+    for pid in procfs.children(os.getpid()):
+        if not alive(pid) and os.getsid(pid) != os.getsid(0):
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
 
 class Rig:
@@ -112,13 +144,8 @@ class Rig:
         return started.shim.pid
 
     def launcher_pid(self) -> int:
-        found = [
-            pid
-            for pid in procfs.children(os.getpid())
-            if b"semtask.executors.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        assert len(found) == 1
-        return found[0]
+        assert self.launcher._process is not None
+        return self.launcher._process.pid
 
     def output(self, job_id: str = "job", claim_no: int = 1, stream: str = "out") -> str:
         path = self.home / f"{job_id}.{claim_no}.{stream}"

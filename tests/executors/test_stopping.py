@@ -181,13 +181,13 @@ def test_a_stop_before_the_shim_exists_is_not_lost(tmp_path: Path) -> None:
 def test_a_stop_before_anything_was_handed_over_starts_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async with rig(tmp_path) as r:
-            open_logs = r._open_logs  # noqa: SLF001
+            open_logs = r._open_logs
 
             def stop_meanwhile(job_id: str, claim_no: int, split: bool) -> tuple[int, int | None]:
                 r.executor.stop(job_id, claim_no, StopReason.CANCEL, 0)
                 return open_logs(job_id, claim_no, split)
 
-            r.executor._open_logs = stop_meanwhile  # noqa: SLF001
+            r.executor._open_logs = stop_meanwhile
             ended = await r.run(make_spec(["touch", str(tmp_path / "ran")]))
             assert ended.failure is FailureClass.NEVER_RAN
             assert not (tmp_path / "ran").exists()

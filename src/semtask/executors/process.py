@@ -15,7 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from semtask.errors import StartupError
@@ -93,6 +93,9 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
+Answer = asyncio.Future[tuple[int, int | None]]
+
+
 def _fulfil(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
@@ -101,12 +104,20 @@ def _fulfil(done: asyncio.Future[None]) -> None:
 class _LauncherProcess:
     """One run of the launcher program."""
 
-    def __init__(self, daemon_fd: int, notices_fd: int, scratch: str, on_orphans: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        daemon_fd: int,
+        notices_fd: int,
+        scratch: str,
+        on_orphans: Callable[[int], None],
+        on_death: Callable[[], None],
+    ) -> None:
         self._on_orphans = on_orphans
+        self._on_death = on_death
         self._loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = self._loop.create_future()
         self.dead = asyncio.Event()
-        self._answers: dict[int, asyncio.Future[tuple[int, int | None]]] = {}
+        self._answers: dict[int, Answer] = {}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             passed = (theirs.fileno(), daemon_fd, notices_fd)
@@ -134,17 +145,18 @@ class _LauncherProcess:
     def exit_status(self) -> int | None:
         return self._process.returncode
 
-    async def ask(self, kind: bytes, request: int, first: int, second: int, fds: list[int]) -> tuple[int, int | None]:
-        """Send a message and await its answer: value, and descriptor if it came with one."""
+    def send(self, kind: bytes, request: int, first: int, second: int, fds: Iterable[int] = ()) -> Answer:
+        """Send a message. The answer is its value, and the descriptor that came with it, if one did.
+
+        ConnectionError, raised: it is dead, and the message reached nobody. ConnectionError, in the answer: it died.
+        """
         if self.dead.is_set():
             raise ConnectionResetError("the launcher has ended")
-        answer: asyncio.Future[tuple[int, int | None]] = self._loop.create_future()
+        control.send(self._socket, control.HEADER.pack(kind, request, first, second), fds)
+        answer: Answer = self._loop.create_future()
         self._answers[request] = answer
-        try:
-            control.send(self._socket, control.HEADER.pack(kind, request, first, second), fds)
-            return await answer
-        finally:
-            del self._answers[request]
+        answer.add_done_callback(lambda _: self._answers.pop(request))
+        return answer
 
     def leave(self) -> None:
         """Ask it to spawn nothing more and to end after its last shim."""
@@ -192,7 +204,8 @@ class _LauncherProcess:
         self._socket.close()
         os.close(self._pidfd)
         self.dead.set()
-        for answer in self._answers.values():
+        self._on_death()
+        for answer in list(self._answers.values()):
             if not answer.done():
                 answer.set_exception(ConnectionResetError("the launcher died"))
         if not self.ready.done():
@@ -245,13 +258,12 @@ class Launcher:
         Raises NotSpawnedError if nothing was started and nothing can be any more.
         """
         async with self._slots:
-            process = await self._living()
             number = next(self._requests)
             self._requested[number] = request
             self._unclear += 1
             self._all_clear.clear()
             try:
-                shim = await self._spawn_or_adopt(process, number, request)
+                shim = await self._spawn_or_adopt(number, request)
                 if shim is None:
                     del self._requested[number]
                 else:
@@ -269,7 +281,7 @@ class Launcher:
         """Wait until nothing is left of shims that were lost; the wait status of this one, where it is known."""
         if shim is not None and shim.parent is not None and not shim.parent.dead.is_set():
             try:
-                value, _ = await shim.parent.ask(control.SETTLE, next(self._requests), shim.pid, 0, [])
+                value, _ = await shim.parent.send(control.SETTLE, next(self._requests), shim.pid, 0)
                 return None if value < 0 else value
             except OSError:
                 log.warning("the launcher died while it ended the processes of a lost shim; the daemon goes on")
@@ -309,7 +321,9 @@ class Launcher:
     # --- the process ---
 
     async def _start_process(self) -> None:
-        process = _LauncherProcess(self._daemon_out, self._notices_in, self._attempts.scratch(), self._on_orphans)
+        process = _LauncherProcess(
+            self._daemon_out, self._notices_in, self._attempts.scratch(), self._on_orphans, self._ready.clear
+        )
         self._process = process
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
@@ -317,7 +331,8 @@ class Launcher:
         except TimeoutError:
             process.kill()
             raise
-        self._ready.set()
+        if not process.dead.is_set():
+            self._ready.set()
 
     async def _replace_when_dead(self) -> None:
         pause = _FIRST_PAUSE_S
@@ -326,7 +341,6 @@ class Launcher:
             await self._process.dead.wait()
             if self._closing:
                 return
-            self._ready.clear()
             sweep = asyncio.create_task(self._end_adopted_orphans(), name="sweep of adopted processes")
             self._sweeps.add(sweep)
             sweep.add_done_callback(self._sweeps.discard)
@@ -359,12 +373,19 @@ class Launcher:
 
     # --- spawning ---
 
-    async def _spawn_or_adopt(
-        self, process: _LauncherProcess, number: int, request: SpawnRequest
-    ) -> SpawnedShim | None:
-        fds = [request.specification, request.folder_fd, *request.logs]
+    async def _spawn_or_adopt(self, number: int, request: SpawnRequest) -> SpawnedShim | None:
+        fds = (request.specification, request.folder_fd, *request.logs)
+        while True:
+            process = await self._living()
+            try:
+                answer = process.send(control.SPAWN, number, request.umask, request.grace_ms, fds)
+                break
+            except ConnectionError:  # its death was not noticed yet; the next one can do it
+                await process.dead.wait()
+            except OSError as error:
+                raise NoRoomError(f"the launcher cannot be asked for a process: {error.strerror}") from error
         try:
-            pid, pidfd = await process.ask(control.SPAWN, number, request.umask, request.grace_ms, fds)
+            pid, pidfd = await answer
         except ConnectionError:
             return await self._adopt(number, request)
         except OSError as error:
