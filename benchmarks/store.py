@@ -61,7 +61,7 @@ def insert_alone(count: int, rounds: int) -> None:
             raw.append(raw_insert(path / "raw.db", work) / count * 1e6)
             store.append(asyncio.run(store_insert(path / "store.db", work, in_flight=1)) / count * 1e6)
     print(f"insert of one job, FULL   raw apsw {middle(raw):>10,.0f} us")
-    print(f"                          store    {middle(store):>10,.0f} us   +{middle(store) - middle(raw):,.0f} us\n")
+    print(f"                          store    {middle(store):>10,.0f} us   {middle(store) - middle(raw):+,.0f} us\n")
 
 
 def claim_by_depth(small: int, large: int) -> None:

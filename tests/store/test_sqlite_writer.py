@@ -187,6 +187,37 @@ async def test_which_writes_are_synced(sqlite: Harness) -> None:
         assert await opened.counts("once") == {"RUNNING": 1}
 
 
+async def test_nothing_is_told_before_the_commit(sqlite: Harness) -> None:
+    """The commit is held back; neither the answer nor the change may be out by then."""
+    inserted, at_commit, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(_cursor: Any, sql: str, _bindings: Any) -> bool:
+        if sql.startswith("INSERT INTO jobs"):
+            inserted.set()
+        if sql == "COMMIT" and inserted.is_set():
+            at_commit.set()
+            go_on.wait(30)
+        return True
+
+    def watch(tick: Tick) -> None:
+        tick.db.exec_trace = hold
+
+    async with sqlite.open() as opened:
+        await writer_of(opened).submit(watch)
+        insert = ask(opened.insert(job := new_job()))
+        try:
+            await asyncio.to_thread(at_commit.wait)
+            for _ in range(5):
+                await turn()
+            assert not insert.done()
+            assert opened.changes == []
+            assert await opened.store.get(job.job_id) is None
+        finally:
+            go_on.set()
+        await insert
+        assert (await opened.job(job.job_id)).state is State.QUEUED
+
+
 async def test_one_durable_insert_makes_the_tick_durable(sqlite: Harness) -> None:
     async with sqlite.open() as opened, levels(opened) as level:
         async with one_tick(opened):
@@ -344,6 +375,33 @@ async def test_a_full_disk(tmpfs: Tmpfs) -> None:
             assert opened.fatal == []
         with contextlib.closing(apsw.Connection(str(harness.path))) as db:
             assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+async def test_a_full_disk_is_known_until_it_takes_a_write_again(tmpfs: Tmpfs) -> None:
+    """Also when nothing waits to be written."""
+    with tmpfs("4m") as folder:
+        async with Harness("sqlite", folder).open(disk_retry_s=0.02) as opened:
+            await opened.insert(new_job())
+            fill(folder)
+
+            async def known_as_full() -> bool:
+                """After some tries of the writer; the log may have had room for a few small commits."""
+                with contextlib.suppress(Throttled):
+                    await opened.insert(new_job())
+                await asyncio.sleep(0.1)
+                try:
+                    await opened.store.healthy()
+                except Throttled:
+                    return True
+                return False
+
+            async with asyncio.timeout(10):
+                while not await known_as_full():
+                    pass
+            told = len(opened.commits)
+            (folder / "filler").unlink()
+            await until(lambda: len(opened.commits) > told)
+            await opened.store.healthy()
 
 
 async def test_a_disk_that_is_full_for_one_request_is_not_full_for_all(sqlite: Harness) -> None:

@@ -87,7 +87,7 @@ class Database(Protocol):
         ...
 
     def probe(self, db: apsw.Connection) -> None:
-        """Write without changing anything."""
+        """Write something that means nothing."""
         ...
 
     def close_books(self, tick: Tick) -> None:
