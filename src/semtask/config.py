@@ -131,6 +131,33 @@ class Settings:
         _whole(1, 100_000),
         "running jobs of a queue that was not configured; default the number of CPUs",
     )
+    retry_base_delay_ms: int = _setting(
+        1000,
+        _whole(0, 86_400_000),
+        "the first pause before a retry, where the job does not say",
+        "SEMANTICA_RETRY_BASE_DELAY_MS",
+    )
+    cpu_throttle_threshold: int = _setting(
+        90,
+        _whole(1, 101),
+        "CPU use in percent above which background work pauses; 101 never",
+        "SEMANTICA_CPU_THROTTLE_THRESHOLD",
+    )
+    retention_days: int = _setting(
+        7,
+        _whole(0, 36_500),
+        "how long finished jobs and their logs are kept; 0 keeps them for ever",
+        "SEMANTICA_RETENTION_DAYS",
+    )
+    max_finished_jobs: int = _setting(
+        1_000_000, _whole(0, 1 << 40), "how many finished jobs are kept at most, the newest; 0 sets no limit"
+    )
+    max_db_size_mb: int = _setting(
+        0,
+        _whole(0, 1 << 30),
+        "above this size of the database the oldest finished jobs go before their time; 0 sets no limit",
+        "SEMANTICA_MAX_DB_SIZE_MB",
+    )
     shutdown_grace_ms: int = _setting(
         10_000, _whole(0, 3_600_000), "how long running jobs may go on after SIGTERM to the daemon"
     )
@@ -186,15 +213,7 @@ OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
 # Read elsewhere, hence known: by clients, by jobs, or by the command line.
 OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
 # Names of later versions. Whoever sets them expects something, so they are not passed over in silence.
-UNSERVED_ENV = frozenset(
-    {
-        "SEMANTICA_STORE",
-        "SEMANTICA_CPU_THROTTLE_THRESHOLD",
-        "SEMANTICA_RETRY_BASE_DELAY_MS",
-        "SEMANTICA_RETENTION_DAYS",
-        "SEMANTICA_MAX_DB_SIZE_MB",
-    }
-)
+UNSERVED_ENV = frozenset({"SEMANTICA_STORE"})
 _UNSERVED_PREFIX = "SEMANTICA_RATE_LIMIT_"
 
 

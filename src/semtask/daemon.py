@@ -181,6 +181,7 @@ class _Daemon:
                 new_id=JobIds(clock.now_ms, secrets.token_bytes).new,
                 now_ms=clock.now_ms,
                 max_payload_bytes=settings.max_payload_bytes,
+                retry_base_delay_ms=settings.retry_base_delay_ms,
             ),
             tailing=Tailing(store, logs, changes, clock),
             stop_running=engine.attempts.stop,

@@ -7,12 +7,35 @@ import os
 from collections.abc import Callable
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from semtask.errors import ValidationError
-from semtask.model.job import ExecutionMode, NewJob, OnInterrupt
+from semtask.model.job import ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt
 from semtask.protocol.messages import CommandPayload, EnqueueParams
 
+# What a retry takes over from the job that ended.
+_COPIED = (
+    "queue",
+    "job_type",
+    "execution_mode",
+    "payload",
+    "on_interrupt",
+    "content_hash",
+    "priority",
+    "max_attempts",
+    "backoff_factor",
+    "retry_base_delay_ms",
+    "retry_max_delay_ms",
+    "timeout_ms",
+    "grace_ms",
+    "ttl_ms",
+    "subject_key",
+    "tag",
+    "chain_group_id",
+    "parent_job_id",
+    "trace_context",
+    "retry_on_crash",
+)
 _DEFAULT_ON_INTERRUPT = {
     ExecutionMode.IN_PROCESS: OnInterrupt.REQUEUE,
     ExecutionMode.SUBPROCESS: OnInterrupt.FAIL,
@@ -22,10 +45,18 @@ _DEFAULT_ON_INTERRUPT = {
 class Admission:
     """Turns valid parameters into a NewJob; raises ValidationError with the place of what is wrong."""
 
-    def __init__(self, *, new_id: Callable[[], str], now_ms: Callable[[], int], max_payload_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        new_id: Callable[[], str],
+        now_ms: Callable[[], int],
+        max_payload_bytes: int,
+        retry_base_delay_ms: int,
+    ) -> None:
         self._new_id = new_id
         self._now_ms = now_ms
         self._max_payload_bytes = max_payload_bytes
+        self._retry_base_delay_ms = retry_base_delay_ms
 
     def admit(self, params: EnqueueParams) -> NewJob:
         payload = bytes(params.payload)
@@ -36,6 +67,10 @@ class Admission:
         mode = params.execution_mode or _mode_of(payload)
         arguments = _command(payload) if mode is ExecutionMode.SUBPROCESS else _task_arguments(payload)
         now = self._now_ms()
+        run_at = _run_at(params, now)
+        base = params.retry_base_delay_ms
+        retry_base_delay_ms = self._retry_base_delay_ms if isinstance(base, UnsetType) else base
+        _refuse_contradictions(params, run_at or now, now, retry_base_delay_ms)
         return NewJob(
             job_id=self._new_id(),
             queue=params.queue,
@@ -43,8 +78,18 @@ class Admission:
             execution_mode=mode,
             payload=payload.decode(),
             created_at=now,
-            run_at=_run_at(params, now),
+            run_at=run_at,
             priority=params.priority,
+            max_attempts=params.max_attempts,
+            backoff_factor=params.backoff_factor,
+            retry_base_delay_ms=retry_base_delay_ms,
+            retry_max_delay_ms=params.retry_max_delay_ms,
+            retry_on_crash=params.retry_on_crash,
+            timeout_ms=params.timeout_ms or None,
+            deadline=None if isinstance(params.deadline, UnsetType) else params.deadline,
+            ttl_ms=params.ttl_ms or None,
+            subject_key=params.subject_key or None,
+            on_duplicate=_on_duplicate(params),
             grace_ms=params.grace_ms,
             tag=params.tag or None,
             chain_group_id=params.chain_group_id or None,
@@ -54,6 +99,19 @@ class Admission:
             on_interrupt=params.on_interrupt or _DEFAULT_ON_INTERRUPT[mode],
             durability=params.durability,
             content_hash=_content_hash(params, mode, arguments),
+        )
+
+    def copy(self, job: Job) -> NewJob:
+        """A new job like this finished one. It has no key, which stays with the first; its deadline is as far away
+        as the first one's was; within its subject it goes behind what is there."""
+        now = self._now_ms()
+        return NewJob(
+            job_id=self._new_id(),
+            created_at=now,
+            deadline=None if job.deadline is None else now + job.deadline - job.created_at,
+            on_duplicate=OnDuplicate.AFTER if job.subject_key else None,
+            retry_of=job.job_id,
+            **{name: getattr(job, name) for name in _COPIED},
         )
 
 
@@ -119,6 +177,25 @@ def _run_at(params: EnqueueParams, now: int) -> int | None:
     if schedule.scheduled_at is not UNSET:
         return schedule.scheduled_at
     return now + schedule.delay_ms if schedule.delay_ms is not UNSET else None
+
+
+def _refuse_contradictions(params: EnqueueParams, due: int, now: int, retry_base_delay_ms: int) -> None:
+    if not isinstance(params.deadline, UnsetType) and params.deadline <= due:
+        when = "run_at" if due > now else "now"
+        raise _invalid("deadline", f"({params.deadline}) is not later than {when} ({due}): the job could never run")
+    if params.on_duplicate and not params.subject_key:
+        raise _invalid("on_duplicate", "says what happens to jobs of the same subject; give a `subject_key`")
+    if retry_base_delay_ms > params.retry_max_delay_ms:
+        raise _invalid(
+            "retry_max_delay_ms",
+            f"({params.retry_max_delay_ms}) is less than retry_base_delay_ms ({retry_base_delay_ms})",
+        )
+
+
+def _on_duplicate(params: EnqueueParams) -> OnDuplicate | None:
+    if not params.subject_key:
+        return None
+    return params.on_duplicate or OnDuplicate.SUPERSEDE
 
 
 def _content_hash(params: EnqueueParams, mode: ExecutionMode, arguments: object) -> bytes:

@@ -66,6 +66,7 @@ class Attempts:
         defaults: CommandDefaults,
         clock: Clock,
         jitter: Callable[[], float],
+        on_timeout: Callable[[Job], None],
         on_finishing: Callable[[Job, Outcome], None],
         on_end: Callable[[Job], None],
     ) -> None:
@@ -74,9 +75,11 @@ class Attempts:
         self._defaults = defaults
         self._clock = clock
         self._jitter = jitter
+        self._on_timeout = on_timeout
         self._on_finishing = on_finishing
         self._on_end = on_end
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._deadlines: dict[Key, int] = {}
         self._stops: dict[Key, StopReason] = {}
         self._notes = Background()
 
@@ -84,6 +87,8 @@ class Attempts:
         key = (job.job_id, job.claim_no)
         task = asyncio.get_running_loop().create_task(self._run(job), name=f"attempt {job.job_id}.{job.claim_no}")
         self._tasks[key] = task
+        if job.deadline is not None:
+            self._deadlines[key] = job.deadline
         task.add_done_callback(lambda done: self._done(key, done))
 
     def stop(self, running: Running) -> None:
@@ -92,6 +97,18 @@ class Attempts:
         if key in self._tasks:
             self._stops[key] = running.reason
             self._executor.stop(running.job_id, running.claim_no, running.reason, running.grace_ms)
+
+    @property
+    def next_deadline(self) -> int | None:
+        """The earliest deadline (epoch ms) of what runs and is not being stopped for it yet."""
+        return min(self._deadlines.values(), default=None)
+
+    def take_overdue(self, now: int) -> list[Key]:
+        """The attempts whose deadline has come; each is named once."""
+        overdue = [key for key, deadline in self._deadlines.items() if deadline <= now]
+        for key in overdue:
+            del self._deadlines[key]
+        return overdue
 
     @property
     def keys(self) -> list[Key]:
@@ -114,7 +131,19 @@ class Attempts:
         except msgspec.MsgspecError as error:
             await self.settle(job, bad_payload(f"the stored payload is no command: {error}"))
             return
-        await self.settle(job, await self._executor.run(spec, lambda process: self._note_process(job, process)))
+        timer = self._start_timer(job)
+        try:
+            outcome = await self._executor.run(spec, lambda process: self._note_process(job, process))
+        finally:
+            if timer is not None:
+                timer.cancel()
+        await self.settle(job, outcome)
+
+    def _start_timer(self, job: Job) -> asyncio.TimerHandle | None:
+        """timeout_ms is a duration of the attempt: it runs on the monotonic clock, and suspend does not eat it."""
+        if job.timeout_ms is None:
+            return None
+        return asyncio.get_running_loop().call_later(job.timeout_ms / 1000, self._on_timeout, job)
 
     async def settle(self, job: Job, outcome: Outcome) -> None:
         """Write the end of an attempt; also used for the attempts of a former daemon."""
@@ -139,6 +168,7 @@ class Attempts:
 
     def _done(self, key: Key, task: asyncio.Task[None]) -> None:
         del self._tasks[key]
+        self._deadlines.pop(key, None)
         self._stops.pop(key, None)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, DatabaseError):

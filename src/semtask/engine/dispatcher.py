@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from semtask.errors import RpcError
 from semtask.host.clocks import Clock
-from semtask.model.job import ClaimFacts, ExecutionMode, Job
+from semtask.model.job import ClaimFacts, ExecutionMode, Job, QueueClass
 from semtask.model.state import State
 from semtask.protocol.messages import Waiting
 from semtask.store.base import Change, ClaimRequest, QueueRow, Store
@@ -18,6 +18,8 @@ log = logging.getLogger("semtask.dispatcher")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
+STORE_PAUSE_S = 1.0
+LOWEST_PRIORITY = -100
 
 
 class Dispatcher:
@@ -48,11 +50,15 @@ class Dispatcher:
         self.queue_concurrency = queue_concurrency
         self._limits: dict[str, int] = {}
         self._paused: set[str] = set()
+        self._background: set[str] = set()
+        self._throttled: str | None = None
         self._busy: Counter[str] = Counter()
+        self._known: set[str] = set()
         self._ready: set[str] = set()
         self._claiming: asyncio.Task[None] | None = None
         self._open = False
         self._pause_s = 0.0
+        self._why_pause = ""
         self._resume: asyncio.TimerHandle | None = None
 
     # --- what the others tell it ---------------------------------------------------------------------------------
@@ -61,8 +67,6 @@ class Dispatcher:
         """Begin to claim."""
         for row in queues:
             self.configure(row)
-            if row.counts[State.QUEUED]:
-                self._ready.add(row.name)
         self._open = True
         self._pump()
 
@@ -79,6 +83,11 @@ class Dispatcher:
 
     def configure(self, row: QueueRow) -> None:
         self._limits[row.name] = row.concurrency or self.queue_concurrency
+        self._known.add(row.name)
+        if row.queue_class is QueueClass.BACKGROUND:
+            self._background.add(row.name)
+        else:
+            self._background.discard(row.name)
         if row.paused:
             self._paused.add(row.name)
         else:
@@ -88,11 +97,17 @@ class Dispatcher:
 
     def wake(self, queues: Iterable[str]) -> None:
         """These queues have new work, or are about to."""
-        self._ready.update(queues)
+        queues = set(queues)
+        self._known |= queues
+        self._ready |= queues
         self._pump()
 
     def on_changes(self, changes: Sequence[Change]) -> None:
         queued = {c.queue for c in changes if c.after is State.QUEUED and c.execution_mode is ExecutionMode.SUBPROCESS}
+        if any(
+            c.subject_key is not None and c.before is State.RUNNING and c.after is not State.RUNNING for c in changes
+        ):
+            queued |= self._known  # the next job of a subject that is free now may wait in any queue
         if queued:
             self.wake(queued)
 
@@ -106,13 +121,23 @@ class Dispatcher:
             del self._busy[queue]
         self._pump()
 
+    def throttle(self, reason: str | None) -> None:
+        """While there is a reason, background queues and jobs with priority below 0 are not claimed; others go on."""
+        self._throttled = reason
+        if reason is None:
+            # Queues that were passed over have work that nothing will announce again.
+            self.wake(self._known)
+
     def back_off(self, why: str) -> None:
         """The machine had no room to start a process: claim nothing for 1 s, doubling to 30 s."""
-        if self._resume is not None:
-            return
-        self._pause_s = min(self._pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        log.warning("no room to start processes, claiming pauses for %.0f s: %s", self._pause_s, why)
-        self._resume = asyncio.get_running_loop().call_later(self._pause_s, self._end_pause)
+        if self._resume is None:
+            self._pause_s = min(self._pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+            self._rest(self._pause_s, why)
+
+    def _rest(self, seconds: float, why: str) -> None:
+        log.warning("claiming pauses for %.0f s: %s", seconds, why)
+        self._why_pause = why
+        self._resume = asyncio.get_running_loop().call_later(seconds, self._end_pause)
 
     def room_again(self) -> None:
         """A process was started: the next shortage begins with the short pause again."""
@@ -131,6 +156,9 @@ class Dispatcher:
         """Why a waiting job does not run; None for others."""
         queue = job.queue
         if job.state is State.SCHEDULED:
+            if job.attempts:
+                text = f"attempt {job.attempts + 1} follows at run_at={job.run_at}; the last one: {job.error}"
+                return Waiting(reason="retry", text=text)
             return Waiting(reason="scheduled", text=f"waits for its time, run_at={job.run_at}")
         if job.state is not State.QUEUED:
             return None
@@ -141,7 +169,9 @@ class Dispatcher:
         if queue in self._paused:
             return Waiting(reason="queue_paused", text=f"queue {queue!r} is paused: semtask resume {queue}")
         if self._resume is not None:
-            return Waiting(reason="machine_full", text="the machine had no room to start processes; tried again soon")
+            return Waiting(reason="machine_full", text=f"claiming pauses for a moment: {self._why_pause}")
+        if self._throttled and (queue in self._background or job.priority < 0):
+            return Waiting(reason="throttled", text=f"the machine is busy ({self._throttled}); background work waits")
         if self._busy[queue] >= self.limit(queue):
             return Waiting(
                 reason="queue_full", text=f"queue {queue!r} runs {self._busy[queue]} of {self.limit(queue)} jobs"
@@ -158,7 +188,8 @@ class Dispatcher:
         if not self._open or self._claiming is not None or self._resume is not None:
             return
         free = self.max_processes - self.running
-        room = {q: self.limit(q) - self._busy[q] for q in self._ready if q not in self._paused}
+        passed_over = self._paused | self._background if self._throttled else self._paused
+        room = {q: self.limit(q) - self._busy[q] for q in self._ready if q not in passed_over}
         room = {q: min(slots, free) for q, slots in room.items() if slots > 0}
         if free > 0 and room:
             self._claiming = asyncio.get_running_loop().create_task(self._claim(room, free))
@@ -172,13 +203,14 @@ class Dispatcher:
             limit=limit,
             now=self._clock.now_ms(),
             node_id=self._node_id,
+            min_priority=0 if self._throttled else LOWEST_PRIORITY,
             facts=self._facts,
         )
         try:
             jobs = await self._store.claim(request)
         except RpcError as error:
             self._ready.update(room)
-            self.back_off(error.message)
+            self._rest(STORE_PAUSE_S, error.message)
             return
         for job in jobs:
             self._busy[job.queue] += 1

@@ -11,6 +11,7 @@ from semtask.engine.attempt import Attempts, CommandDefaults
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
 from semtask.engine.dispatcher import Dispatcher
+from semtask.engine.expiry import Expiry
 from semtask.engine.promoter import Promoter
 from semtask.engine.recovery import Judge, Recovery
 from semtask.errors import RpcError
@@ -73,6 +74,7 @@ class Engine:
             defaults=defaults,
             clock=clock,
             jitter=jitter,
+            on_timeout=self._timed_out,
             on_finishing=self._finishing,
             on_end=self._ended,
         )
@@ -86,6 +88,7 @@ class Engine:
             queue_concurrency=queue_concurrency,
         )
         self._promoter = Promoter(store, clock)
+        self._expiry = Expiry(store, self.attempts, clock, lambda job_id: self._stop_one(job_id, StopReason.DEADLINE))
         self._recovery = Recovery(
             store,
             former,
@@ -96,6 +99,7 @@ class Engine:
         )
         changes.listen(self.dispatcher.on_changes)
         changes.listen(self._promoter.on_changes)
+        changes.listen(self._expiry.on_changes)
 
     async def recover(self) -> None:
         """Settle what a former daemon left. Before the sockets open."""
@@ -103,6 +107,7 @@ class Engine:
 
     async def start(self) -> None:
         await self._promoter.start()
+        await self._expiry.start()
         self.dispatcher.open(await self._store.queues())
 
     async def stop(self, *, wait_s: float, at_once: asyncio.Event) -> None:
@@ -112,6 +117,7 @@ class Engine:
         """
         self.dispatcher.close()
         await self._promoter.stop()
+        await self._expiry.stop()
         await self.dispatcher.closed()
         if self.attempts.keys:
             await self._drain(wait_s, at_once)
@@ -188,6 +194,10 @@ class Engine:
     def _start(self, job: Job) -> None:
         self._log_watch.add(job.job_id, job.claim_no)
         self.attempts.start(job)
+        self._expiry.on_start(job)
+
+    def _timed_out(self, job: Job) -> None:
+        self._background.spawn(self._stop_one(job.job_id, StopReason.TIMEOUT), f"stopping {job.job_id}")
 
     def _finishing(self, job: Job, outcome: Outcome) -> None:
         if outcome.failure is FailureClass.INFRA:

@@ -18,6 +18,8 @@ from semtask.model.state import FINAL, State, StopReason
 from semtask.protocol import messages as m
 from semtask.store.base import JobFilter, QueueRow, Running, StopRequest, StopSelector, Store
 
+RETRIED_AT_ONCE = 200
+
 
 class Operations:
     """The verbs of the engine, for the API. Errors are those of `errors.py`."""
@@ -72,6 +74,9 @@ class Operations:
             {j.queue for j in jobs if j.execution_mode is ExecutionMode.SUBPROCESS and j.run_at is None}
         )
         inserted = await self._store.insert(jobs, durable=durable)
+        for one in inserted:
+            for running in one.stopping:
+                self._stop_running(running)
         return [
             m.Enqueued(
                 job_id=one.job_id,
@@ -103,6 +108,7 @@ class Operations:
                 tag=where.tag or None,
                 chain_group_id=where.chain_group_id or None,
                 created_after=None if where.created_after is UNSET else where.created_after,
+                subject_key_prefix=where.subject_key_prefix or None,
                 id_suffix=where.id_suffix or None,
             ),
             newest_first=params.sort == "newest",
@@ -162,6 +168,45 @@ class Operations:
         # A job that is already being cancelled is cancelled all the same.
         return m.Cancelled(cancelled=True, cancelled_count=1, job_id=params.job_id or None)
 
+    async def retry(self, params: m.RetryParams) -> m.Retried:
+        given = [name for name in ("job_id", "tag", "chain_group_id", "queue") if getattr(params, name) is not UNSET]
+        if len(given) != 1:
+            raise ValidationError(
+                "give exactly one of `job_id`, `tag`, `chain_group_id` and `queue`", details={"parameter": "job_id"}
+            )
+        if params.job_id:
+            return await self._retry_one(params.job_id)
+        page = await self._store.query(
+            JobFilter(
+                state=[State.FAILED],
+                tag=params.tag or None,
+                chain_group_id=params.chain_group_id or None,
+                queue=[params.queue] if params.queue else [],
+                not_retried=True,
+            ),
+            newest_first=False,
+            limit=RETRIED_AT_ONCE,
+            after_seq=None,
+        )
+        copies = await self._copy(page.items)
+        return m.Retried(retried_count=len(copies), more=page.next_seq is not None, jobs=copies)
+
+    async def _retry_one(self, job_id: str) -> m.Retried:
+        job = await self._job(job_id)
+        if job.state not in FINAL:
+            raise Conflict(
+                f"job {job_id} has not ended, it is {job.state}: only a finished job can be retried",
+                details={"job_id": job_id, "state": job.state},
+            )
+        [copy] = await self._copy([job])
+        return m.Retried(retried_count=1, more=False, jobs=[copy], job_id=copy.job_id, retry_of=job_id)
+
+    async def _copy(self, jobs: Sequence[Job]) -> list[m.RetriedJob]:
+        if not jobs:
+            return []
+        copies = await self._insert([self._admission.copy(job) for job in jobs])
+        return [m.RetriedJob(job_id=new.job_id, retry_of=old.job_id) for new, old in zip(copies, jobs, strict=True)]
+
     async def list_queues(self, params: m.NoParams) -> m.Queues:
         del params
         return m.Queues(queues=[self._queue(row) for row in await self._store.queues()])
@@ -173,9 +218,11 @@ class Operations:
         return await self._configured(await self._store.configure_queue(params.queue, paused=False))
 
     async def configure_queue(self, params: m.ConfigureQueueParams) -> m.QueueView:
-        if isinstance(params.concurrency, UnsetType):
-            return await self._configured(await self._store.configure_queue(params.queue))
-        row = await self._store.configure_queue(params.queue, concurrency=params.concurrency)
+        row = await self._store.configure_queue(
+            params.queue,
+            concurrency="keep" if isinstance(params.concurrency, UnsetType) else params.concurrency,
+            queue_class=params.class_ or None,
+        )
         return await self._configured(row)
 
     async def stats(self, params: m.NoParams) -> m.Stats:
@@ -201,6 +248,7 @@ class Operations:
                 running_processes=self._dispatcher.running,
             ),
             counters=await self._store.counters(),
+            throttle=m.ThrottleView(active=False),
         )
 
     # --- pieces ------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ def queue_view(row: QueueRow, default_concurrency: int) -> QueueView:
         name=row.name,
         paused=row.paused,
         concurrency=row.concurrency or default_concurrency,
+        class_=row.queue_class,
         scheduled=counts[State.SCHEDULED],
         queued=counts[State.QUEUED],
         running=counts[State.RUNNING],

@@ -11,11 +11,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt
+from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
 from semtask.model.state import EndCause, State, StopReason
 
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="letters, digits, _ and -, 1 to 64")]
 JobType = Annotated[str, Meta(min_length=1, max_length=128)]
+SubjectKey = Annotated[
+    str, Meta(min_length=1, max_length=512, pattern=r"^[^\0]*\Z", description="1 to 512 characters, no NUL")
+]
 Tag = Annotated[str, Meta(min_length=1, max_length=256)]
 JobId = Annotated[
     str,
@@ -85,36 +88,21 @@ class EnqueueParams(Params):
     idempotency_key: Annotated[str, Meta(min_length=1, max_length=256)] | UnsetType = UNSET
     on_interrupt: OnInterrupt | UnsetType = UNSET
     durability: Durability = Durability.FSYNC
-    subject_key: Annotated[str, Meta(min_length=1, max_length=512)] | UnsetType = UNSET
+    subject_key: SubjectKey | UnsetType = UNSET
     on_duplicate: OnDuplicate | UnsetType = UNSET
-    max_attempts: int | UnsetType = UNSET
-    backoff_factor: float | UnsetType = UNSET
-    retry_base_delay_ms: int | UnsetType = UNSET
-    retry_max_delay_ms: int | UnsetType = UNSET
-    retry_on_crash: bool | UnsetType = UNSET
-    timeout_ms: int | UnsetType = UNSET
-    deadline: int | UnsetType = UNSET
-    ttl_ms: int | UnsetType = UNSET
+    max_attempts: Annotated[int, Meta(ge=0, le=1000)] = 1
+    backoff_factor: Annotated[float, Meta(ge=1, le=1000)] = 2.0
+    retry_base_delay_ms: Annotated[int, Meta(ge=0, le=86_400_000)] | UnsetType = UNSET
+    retry_max_delay_ms: Annotated[int, Meta(ge=0, le=31_536_000_000)] = 3_600_000
+    retry_on_crash: bool = False
+    timeout_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] | UnsetType = UNSET
+    deadline: EpochMs | UnsetType = UNSET
+    ttl_ms: Annotated[int, Meta(ge=1, le=31_536_000_000_000)] | UnsetType = UNSET
     conditions: Conditions | UnsetType = UNSET
     depends_on: list[str] | UnsetType = UNSET
 
 
-ENQUEUE_UNSERVED = frozenset(
-    {
-        "subject_key",
-        "on_duplicate",
-        "max_attempts",
-        "backoff_factor",
-        "retry_base_delay_ms",
-        "retry_max_delay_ms",
-        "retry_on_crash",
-        "timeout_ms",
-        "deadline",
-        "ttl_ms",
-        "conditions",
-        "depends_on",
-    }
-)
+ENQUEUE_UNSERVED = frozenset({"conditions", "depends_on"})
 
 
 class Enqueued(Result):
@@ -142,6 +130,9 @@ class Waiting(Result):
 
     reason: Literal[
         "scheduled",
+        "retry",
+        "subject_busy",
+        "throttled",
         "queue_paused",
         "queue_full",
         "machine_full",
@@ -192,7 +183,17 @@ class JobView(Result):
     crashes: int = 0
     interruptions: int = 0
     max_attempts: int = 1
+    backoff_factor: float = 2.0
+    retry_base_delay_ms: int = 1000
+    retry_max_delay_ms: int = 3_600_000
+    retry_on_crash: bool = False
+    timeout_ms: int | None = None
+    deadline: int | None = None
+    ttl_ms: int | None = None
     grace_ms: int = 5000
+    subject_key: str | None = None
+    generation: int | None = None
+    superseded_by: str | None = None
     tag: str | None = None
     chain_group_id: str | None = None
     parent_job_id: str | None = None
@@ -224,7 +225,7 @@ class QueryFilter(Params):
     id_suffix: (
         Annotated[str, Meta(pattern=r"^[0-9a-f]{4,32}\Z", description="4 to 32 hexadecimal digits")] | UnsetType
     ) = UNSET
-    subject_key_prefix: str | UnsetType = UNSET
+    subject_key_prefix: SubjectKey | UnsetType = UNSET
 
 
 class QueryJobsParams(Params):
@@ -308,16 +309,62 @@ class Cancelled(Result):
     job_id: str | None = None
 
 
+class RetryParams(Params):
+    """One finished job by `job_id`, or all FAILED ones of a `tag`, a `chain_group_id` or a `queue`: exactly one.
+
+    Of a tag, a group or a queue only jobs that were not retried yet are taken, at most 200 a call.
+    """
+
+    job_id: JobId | UnsetType = UNSET
+    tag: Tag | UnsetType = UNSET
+    chain_group_id: Tag | UnsetType = UNSET
+    queue: QueueName | UnsetType = UNSET
+
+
+class Retried(Result):
+    """`job_id` is the copy and `retry_of` the job it was made of, where one job was named. `more`: call again."""
+
+    retried_count: int
+    more: bool
+    jobs: list[RetriedJob]
+    job_id: str | None = None
+    retry_of: str | None = None
+
+
+class RetriedJob(Result):
+    job_id: str
+    retry_of: str
+
+
 class QueueParams(Params):
     queue: QueueName
 
 
 class ConfigureQueueParams(Params):
-    """`concurrency` None returns to the daemon's default."""
+    """`concurrency` None returns to the daemon's default.
+
+    A queue of class `background` waits while the machine is busy.
+    """
 
     queue: QueueName
     concurrency: Annotated[int, Meta(ge=1, le=100000)] | UnsetType | None = UNSET
-    class_: Literal["interactive", "normal", "background"] | UnsetType = msgspec.field(default=UNSET, name="class")
+    class_: QueueClass | UnsetType = msgspec.field(default=UNSET, name="class")
+
+
+class MaintenanceParams(Params):
+    """`force_vacuum`: give all free pages back to the file system, not only some."""
+
+    force_vacuum: bool = False
+
+
+class Maintained(Result):
+    """`vacuum_run`: pages were given back. Sizes are of the database with its write-ahead log, in bytes."""
+
+    vacuum_run: bool
+    jobs_deleted: int
+    artifacts_deleted: int
+    db_size_before: int
+    db_size_after: int
 
 
 class NoParams(Params):
@@ -328,6 +375,7 @@ class QueueView(Result):
     name: str
     paused: bool
     concurrency: int
+    class_: QueueClass = msgspec.field(name="class")
     scheduled: int
     queued: int
     running: int
@@ -343,9 +391,21 @@ class Queues(Result):
 
 
 class SystemView(Result):
+    """`cpu_usage` and `memory_usage` in percent, smoothed; None while nothing needs them to be sampled."""
+
     cpu_count: int
     max_processes: int
     running_processes: int
+    cpu_usage: float | None = None
+    memory_usage: float | None = None
+
+
+class ThrottleView(Result):
+    """Whether background work waits for the machine to calm down, why, and since when (epoch ms)."""
+
+    active: bool
+    reason: str | None = None
+    since: int | None = None
 
 
 class Stats(Result):
@@ -363,7 +423,7 @@ class Stats(Result):
     queues: list[QueueView]
     system: SystemView
     counters: dict[str, int]
-    throttle: None = None  # until throttling is served
+    throttle: ThrottleView
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -420,7 +480,6 @@ METHODS: dict[str, Method] = {
             result=QueriedJobs,
             summary="Jobs that match a filter, page by page.",
             operation="query_jobs",
-            unserved=frozenset({"filter.subject_key_prefix"}),
         ),
         Method(
             name="dev.wait.v1",
@@ -436,6 +495,14 @@ METHODS: dict[str, Method] = {
             result=Cancelled,
             summary="Cancel a job, or all live jobs of a tag or group.",
             operation="cancel",
+        ),
+        Method(
+            name="dev.retry.v1",
+            params=RetryParams,
+            result=Retried,
+            summary="Enqueue a copy of a finished job, or of all failed jobs of a tag, a group or a queue.",
+            operation="retry",
+            new_work=True,
         ),
         Method(
             name="logs.tail.v1",
@@ -472,7 +539,6 @@ METHODS: dict[str, Method] = {
             result=QueueView,
             summary="Set how many jobs of a queue may run at once.",
             operation="configure_queue",
-            unserved=frozenset({"class"}),
         ),
         Method(
             name="admin.stats.v1",
@@ -480,6 +546,13 @@ METHODS: dict[str, Method] = {
             result=Stats,
             summary="Counts, queues, limits and counters.",
             operation="stats",
+        ),
+        Method(
+            name="admin.maintenance.v1",
+            params=MaintenanceParams,
+            result=Maintained,
+            summary="Delete what is over its retention now, and give free space back.",
+            operation="maintenance",
         ),
         Method(
             name="rpc.discover",

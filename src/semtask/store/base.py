@@ -29,7 +29,8 @@ from semtask.model.state import EndCause, State, StopReason
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A committed change of one job. `before` is None for a new job.
 
-    A raised stop reason of a running job is a change too: `before` and `after` are RUNNING then.
+    A raised stop reason of a running job is a change too: `before` and `after` are RUNNING then. `expires_at` is when
+    the ttl or the deadline of a job that waits now is over, whichever is first (epoch ms; `model.schedule`).
     """
 
     job_id: str
@@ -42,6 +43,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     run_at: int | None = None
     end_cause: EndCause | None = None
     stop_reason: StopReason | None = None
+    subject_key: str | None = None
+    expires_at: int | None = None
 
 
 class Running(msgspec.Struct, frozen=True, kw_only=True):
