@@ -68,9 +68,12 @@ DAEMON_DIED = "daemon_died"
 
 
 def encode_record(record: Record) -> bytes:
-    values = zip(record._fields, record, strict=True)
-    body = "".join(f"{name} {'' if value is None else value}\n" for name, value in values).encode("utf-8", "replace")
-    return body + f"crc32 {binascii.crc32(body):08x}\n".encode()
+    status = "" if record.wait_status is None else record.wait_status
+    body = (
+        f"wait_status {status}\nstop {record.stop}\nstarted_ms {record.started_ms}\nended_ms {record.ended_ms}\n"
+        f"swept {record.swept}\nspawn_errno {record.spawn_errno}\nspawn_error {record.spawn_error}\n"
+    ).encode("utf-8", "replace")
+    return body + b"crc32 %08x\n" % binascii.crc32(body)
 
 
 def decode_record(data: bytes) -> Record | None:

@@ -12,26 +12,20 @@ import itertools
 import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from semtask.errors import StartupError
 from semtask.executors import control
 from semtask.executors.folder import AttemptFolder, AttemptsDir
+from semtask.executors.launcher_process import LauncherProcess
 from semtask.host import identity, linux, procfs, tree
 from semtask.host.procfs import Mark
 from semtask.model.job import ProcessIdentity
 
 log = logging.getLogger(__name__)
 
-_SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from semtask.executors.launcher import main; main(*map(int, sys.argv[3:]), sys.argv[2])"
-)
 _START_TIMEOUT_S = 30.0
 _MAX_UNANSWERED = 32  # below what the socket can hold, so that a send never waits
 _FIRST_PAUSE_S = 1.0
@@ -68,7 +62,7 @@ class SpawnedShim:
     request: int
     pid: int
     pidfd: int
-    parent: _LauncherProcess | None  # None: adopted by the daemon
+    parent: LauncherProcess | None  # None: adopted by the daemon
 
     def terminate(self) -> None:
         """Have it read its `stop` note. A shim that was stopped itself is continued."""
@@ -93,123 +87,9 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
-Answer = asyncio.Future[tuple[int, int | None]]
-
-
 def _fulfil(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
-
-
-class _LauncherProcess:
-    """One run of the launcher program."""
-
-    def __init__(
-        self,
-        daemon_fd: int,
-        notices_fd: int,
-        scratch: str,
-        on_orphans: Callable[[int], None],
-        on_death: Callable[[], None],
-    ) -> None:
-        self._on_orphans = on_orphans
-        self._on_death = on_death
-        self._loop = asyncio.get_running_loop()
-        self.ready: asyncio.Future[None] = self._loop.create_future()
-        self.dead = asyncio.Event()
-        self._answers: dict[int, Answer] = {}
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            passed = (theirs.fileno(), daemon_fd, notices_fd)
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, scratch, *map(str, passed)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
-                cwd="/",
-                pass_fds=passed,
-                start_new_session=True,
-            )
-        except OSError:
-            self._socket.close()
-            raise
-        finally:
-            theirs.close()
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
-        self._socket.setblocking(False)
-        self._loop.add_reader(self._socket, self._receive)
-        self._loop.add_reader(self._pidfd, self._died)
-
-    @property
-    def exit_status(self) -> int | None:
-        return self._process.returncode
-
-    def send(self, kind: bytes, request: int, first: int, second: int, fds: Iterable[int] = ()) -> Answer:
-        """Send a message. The answer is its value, and the descriptor that came with it, if one did.
-
-        ConnectionError, raised: it is dead, and the message reached nobody. ConnectionError, in the answer: it died.
-        """
-        if self.dead.is_set():
-            raise ConnectionResetError("the launcher has ended")
-        control.send(self._socket, control.HEADER.pack(kind, request, first, second), fds)
-        answer: Answer = self._loop.create_future()
-        self._answers[request] = answer
-        answer.add_done_callback(lambda _: self._answers.pop(request))
-        return answer
-
-    def leave(self) -> None:
-        """Ask it to spawn nothing more and to end after its last shim."""
-        if not self.dead.is_set():
-            self._socket.shutdown(socket.SHUT_WR)
-
-    def kill(self) -> None:
-        signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                data, fds, _ = control.receive(self._socket)
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                data = b""
-            if not data:
-                self._loop.remove_reader(self._socket)
-                return
-            kind, request, value, _ = control.HEADER.unpack(data)
-            self._take(kind, request, value, fds)
-
-    def _take(self, kind: bytes, request: int, value: int, fds: list[int]) -> None:
-        if kind == control.READY:
-            self.ready.set_result(None)
-            return
-        if kind == control.ORPHANS:
-            self._on_orphans(value)
-            return
-        answer = self._answers.get(request)
-        if answer is None or answer.done():
-            for fd in fds:
-                os.close(fd)
-        elif kind == control.REFUSED:
-            answer.set_exception(OSError(value, os.strerror(value)))
-        else:
-            answer.set_result((value, fds[0] if fds else None))
-
-    def _died(self) -> None:
-        self._process.wait()  # it is a zombie: this reaps it at once
-        self._receive()  # what it answered before it died counts
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_reader(self._pidfd)
-        self._socket.close()
-        os.close(self._pidfd)
-        self.dead.set()
-        self._on_death()
-        for answer in list(self._answers.values()):
-            if not answer.done():
-                answer.set_exception(ConnectionResetError("the launcher died"))
-        if not self.ready.done():
-            self.ready.set_exception(ConnectionResetError("the launcher died"))
 
 
 class Launcher:
@@ -222,7 +102,7 @@ class Launcher:
         self._attempts = attempts
         self._on_orphans = on_orphans
         self._requests = itertools.count(1)
-        self._process: _LauncherProcess | None = None
+        self._process: LauncherProcess | None = None
         self._ready = asyncio.Event()
         self._closing = False
         self._watch: asyncio.Task[None] | None = None
@@ -321,7 +201,7 @@ class Launcher:
     # --- the process ---
 
     async def _start_process(self) -> None:
-        process = _LauncherProcess(
+        process = LauncherProcess(
             self._daemon_out, self._notices_in, self._attempts.scratch(), self._on_orphans, self._ready.clear
         )
         self._process = process
@@ -360,7 +240,7 @@ class Launcher:
                 log.error("no new launcher could be started: %s", error)  # noqa: TRY400 - the message says it all
             self._attempts.empty_trash()  # the launcher that could have started what is in there is gone
 
-    async def _living(self) -> _LauncherProcess:
+    async def _living(self) -> LauncherProcess:
         if self._closing:
             raise NotSpawnedError("the daemon is stopping")
         try:
@@ -395,7 +275,7 @@ class Launcher:
         return SpawnedShim(number, pid, pidfd, process)
 
     async def _adopt(
-        self, number: int, request: SpawnRequest, parent: _LauncherProcess | None = None
+        self, number: int, request: SpawnRequest, parent: LauncherProcess | None = None
     ) -> SpawnedShim | None:
         """A spawn without an answer: the folder knows whether a shim has it. See DESIGN section 3."""
         while True:

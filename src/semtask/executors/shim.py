@@ -23,6 +23,7 @@ GRACE_WITHOUT_DAEMON_MS = 2000
 NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 STUCK_AFTER_S = 5.0  # processes that outlive SIGKILL for so long are reported
 _MAX_PAUSE_MS = 100
+_SHORT_MS = 30  # of a command that ends sooner, the daemon learns from `started`
 
 
 class Task(NamedTuple):
@@ -79,6 +80,7 @@ class _Attempt:
         self._status: int | None = None
         self._stop = ""
         self._deadline: float | None = None  # monotonic seconds; SIGKILL follows
+        self._news: str | None = None  # who the command is
         self._others_reaped = 0
         self._swept = 0
         self._poll = select.poll()
@@ -133,6 +135,9 @@ class _Attempt:
     def _supervise(self) -> None:
         """Return when the command has ended or its grace is over."""
         self._poll.register(self._task.daemon, select.POLLIN)
+        self._poll.poll(_SHORT_MS)
+        if self._news is not None and not self._ended():
+            self._tell(self._news)
         while not self._ended():
             wait_ms: float | None = None
             if self._deadline is not None:
@@ -201,13 +206,12 @@ class _Attempt:
                 self._others_reaped += 1
 
     def _announce(self, note: int) -> None:
-        """Say who the command is. It runs already: what cannot be said now must not end it."""
+        """Write down who the command is. It runs already: what cannot be said now must not end it."""
         try:
-            line = f"command {mark(self._pid)}"
-            os.write(note, f"{line}\n".encode())
+            self._news = f"command {mark(self._pid)}"
+            os.write(note, f"{self._news}\n".encode())
         except OSError:  # a full disk
             return
-        self._tell(line)
 
     def _tell(self, text: str) -> None:
         try:

@@ -1,0 +1,131 @@
+"""The files of an attempt: torn ones, missing ones, poison and the trash."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from semtask.executors import folder
+from semtask.executors.folder import AttemptsDir, Record, Stop
+from semtask.host.procfs import Mark
+
+RECORD = Record(
+    wait_status=256,
+    stop="cancel",
+    started_ms=1,
+    ended_ms=2,
+    swept=3,
+    spawn_errno=2,
+    spawn_error="there is no program 'x' in PATH='/bin' of the job",
+)
+MARK = Mark("97058fb8-8b4a-4991-a9db-49b23d835bb9", 4026531836, 17, 9000, None)
+
+
+def test_a_record_is_read_as_it_was_written() -> None:
+    for record in (RECORD, RECORD._replace(wait_status=None, stop="")):
+        assert folder.decode_record(folder.encode_record(record)) == record
+
+
+def test_no_part_and_no_change_of_a_record_passes_for_one() -> None:
+    whole = folder.encode_record(RECORD)
+    for length in range(len(whole)):
+        assert folder.decode_record(whole[:length]) is None
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 1
+        assert folder.decode_record(bytes(changed)) is None
+
+
+def test_a_torn_line_of_started_says_nothing() -> None:
+    whole = f"shim {MARK}\ncommand {MARK._replace(pid=18, pidfs_inode=5)}\n".encode()
+    assert folder.decode_started(whole) == (MARK, MARK._replace(pid=18, pidfs_inode=5))
+    first_line = whole.index(b"\n") + 1
+    for length in range(len(whole)):
+        assert folder.decode_started(whole[:length]) == (MARK if length >= first_line else None, None)
+
+
+@pytest.mark.parametrize("torn", [b"", b"cancel", b"cancel ", b"cancel 50", b"cancel x\n"])
+def test_a_torn_stop_says_nothing(torn: bytes) -> None:
+    assert folder.decode_stop(b"cancel 500\n") == Stop("cancel", 500)
+    assert folder.decode_stop(torn) is None
+
+
+def test_the_attempts_folder_is_private_and_keeps_its_id(tmp_path: Path) -> None:
+    attempts = AttemptsDir(tmp_path / "attempts")
+    assert stat.S_IMODE(os.stat(attempts.path).st_mode) == 0o700
+    assert AttemptsDir(tmp_path / "attempts").attempts_id == attempts.attempts_id
+    assert AttemptsDir(tmp_path / "other").attempts_id != attempts.attempts_id
+
+
+def test_a_claim_number_is_used_once(tmp_path: Path) -> None:
+    attempts = AttemptsDir(tmp_path)
+    attempts.attempt("job", 1).create()
+    with pytest.raises(FileExistsError):
+        attempts.attempt("job", 1).create()
+    attempts.attempt("job", 2).create()
+
+
+def test_the_lock_of_another_is_seen(tmp_path: Path) -> None:
+    attempt = AttemptsDir(tmp_path).attempt("job", 1)
+    with attempt.locked() as free:  # without a folder nobody can hold it
+        assert free
+    attempt.create()
+    with attempt.locked() as free:
+        assert free
+    with open(f"{attempt.path}/lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with attempt.locked() as free:
+            assert not free
+
+
+def test_remove_leaves_nothing_and_may_be_called_again(tmp_path: Path) -> None:
+    attempt = AttemptsDir(tmp_path).attempt("job", 1)
+    attempt.create()
+    attempt.ask_to_stop(Stop("cancel", 5))
+    for name in ("started", "record", "record.tmp"):
+        Path(attempt.path, name).touch()
+    attempt.remove()
+    assert not attempt.exists()
+    attempt.remove()
+
+
+def test_a_poisoned_folder_goes_to_the_trash_whole_and_loses_its_poison_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = AttemptsDir(tmp_path)
+    attempt = attempts.attempt("job", 1)
+    attempt.create()
+    Path(attempt.path, "started").touch()
+    with attempt.locked():
+        attempt.poison()
+    attempt.remove()
+    assert not attempt.exists()
+    assert sorted(os.listdir(tmp_path / ".trash" / "job.1")) == ["lock", "poison", "started"]
+    removed: list[str] = []
+    unlink = os.unlink
+
+    def watched(path: str) -> None:
+        unlink(path)
+        removed.append(os.path.basename(path))
+
+    monkeypatch.setattr(os, "unlink", watched)
+    attempts.empty_trash()
+    assert (removed[0], removed[-1]) == ("lock", "poison")
+    assert os.listdir(tmp_path / ".trash") == []
+
+
+def test_without_room_for_poison_the_lock_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = AttemptsDir(tmp_path).attempt("job", 1)
+    attempt.create()
+
+    def no_room(path: str, flags: int, *_: int) -> int:
+        raise OSError(28, "No space left on device", path)
+
+    with attempt.locked(), monkeypatch.context() as patch:
+        patch.setattr(os, "open", no_room)
+        attempt.poison()
+    assert not os.path.exists(f"{attempt.path}/lock")
