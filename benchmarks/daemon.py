@@ -52,9 +52,7 @@ def commands() -> None:
         left = len(list((home / "attempts").glob("*-*")))
     rate, limit = statistics.median(rates), statistics.median(limits)
     print(f"commands             {rate:7.0f}/s   xargs -P2 {limit:7.0f}/s   ratio {rate / limit:.2f} (at least 0.25)")
-    print(
-        f"                     {done} of {ROUNDS * COMMANDS} DONE, {attempts} attempts for the last {len(ids)}, {left} folders left"
-    )
+    print(f"  {done} of {ROUNDS * COMMANDS} DONE, {attempts} attempts of the last {len(ids)}, {left} folders left")
 
 
 def _xargs() -> None:
@@ -154,9 +152,8 @@ def idle() -> None:
         time.sleep(span)
         used = (sum(map(cpu_seconds, pids)) - before) / span
         rss, pss = sum(map(rss_kb, pids)), sum(map(pss_kb, pids))
-    print(
-        f"idle                 {used:.2%} of a core (under 0.3 %), RSS {rss / 1024:.1f} MB (under 70), PSS {pss / 1024:.1f} MB"
-    )
+    print(f"idle                 {used:.2%} of a core (under 0.3 %), with the launcher")
+    print(f"                     RSS {rss / 1024:.1f} MB (under 70), PSS {pss / 1024:.1f} MB")
 
 
 def running_commands() -> None:
