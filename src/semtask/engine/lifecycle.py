@@ -14,6 +14,7 @@ from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
 from semtask.engine.promoter import Promoter
 from semtask.engine.recovery import Judge, Recovery
+from semtask.engine.removals import Removals
 from semtask.errors import RpcError
 from semtask.executors.base import Executor
 from semtask.host.clocks import Clock
@@ -68,6 +69,7 @@ class Engine:
         self._log_watch = log_watch
         self._clock = clock
         self._background = Background()
+        self._removals = Removals(executor.forget, self._background)
         self.attempts = Attempts(
             store,
             executor,
@@ -123,6 +125,7 @@ class Engine:
             await self._drain(wait_s, at_once)
         await self._stop_attempts(at_once)
         await self._recovery.stop()
+        self._removals.flush()
         await self._background.idle(STUCK_S)
         await self._background.stop()
 
@@ -208,6 +211,4 @@ class Engine:
 
     def _ended(self, job: Job) -> None:
         self._log_watch.remove(job.job_id, job.claim_no)
-        self._background.spawn(
-            asyncio.to_thread(self._executor.forget, job.job_id, job.claim_no), f"removing the folder of {job.job_id}"
-        )
+        self._removals.add(job.job_id, job.claim_no)

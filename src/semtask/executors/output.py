@@ -54,22 +54,26 @@ class LogFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder = os.fspath(folder)
         self._waiters: dict[tuple[str, int], set[_Waiter]] = {}
         self._notifier: Notifier | None = None
 
     def path(self, job_id: str, claim_no: int, stream: Stream = "stdout") -> Path:
+        return Path(self.name(job_id, claim_no, stream))
+
+    def name(self, job_id: str, claim_no: int, stream: Stream) -> str:
+        """The path as text: it is made several times for every attempt."""
         suffix = "log" if stream == "stdout" else "err"
-        return self._folder / job_id[-2:] / f"{job_id}.{claim_no}.{suffix}"
+        return f"{self._folder}/{job_id[-2:]}/{job_id}.{claim_no}.{suffix}"
 
     def open(self, job_id: str, claim_no: int, split: bool) -> tuple[int, int | None]:
         """File descriptors for stdout and, if it is apart, for stderr; the caller closes them.
 
         Old content goes: after a power cut a lost claim's number can come again. Raises OSError.
         """
-        out = _create(self.path(job_id, claim_no, "stdout"))
+        out = _create(self.name(job_id, claim_no, "stdout"))
         try:
-            err = _create(self.path(job_id, claim_no, "stderr")) if split else None
+            err = _create(self.name(job_id, claim_no, "stderr")) if split else None
         except OSError:
             os.close(out)
             raise
@@ -238,7 +242,7 @@ class LogCap:
         return growth
 
     def _measured(self, job_id: str, claim_no: int) -> _Measured:
-        paths = (os.fspath(self._files.path(job_id, claim_no, stream)) for stream in STREAMS)
+        paths = (self._files.name(job_id, claim_no, stream) for stream in STREAMS)
         return _Measured((job_id, claim_no), dict.fromkeys(paths, 0))
 
 
@@ -261,12 +265,12 @@ async def _set_within(event: asyncio.Event, seconds: float | None) -> None:
             await event.wait()
 
 
-def _create(path: Path) -> int:
+def _create(path: str) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(path, flags, 0o600)
     except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         return os.open(path, flags, 0o600)
 
 
