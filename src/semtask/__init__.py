@@ -3,12 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from semtask.client.async_client import AsyncClient
     from semtask.client.client import Client
 
 __version__ = "0.1.0"
-__all__ = ["Client", "__version__"]
+__all__ = ["AsyncClient", "Client", "__version__"]
 
-_LAZY = {"Client": "semtask.client.client"}
+_LAZY = {"AsyncClient": "semtask.client.async_client", "Client": "semtask.client.client"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from semtask import errors
-from semtask.client.transport import READS, NotRunning, TcpAddress, Transport, UnixAddress, address_of
+from semtask.client.address import NotRunning, TcpAddress, UnixAddress, address_of
+from semtask.client.http import READS
+from semtask.client.transport import Transport
 from semtask.config import load
 from semtask.protocol.messages import METHODS
 from tests.client.fake import Fake, answer, failure, hang_up, raw, serving
@@ -126,7 +128,7 @@ def test_a_read_is_repeated_once_only(fake: Fake, transport: Transport) -> None:
 
 
 def test_what_counts_as_a_read() -> None:
-    changing = {"dev.enqueue.v1", "dev.enqueue_many.v1", "dev.cancel.v1"}
+    changing = {"dev.enqueue.v1", "dev.enqueue_many.v1", "dev.cancel.v1", "dev.retry.v1", "admin.maintenance.v1"}
     changing |= {"queues.pause.v1", "queues.resume.v1", "queues.configure.v1"}
     assert set(METHODS) == READS | changing
 

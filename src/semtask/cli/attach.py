@@ -14,7 +14,8 @@ from semtask.cli import render
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import Ended
 from semtask.cli.follow import Reader, Sink, patient_call
-from semtask.client.transport import Transport, address_of
+from semtask.client.address import address_of
+from semtask.client.transport import Transport
 from semtask.errors import Conflict, DaemonUnavailable
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semtask.client.transport import Notice, NotRunning, Transport, UnixAddress, address_of, print_notice
+from semtask.client.address import NotRunning, UnixAddress, address_of
+from semtask.client.http import Notice, print_notice
+from semtask.client.transport import Transport
 from semtask.config import Settings, inherited
 from semtask.errors import DaemonUnavailable, StartupError
 

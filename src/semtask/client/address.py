@@ -1,0 +1,123 @@
+"""Where the daemon is, and connecting to it. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from semtask import errors
+from semtask.config import Settings
+
+
+class NotRunning(errors.DaemonUnavailable):
+    """No semtask daemon answers. Start one with `semtask up`."""
+
+
+@dataclass(frozen=True)
+class UnixAddress:
+    """The socket in `run_dir`, reached through the folder's descriptor, so that no path is too long."""
+
+    run_dir: Path
+    host = "localhost"
+
+    def __str__(self) -> str:
+        return str(self.run_dir / "rpc.sock")
+
+    def authorization(self) -> str | None:
+        return None
+
+    def open(self, timeout: float) -> socket.socket:
+        folder = os.open(self.run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                # A non-blocking connect fails at once where the daemon's backlog is full; this one waits for room.
+                connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
+                )
+                connection.connect(f"/proc/self/fd/{folder}/rpc.sock")
+                _require_own(connection, self)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        finally:
+            os.close(folder)
+
+
+@dataclass(frozen=True)
+class TcpAddress:
+    """A port on the loopback; the bearer token is read from `token_file` where there is one."""
+
+    name: str
+    port: int
+    token_file: Path
+
+    def __str__(self) -> str:
+        return f"http://{self.host}"
+
+    @property
+    def host(self) -> str:
+        return f"{self.name}:{self.port}"
+
+    def authorization(self) -> str | None:
+        try:
+            return f"Bearer {self.token_file.read_text(encoding='ascii').strip()}"
+        except FileNotFoundError:
+            return None  # a daemon with tcp_auth=off has none; any other one says that it wants it
+
+    def open(self, timeout: float) -> socket.socket:
+        connection = socket.create_connection((self.name, self.port), timeout)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return connection
+
+
+Address = UnixAddress | TcpAddress
+
+
+def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str] | None = None) -> Address:
+    """Where the daemon is: `url`, else SEMANTICA_RPC_URL, else the unix socket of the home. Raises ConfigError."""
+    env = os.environ if env is None else env
+    url = url or env.get("SEMANTICA_RPC_URL")
+    if not url:
+        return UnixAddress(settings.run_dir)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if parts.scheme != "http" or parts.hostname not in {"127.0.0.1", "localhost"} or port is None:
+        raise errors.ConfigError(f"the address of the daemon must be like http://127.0.0.1:9527, not {url!r}")
+    return TcpAddress(parts.hostname, port, settings.token_file)
+
+
+def connect(address: Address, timeout: float) -> socket.socket:
+    """A connected socket. Raises NotRunning if nobody listens, else DaemonUnavailable or Unauthorized."""
+    try:
+        return address.open(timeout)
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
+        raise NotRunning(f"no daemon answers at {address}; start one with `semtask up`") from error
+    except (BlockingIOError, TimeoutError) as error:
+        raise errors.DaemonUnavailable(
+            f"the daemon at {address} accepts no connection within {timeout:g} s; is it stopped or overloaded?"
+        ) from error
+    except OSError as error:
+        raise errors.DaemonUnavailable(f"cannot connect to {address}: {error.strerror or error}") from error
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """(pid, uid) of the process that listens at the other end of a unix socket."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _gid = struct.unpack("3i", raw)
+    return pid, uid
+
+
+def _require_own(connection: socket.socket, address: UnixAddress) -> None:
+    uid = peer(connection)[1]
+    if uid != os.geteuid():
+        raise errors.Unauthorized(f"the daemon at {address} belongs to user id {uid}, not to you ({os.geteuid()})")

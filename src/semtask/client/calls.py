@@ -1,0 +1,324 @@
+"""What the clients can ask for: one function for each of their methods, which says what is sent and what comes back.
+
+`Client` and `AsyncClient` have these functions as methods; all they add is the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from semtask import errors
+from semtask.client.http import DEFAULT_TIMEOUT, READS
+from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
+from semtask.model.state import State
+from semtask.protocol.messages import (
+    Cancelled,
+    CancelParams,
+    ConfigureQueueParams,
+    Enqueued,
+    EnqueuedMany,
+    EnqueueManyParams,
+    EnqueueParams,
+    GetJobParams,
+    JobView,
+    Maintained,
+    MaintenanceParams,
+    NoParams,
+    Params,
+    QueriedJobs,
+    QueryFilter,
+    QueryJobsParams,
+    QueueParams,
+    Queues,
+    QueueView,
+    Retried,
+    RetryParams,
+    Schedule,
+    Stats,
+    TailedChunk,
+    TailedLines,
+    TailParams,
+    Waited,
+    WaitParams,
+)
+
+R = TypeVar("R")
+MAINTENANCE_LIMIT_MS = 600_000
+
+
+class _Answer(msgspec.Struct):
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Call(Generic[R]):
+    """A request of one method, and how its result is read. `wait_ms`: how long the daemon may take over it."""
+
+    method: str
+    params: Params
+    read: Callable[[msgspec.Raw], R]
+    has_key: bool = False
+    wait_ms: int = 0
+
+    @property
+    def body(self) -> bytes:
+        return msgspec.json.encode(self.params)
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for the whole exchange."""
+        return DEFAULT_TIMEOUT + self.wait_ms / 1000
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent again when its answer was lost."""
+        return self.has_key or self.method in READS
+
+    def result(self, response: bytes) -> R:
+        """What the JSON-RPC response says. Raises the class of `errors.py` for its error code."""
+        answer = msgspec.json.decode(response, type=_Answer)
+        if answer.error is not None:
+            raise errors.from_wire(answer.error)
+        return self.read(answer.result)
+
+
+def _decode(kind: type[R], raw: msgspec.Raw) -> R:
+    return msgspec.json.decode(raw, type=kind)
+
+
+def _as(kind: type[R]) -> Callable[[msgspec.Raw], R]:
+    return partial(_decode, kind)
+
+
+# --- enqueue ---------------------------------------------------------------------------------------------------------
+
+
+def enqueue(
+    job_type: str,
+    payload: Any,
+    *,
+    queue: str = "default",
+    execution_mode: ExecutionMode | UnsetType = UNSET,
+    priority: int = 0,
+    schedule: Schedule | UnsetType = UNSET,
+    grace_ms: int = 5000,
+    tag: str | UnsetType = UNSET,
+    chain_group_id: str | UnsetType = UNSET,
+    parent_job_id: str | UnsetType = UNSET,
+    traceparent: str | UnsetType = UNSET,
+    idempotency_key: str | UnsetType = UNSET,
+    on_interrupt: OnInterrupt | UnsetType = UNSET,
+    durability: Durability = Durability.FSYNC,
+    subject_key: str | UnsetType = UNSET,
+    on_duplicate: OnDuplicate | UnsetType = UNSET,
+    max_attempts: int = 1,
+    backoff_factor: float = 2.0,
+    retry_base_delay_ms: int | UnsetType = UNSET,
+    retry_max_delay_ms: int = 3_600_000,
+    retry_on_crash: bool = False,
+    timeout_ms: int | UnsetType = UNSET,
+    deadline: int | UnsetType = UNSET,
+    ttl_ms: int | UnsetType = UNSET,
+) -> Call[Enqueued]:
+    """Store a job; once this returns, it survives any crash. `payload` is anything that JSON can hold.
+
+    With an `idempotency_key` the request is repeated if its answer gets lost; it still makes one job. `max_attempts`
+    counts executions: 1 means no retry. `timeout_ms` is for each attempt, `deadline` (epoch ms) for the whole job,
+    `ttl_ms` for the time until it starts. `on_duplicate` says what happens to live jobs of the same `subject_key`.
+    """
+    params = EnqueueParams(
+        job_type=job_type,
+        payload=_raw(payload),
+        queue=queue,
+        execution_mode=execution_mode,
+        priority=priority,
+        schedule=schedule,
+        grace_ms=grace_ms,
+        tag=tag,
+        chain_group_id=chain_group_id,
+        parent_job_id=parent_job_id,
+        traceparent=traceparent,
+        idempotency_key=idempotency_key,
+        on_interrupt=on_interrupt,
+        durability=durability,
+        subject_key=subject_key,
+        on_duplicate=on_duplicate,
+        max_attempts=max_attempts,
+        backoff_factor=backoff_factor,
+        retry_base_delay_ms=retry_base_delay_ms,
+        retry_max_delay_ms=retry_max_delay_ms,
+        retry_on_crash=retry_on_crash,
+        timeout_ms=timeout_ms,
+        deadline=deadline,
+        ttl_ms=ttl_ms,
+    )
+    return Call("dev.enqueue.v1", params, _as(Enqueued), has_key=idempotency_key is not UNSET)
+
+
+def enqueue_many(jobs: Sequence[EnqueueParams | Mapping[str, Any]]) -> Call[list[Enqueued]]:
+    """Store up to 10,000 jobs in one transaction, all or none. A job is EnqueueParams or a mapping like it."""
+    members = [job if isinstance(job, EnqueueParams) else _enqueue_params(job) for job in jobs]
+    keyed = all(job.idempotency_key is not UNSET for job in members)
+    params = EnqueueManyParams(jobs=members)
+    return Call("dev.enqueue_many.v1", params, lambda raw: _decode(EnqueuedMany, raw).jobs, has_key=keyed)
+
+
+# --- look ------------------------------------------------------------------------------------------------------------
+
+
+def get_job(job_id: str, *, include: Sequence[Literal["payload", "attempts"]] = ()) -> Call[JobView]:
+    """One job; `include` adds its payload or its attempts."""
+    return Call("dev.get_job.v1", GetJobParams(job_id=job_id, include=list(include)), _as(JobView))
+
+
+def query_jobs(
+    *,
+    state: Sequence[State] = (),
+    queue: Sequence[str] = (),
+    job_type: str | UnsetType = UNSET,
+    tag: str | UnsetType = UNSET,
+    chain_group_id: str | UnsetType = UNSET,
+    created_after: int | UnsetType = UNSET,
+    id_suffix: str | UnsetType = UNSET,
+    subject_key_prefix: str | UnsetType = UNSET,
+    sort: Literal["newest", "oldest"] = "newest",
+    limit: int = 50,
+    cursor: str | UnsetType = UNSET,
+) -> Call[QueriedJobs]:
+    """One page of jobs that match all filters; `next_cursor` of the answer leads to the next page."""
+    wanted = QueryFilter(
+        state=list(state),
+        queue=list(queue),
+        job_type=job_type,
+        tag=tag,
+        chain_group_id=chain_group_id,
+        created_after=created_after,
+        id_suffix=id_suffix,
+        subject_key_prefix=subject_key_prefix,
+    )
+    params = QueryJobsParams(filter=wanted, sort=sort, limit=limit, cursor=cursor)
+    return Call("dev.query_jobs.v1", params, _as(QueriedJobs))
+
+
+def wait(job_ids: Sequence[str], *, mode: Literal["any", "all"] = "all", timeout_ms: int = 30_000) -> Call[Waited]:
+    """Wait until any or all of the jobs have ended. After `timeout_ms` (at most 60,000) `timed_out` is set."""
+    params = WaitParams(job_ids=list(job_ids), mode=mode, timeout_ms=timeout_ms)
+    return Call("dev.wait.v1", params, _as(Waited), wait_ms=timeout_ms)
+
+
+def tail_lines(
+    job_id: str,
+    *,
+    lines: int = 50,
+    attempt: int | UnsetType = UNSET,
+    stream: Literal["stdout", "stderr"] = "stdout",
+) -> Call[TailedLines]:
+    """The last lines of a job's output."""
+    params = TailParams(job_id=job_id, lines=lines, attempt=attempt, stream=stream)
+    return Call("logs.tail.v1", params, _as(TailedLines))
+
+
+def read_log(
+    job_id: str,
+    *,
+    offset: int = 0,
+    attempt: int | UnsetType = UNSET,
+    stream: Literal["stdout", "stderr"] = "stdout",
+    limit: int = 65_536,
+    wait_ms: int = 0,
+) -> Call[TailedChunk]:
+    """Output from byte `offset` on (negative: from the end). With `wait_ms` it waits for new bytes or the end."""
+    params = TailParams(job_id=job_id, offset=offset, attempt=attempt, stream=stream, limit=limit, wait_ms=wait_ms)
+    return Call("logs.tail.v1", params, _as(TailedChunk), wait_ms=wait_ms)
+
+
+# --- change ----------------------------------------------------------------------------------------------------------
+
+
+def cancel(
+    job_id: str | UnsetType = UNSET,
+    *,
+    tag: str | UnsetType = UNSET,
+    chain_group_id: str | UnsetType = UNSET,
+    grace_ms: int | UnsetType = UNSET,
+) -> Call[Cancelled]:
+    """Cancel a job, or all live jobs of a tag or group. A running job ends later: see `wait`."""
+    params = CancelParams(job_id=job_id, tag=tag, chain_group_id=chain_group_id, grace_ms=grace_ms)
+    return Call("dev.cancel.v1", params, _as(Cancelled))
+
+
+def retry(
+    job_id: str | UnsetType = UNSET,
+    *,
+    tag: str | UnsetType = UNSET,
+    chain_group_id: str | UnsetType = UNSET,
+    queue: str | UnsetType = UNSET,
+) -> Call[Retried]:
+    """Enqueue a copy of a finished job, or of the failed jobs of a tag, a group or a queue: again while `more`."""
+    params = RetryParams(job_id=job_id, tag=tag, chain_group_id=chain_group_id, queue=queue)
+    return Call("dev.retry.v1", params, _as(Retried))
+
+
+# --- queues and the daemon -------------------------------------------------------------------------------------------
+
+
+def list_queues() -> Call[list[QueueView]]:
+    """All queues with their counts."""
+    return Call("queues.list.v1", NoParams(), lambda raw: _decode(Queues, raw).queues)
+
+
+def pause_queue(queue: str) -> Call[QueueView]:
+    """Start no more jobs of a queue."""
+    return Call("queues.pause.v1", QueueParams(queue=queue), _as(QueueView))
+
+
+def resume_queue(queue: str) -> Call[QueueView]:
+    """Start jobs of a queue again."""
+    return Call("queues.resume.v1", QueueParams(queue=queue), _as(QueueView))
+
+
+def configure_queue(
+    queue: str, *, concurrency: int | UnsetType | None = UNSET, class_: QueueClass | UnsetType = UNSET
+) -> Call[QueueView]:
+    """Set how many jobs of a queue may run at once (None: the daemon's default), or how it yields to people."""
+    params = ConfigureQueueParams(queue=queue, concurrency=concurrency, class_=class_)
+    return Call("queues.configure.v1", params, _as(QueueView))
+
+
+def stats() -> Call[Stats]:
+    """Counts, queues, limits and counters of the daemon."""
+    return Call("admin.stats.v1", NoParams(), _as(Stats))
+
+
+def maintenance(*, force_vacuum: bool = False) -> Call[Maintained]:
+    """Delete what is over its retention now, and give free space back to the file system."""
+    params = MaintenanceParams(force_vacuum=force_vacuum)
+    return Call("admin.maintenance.v1", params, _as(Maintained), wait_ms=MAINTENANCE_LIMIT_MS)
+
+
+def discover() -> Call[dict[str, Any]]:
+    """The API as an OpenRPC document."""
+    return Call("rpc.discover", NoParams(), _as(dict[str, Any]))
+
+
+def _raw(payload: Any) -> msgspec.Raw:
+    if isinstance(payload, msgspec.Raw):
+        return payload
+    try:
+        return msgspec.Raw(msgspec.json.encode(payload))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise errors.ValidationError(f"the payload cannot be sent as JSON: {error}") from error
+
+
+def _enqueue_params(job: Mapping[str, Any]) -> EnqueueParams:
+    try:
+        return EnqueueParams(**{**job, "payload": _raw(job["payload"])})
+    except (TypeError, KeyError) as error:
+        raise errors.ValidationError(f"this is no job to enqueue: {error}") from error
