@@ -37,6 +37,7 @@ from semtask.host import procfs
 from semtask.host.clocks import SystemClock
 from semtask.host.filesystem import make_private, require_local
 from semtask.host.locks import FolderBusy, FolderLocks
+from semtask.host.probe import SystemProbe
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW
@@ -172,6 +173,8 @@ class _Daemon:
             max_processes=settings.max_processes,
             queue_concurrency=settings.queue_concurrency,
             recovery_window_ms=settings.recovery_window_ms,
+            probe=SystemProbe(clock.monotonic),
+            cpu_throttle_threshold=settings.cpu_throttle_threshold,
         )
         operations = Operations(
             store=store,
@@ -184,6 +187,7 @@ class _Daemon:
                 retry_base_delay_ms=settings.retry_base_delay_ms,
             ),
             tailing=Tailing(store, logs, changes, clock),
+            load=engine.load,
             stop_running=engine.attempts.stop,
             clock=clock,
             version=semtask.__version__,

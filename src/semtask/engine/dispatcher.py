@@ -40,9 +40,11 @@ class Dispatcher:
         node_id: str,
         max_processes: int,
         queue_concurrency: int,
+        before_claim: Callable[[], None],
     ) -> None:
         self._store = store
         self._start = start
+        self._before_claim = before_claim
         self._facts = facts
         self._clock = clock
         self._node_id = node_id
@@ -52,6 +54,7 @@ class Dispatcher:
         self._paused: set[str] = set()
         self._background: set[str] = set()
         self._throttled: str | None = None
+        self._suspended: str | None = None
         self._busy: Counter[str] = Counter()
         self._known: set[str] = set()
         self._ready: set[str] = set()
@@ -123,10 +126,15 @@ class Dispatcher:
 
     def throttle(self, reason: str | None) -> None:
         """While there is a reason, background queues and jobs with priority below 0 are not claimed; others go on."""
-        self._throttled = reason
-        if reason is None:
+        before, self._throttled = self._throttled, reason
+        if reason is None and before is not None:
             # Queues that were passed over have work that nothing will announce again.
             self.wake(self._known)
+
+    def suspend(self, reason: str | None) -> None:
+        """While there is a reason, nothing is claimed."""
+        self._suspended = reason
+        self._pump()
 
     def back_off(self, why: str) -> None:
         """The machine had no room to start a process: claim nothing for 1 s, doubling to 30 s."""
@@ -168,10 +176,12 @@ class Dispatcher:
             return Waiting(reason="stopping_daemon", text="the daemon is stopping; it runs after the next start")
         if queue in self._paused:
             return Waiting(reason="queue_paused", text=f"queue {queue!r} is paused: semtask resume {queue}")
+        if self._suspended:
+            return Waiting(reason="machine_full", text=f"nothing is started now: {self._suspended}")
         if self._resume is not None:
             return Waiting(reason="machine_full", text=f"claiming pauses for a moment: {self._why_pause}")
         if self._throttled and (queue in self._background or job.priority < 0):
-            return Waiting(reason="throttled", text=f"the machine is busy ({self._throttled}); background work waits")
+            return Waiting(reason="throttled", text=f"background work waits: {self._throttled}")
         if self._busy[queue] >= self.limit(queue):
             return Waiting(
                 reason="queue_full", text=f"queue {queue!r} runs {self._busy[queue]} of {self.limit(queue)} jobs"
@@ -185,8 +195,10 @@ class Dispatcher:
     # --- claiming ---------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        if not self._open or self._claiming is not None or self._resume is not None:
+        if not self._open or self._suspended or self._claiming is not None or self._resume is not None:
             return
+        if self._ready:
+            self._before_claim()
         free = self.max_processes - self.running
         passed_over = self._paused | self._background if self._throttled else self._paused
         room = {q: self.limit(q) - self._busy[q] for q in self._ready if q not in passed_over}

@@ -15,9 +15,11 @@ from semtask.engine.expiry import Expiry
 from semtask.engine.promoter import Promoter
 from semtask.engine.recovery import Judge, Recovery
 from semtask.engine.removals import Removals
+from semtask.engine.throttle import NEVER, LoadWatch, Throttle, cpu_limit
 from semtask.errors import RpcError
 from semtask.executors.base import Executor
 from semtask.host.clocks import Clock
+from semtask.host.probe import HostProbe
 from semtask.model.job import ClaimFacts, Job
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import StopReason
@@ -63,6 +65,8 @@ class Engine:
         max_processes: int,
         queue_concurrency: int,
         recovery_window_ms: int,
+        probe: HostProbe,
+        cpu_throttle_threshold: int,
     ) -> None:
         self._store = store
         self._executor = executor
@@ -80,6 +84,14 @@ class Engine:
             on_finishing=self._finishing,
             on_end=self._ended,
         )
+        self.load = LoadWatch(
+            probe,
+            Throttle(cpu_limit(cpu_throttle_threshold)),
+            clock,
+            apply=lambda reason: self.dispatcher.throttle(reason),  # noqa: PLW0108 - made below
+            running=lambda: self.dispatcher.running,
+            count=self.count,
+        )
         self.dispatcher = Dispatcher(
             store,
             start=self._start,
@@ -88,6 +100,7 @@ class Engine:
             node_id=node_id,
             max_processes=max_processes,
             queue_concurrency=queue_concurrency,
+            before_claim=self.load.needed if cpu_throttle_threshold < NEVER else lambda: None,
         )
         self._promoter = Promoter(store, clock)
         self._expiry = Expiry(store, self.attempts, clock, lambda job_id: self._stop_one(job_id, StopReason.DEADLINE))
@@ -118,6 +131,7 @@ class Engine:
         Afterwards every attempt is finished in the store, or its shim still fights for it and recovery will see.
         """
         self.dispatcher.close()
+        await self.load.stop()
         await self._promoter.stop()
         await self._expiry.stop()
         await self.dispatcher.closed()

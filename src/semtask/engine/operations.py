@@ -10,6 +10,7 @@ from semtask.engine.admission import Admission
 from semtask.engine.changes import Changes
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.tailing import Tailing
+from semtask.engine.throttle import LoadWatch
 from semtask.engine.views import attempt_views, job_view, queue_view
 from semtask.errors import Conflict, NotFound, ValidationError
 from semtask.host.clocks import Clock
@@ -32,6 +33,7 @@ class Operations:
         changes: Changes,
         admission: Admission,
         tailing: Tailing,
+        load: LoadWatch,
         stop_running: Callable[[Running], None],
         clock: Clock,
         version: str,
@@ -43,6 +45,7 @@ class Operations:
         self._changes = changes
         self._admission = admission
         self._tailing = tailing
+        self._load = load
         self._stop_running = stop_running
         self._clock = clock
         self._version = version
@@ -229,6 +232,7 @@ class Operations:
         del params
         rows = await self._store.queues()
         total = {state: sum(row.counts[state] for row in rows) for state in State}
+        load = self._load.load
         return m.Stats(
             version=self._version,
             pid=self._pid,
@@ -246,9 +250,11 @@ class Operations:
                 cpu_count=self._cpu_count,
                 max_processes=self._dispatcher.max_processes,
                 running_processes=self._dispatcher.running,
+                cpu_usage=load.cpu if load else None,
+                memory_usage=load.memory if load else None,
             ),
             counters=await self._store.counters(),
-            throttle=m.ThrottleView(active=False),
+            throttle=m.ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
         )
 
     # --- pieces ------------------------------------------------------------------------------------------------------
