@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from semtask.executors import folder as folders
+from semtask.executors import shim
 from semtask.executors.base import CommandSpec
 from semtask.executors.control import EXIT_POISONED
 from semtask.executors.folder import AttemptsDir
@@ -155,24 +156,25 @@ def test_daemon_launcher_and_shims_killed_at_once(tmp_path: Path) -> None:
         after = Successor(tmp_path / "home")
         await until(lambda: (tmp_path / "grandchild").exists() and len(with_nonce(spec.nonce)) == 1, "the tree")
         grandchild = int((tmp_path / "grandchild").read_text())
-        started = after.attempts.attempt("job", 1).started()
-        assert started is not None
-        assert started.shim is not None
-        assert started.command is not None
-        victims = [owner.process.pid, owner.launcher, started.shim.pid]
+        attempt = after.attempts.attempt("job", 1)
+        await until(lambda: None not in (attempt.started() or (None,)), "the note of who they are")
+        shim_mark, command = attempt.started() or (None, None)
+        assert shim_mark is not None
+        assert command is not None
+        victims = [owner.process.pid, owner.launcher, shim_mark.pid]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for pid in victims:
                 os.kill(pid, number)
         owner.die()
         await until(lambda: not any(map(alive, victims)), "their end")
         assert alive(grandchild)
-        assert alive(started.command.pid)
+        assert alive(command.pid)
         ended = await after.settle(spec)
         assert ended.failure is FailureClass.INTERRUPTED
         assert not alive(grandchild)
-        assert not alive(started.command.pid)
+        assert not alive(command.pid)
         assert after.counters == {"recovery.zombies_cleaned": 2}
-        assert after.attempts.attempt("job", 1).poisoned()
+        assert attempt.poisoned()
 
     asyncio.run(main())
 
@@ -241,6 +243,28 @@ def test_a_late_shim_starts_nothing(tmp_path: Path, how: str) -> None:
             assert not (tmp_path / "ran").exists()
 
     asyncio.run(main())
+
+
+def test_a_shim_that_opened_the_lock_before_the_folder_was_emptied_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = AttemptsDir(tmp_path)
+    attempt = attempts.attempt("job", 1)
+    attempt.create()
+    folder_fd = attempt.open()
+
+    def emptied_meanwhile(_lock: int) -> bool:
+        with attempt.locked():
+            attempt.poison()
+        attempt.remove()
+        attempts.empty_trash()
+        return True
+
+    monkeypatch.setattr(shim, "_take", emptied_meanwhile)
+    # None of the other descriptors is looked at.
+    task = shim.Task(1, 0o22, 0, (), -1, folder_fd, -1, -1, -1, -1, -1, -1)
+    assert shim.run(task) == EXIT_POISONED
+    os.close(folder_fd)
 
 
 def test_an_innocent_process_with_the_pid_of_the_command_is_left_alone(tmp_path: Path) -> None:

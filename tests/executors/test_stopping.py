@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors.folder import Record
+from semtask.executors.folder import Record, Stop
 from semtask.model.outcome import FailureClass
 from semtask.model.state import EndCause, StopReason
 from tests.executors.rig import Rig, alive, make_spec, rig, until, with_nonce
@@ -159,6 +159,9 @@ def test_a_second_stop_can_only_shorten_the_grace(tmp_path: Path) -> None:
             r.executor.stop("job", 1, StopReason.SHUTDOWN, 60_000)
             r.executor.stop("job", 1, StopReason.CANCEL, 300)
             r.executor.stop("job", 1, StopReason.CANCEL, 60_000)
+            await asyncio.sleep(0.1)  # the shim has read that
+            r.attempts.attempt("job", 1).ask_to_stop(Stop("cancel", 60_000))
+            os.kill(r.shim_of(), signal.SIGTERM)
             ended = await asyncio.wait_for(running, 20)
             assert ended.signal == signal.SIGKILL
             assert 0.25 < time.monotonic() - began < 20
@@ -219,6 +222,23 @@ def test_a_tree_that_does_not_go_is_told_of_and_waited_for(tmp_path: Path) -> No
             assert not running.done()
             os.kill(shim, signal.SIGCONT)
             assert (await asyncio.wait_for(running, 10)).signal == signal.SIGKILL
+            assert r.kill_failed == [("job", 1)]
+
+    asyncio.run(main())
+
+
+def test_a_shim_that_cannot_end_what_its_command_left_says_so(tmp_path: Path) -> None:
+    """No process outlives SIGKILL at a test's wish, so the word of the shim is forged."""
+
+    async def main() -> None:
+        async with rig(tmp_path) as r:
+            running = r.begin(make_spec(["sleep", "300"]))
+            await r.command_of()
+            (shim,) = r.launcher._shims.values()
+            os.write(r.launcher._notices_in, f"{shim.request} stuck\n{shim.request} stuck\n99 stuck\n".encode())
+            await until(lambda: r.kill_failed, "the word of the shim")
+            r.executor.stop("job", 1, StopReason.CANCEL, 0)
+            await running
             assert r.kill_failed == [("job", 1)]
 
     asyncio.run(main())

@@ -27,6 +27,7 @@ from semtask.model.job import ProcessIdentity
 log = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 30.0
+_LEAVE_TIMEOUT_S = 10.0
 _MAX_UNANSWERED = 32  # below what the socket can hold, so that a send never waits
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 30.0
@@ -119,6 +120,7 @@ class Launcher:
     async def start(self) -> None:
         """Start the launcher. Raises StartupError if it does not come up."""
         linux.become_child_subreaper()
+        self._attempts.empty_trash()  # of former daemons
         self._daemon_out, self._daemon_in = os.pipe()
         self._notices_out, self._notices_in = os.pipe()
         os.set_blocking(self._notices_out, False)
@@ -181,7 +183,8 @@ class Launcher:
     async def close(self) -> None:
         """Spawn nothing more; wait until the launcher, after its last shim, has left.
 
-        What still runs is ended first, as if the daemon had died.
+        What still runs is ended first, as if the daemon had died. Its shims go on with what cannot be ended in
+        `_LEAVE_TIMEOUT_S`; the next daemon judges it.
         """
         if self._closing:
             return
@@ -189,7 +192,11 @@ class Launcher:
         os.close(self._daemon_in)
         if self._process is not None:
             self._process.leave()
-            await self._process.dead.wait()
+            try:
+                async with asyncio.timeout(_LEAVE_TIMEOUT_S):
+                    await self._process.dead.wait()
+            except TimeoutError:
+                log.warning("the launcher (pid %d) stays: processes of a command survive SIGKILL", self._process.pid)
         tasks = [*self._sweeps, *([self._watch] if self._watch else [])]
         for task in tasks:
             task.cancel()
