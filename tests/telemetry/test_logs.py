@@ -18,8 +18,12 @@ import pytest
 
 from semtask.config import Settings
 from semtask.errors import StartupError
+from semtask.model.job import ExecutionMode, Job, OnInterrupt
+from semtask.model.retry import Decision
+from semtask.model.state import EndCause, Event, State
 from semtask.telemetry import logs
-from semtask.telemetry.logs import ConsoleFormatter, RepeatLimit, configure_logging
+from semtask.telemetry.events import AttemptEnded, Events
+from semtask.telemetry.logs import ConsoleFormatter, RepeatLimit, configure_logging, log_attempts
 
 log = logging.getLogger("semtask.test")
 
@@ -62,6 +66,45 @@ def test_json_is_one_object_a_line_with_what_the_record_says(tmp_path: Path) -> 
         "queue": "q",
         "trace_id": "t",
     }
+
+
+def test_an_attempt_that_ended_is_one_line_that_names_its_job_and_trace(tmp_path: Path) -> None:
+    configure_logging(settings(tmp_path), foreground=False)
+    events = Events()
+    log_attempts(events)
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    job = Job(
+        seq=1,
+        job_id="j",
+        queue="q",
+        job_type="build",
+        execution_mode=ExecutionMode.SUBPROCESS,
+        state=State.RUNNING,
+        payload="{}",
+        created_at=1,
+        on_interrupt=OnInterrupt.FAIL,
+        content_hash=b"",
+        claim_no=3,
+        trace_context=f"00-{trace}-00f067aa0ba902b7-01",
+    )
+    decision = Decision(event=Event.RETRY, end_cause=EndCause.EXIT_CODE, delay_ms=1000)
+    events.emit(AttemptEnded(job, decision, 0.12345))
+    events.emit(AttemptEnded(job, decision, None))
+    first, second = entries(tmp_path)
+    expected = {
+        "level": "info",
+        "event": "attempt ended",
+        "logger": "semtask.attempt",
+        "job_id": "j",
+        "claim_no": 3,
+        "queue": "q",
+        "task": "build",
+        "state": "SCHEDULED",
+        "end_cause": "exit_code",
+        "trace_id": trace,
+    }
+    assert first == {"ts": first["ts"], **expected, "duration_ms": 123.4}
+    assert second == {"ts": second["ts"], **expected}
 
 
 def test_json_keeps_a_traceback_in_its_line(tmp_path: Path) -> None:

@@ -16,9 +16,14 @@ from pathlib import Path
 from semtask.config import Settings
 from semtask.errors import StartupError
 from semtask.host.filesystem import make_private
+from semtask.model.job import Job
+from semtask.telemetry.events import AttemptEnded, Events
+from semtask.telemetry.tracing import trace_id_of
+
+_attempts = logging.getLogger("semtask.attempt")
 
 # What a record may say beside its message, given by `extra=`.
-CONTEXT = ("job_id", "claim_no", "queue", "trace_id")
+CONTEXT = ("job_id", "claim_no", "queue", "task", "state", "end_cause", "duration_ms", "trace_id")
 MAX_BYTES = 10 * 1024 * 1024
 BACKUPS = 5
 _REPEAT_S = 1.0
@@ -54,6 +59,36 @@ def configure_logging(settings: Settings, *, foreground: bool) -> None:
     logging.captureWarnings(True)
     # A full disk or a closed terminal must not break the daemon; the records of that time are lost.
     logging.raiseExceptions = False
+
+
+def about(job: Job, **more: object) -> dict[str, object]:
+    """`extra=` for a line about a claimed job."""
+    return {
+        "job_id": job.job_id,
+        "claim_no": job.claim_no,
+        "queue": job.queue,
+        "trace_id": trace_id_of(job.trace_context),
+        **more,
+    }
+
+
+def log_attempts(events: Events) -> None:
+    """One line for every attempt that ended."""
+    events.attach(AttemptEnded, _log_attempt)
+
+
+def _log_attempt(ended: AttemptEnded) -> None:
+    decision = ended.decision
+    _attempts.info(
+        "attempt ended",
+        extra=about(
+            ended.job,
+            task=ended.job.job_type,
+            state=decision.state.value,
+            end_cause=decision.end_cause.value,
+            duration_ms=None if ended.ran_s is None else round(ended.ran_s * 1000, 1),
+        ),
+    )
 
 
 class ConsoleFormatter(logging.Formatter):

@@ -1,0 +1,56 @@
+"""What the engine tells its exporters about jobs: commits as events, and on demand the levels of this moment."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+
+from semtask.model.job import ExecutionMode
+from semtask.model.state import EndCause, State
+from semtask.store.base import Change, Store
+from semtask.telemetry.events import Events, Hold, JobsEnded, JobsEnqueued, JobsRetried, Levels
+
+
+class Reporting:
+    """`holds` says why jobs are held back now; `wal_bytes` is the size of the write-ahead log."""
+
+    def __init__(
+        self,
+        store: Store,
+        events: Events,
+        *,
+        holds: Callable[[], Collection[Hold]],
+        wal_bytes: Callable[[], int],
+    ) -> None:
+        self._store = store
+        self._events = events
+        self._holds = holds
+        self._wal_bytes = wal_bytes
+
+    def on_changes(self, changes: Sequence[Change]) -> None:
+        """A commit may hold thousands of jobs, and they are much alike: they are told of by their number."""
+        enqueued: Counter[tuple[str, str, ExecutionMode]] = Counter()
+        ended: Counter[tuple[str, str, EndCause]] = Counter()
+        retried: Counter[tuple[str, str]] = Counter()
+        for change in changes:
+            if change.before is None:
+                enqueued[change.queue, change.job_type, change.execution_mode] += 1
+            elif change.end_cause is not None:
+                ended[change.queue, change.job_type, change.end_cause] += 1
+            elif change.before is State.RUNNING and change.after is State.SCHEDULED:
+                retried[change.queue, change.job_type] += 1
+        for (queue, task, kind), count in enqueued.items():
+            self._events.emit(JobsEnqueued(queue, task, kind, count))
+        for (queue, task, outcome), count in ended.items():
+            self._events.emit(JobsEnded(queue, task, outcome, count))
+        for (queue, task), count in retried.items():
+            self._events.emit(JobsRetried(queue, task, count))
+
+    async def levels(self) -> Levels:
+        return Levels(
+            jobs={row.name: row.counts for row in await self._store.queues()},
+            counters=await self._store.counters(),
+            db_size_bytes=await self._store.size_bytes(),
+            db_wal_bytes=self._wal_bytes(),
+            holds=self._holds(),
+        )

@@ -1,0 +1,29 @@
+"""W3C trace context: the ids that tie a job to the trace of its caller.
+
+A job keeps the `traceparent` of its enqueue and hands it on to its command; what is logged about the job bears the
+trace id in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+# Ids of zeros only and version ff are invalid, says the standard.
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+
+_TRACE_ID_BYTES = 16
+
+
+def trace_id_of(traceparent: str | None) -> str | None:
+    """The trace id (32 hexadecimal digits) in a traceparent; None without a valid one."""
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return match.group(1) if match else None
+
+
+def new_trace_id(random_bytes: Callable[[int], bytes]) -> str:
+    """A trace id that is not zero, from a source like `secrets.token_bytes`."""
+    while True:
+        value = random_bytes(_TRACE_ID_BYTES)
+        if any(value):
+            return value.hex()
