@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -12,8 +11,6 @@ from semtask.host.clocks import Clock
 
 log = logging.getLogger("semtask.alarm")
 
-# The wall clock may be set while we sleep: no sleep is longer than this, so a jump is noticed in time.
-LONGEST_SLEEP_S = 1.0
 RETRY_S = 1.0
 
 
@@ -55,7 +52,8 @@ class Alarm:
 
     async def _run(self) -> None:
         while True:
-            await self._sleep()
+            self._earlier.clear()
+            await self._clock.wait_until(self._next, self._earlier)
             now = self._clock.now_ms()
             if self._next is not None and self._next <= now:
                 await self._call(now)
@@ -69,14 +67,3 @@ class Alarm:
             log.warning("%s: not now, trying again: %s", self._name, error.message)
             self._keep_earlier(now)
             await asyncio.sleep(RETRY_S)
-
-    async def _sleep(self) -> None:
-        self._earlier.clear()
-        seconds = None
-        if self._next is not None:
-            seconds = min((self._next - self._clock.now_ms()) / 1000, LONGEST_SLEEP_S)
-            if seconds <= 0:
-                return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._earlier.wait()
