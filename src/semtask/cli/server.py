@@ -48,6 +48,8 @@ def status(session: Session) -> None:
         f"processes: {system['running_processes']} of {system['max_processes']}, "
         f"database: {render.size(stats['db_size_bytes'])}"
     )
+    if stats["throttle"]["active"]:
+        session.line(f"background work waits: {stats['throttle']['reason']}")
     if stats["queues"] and session.terminal:
         from semtask.cli.queues import queue_lines
 
