@@ -79,7 +79,7 @@ class _Launcher:
         attempt.create()
         fds = [os.memfd_create("rehearsal"), attempt.open(), os.dup(self._null)]
         os.write(fds[0], control.encode_specification("/", ["/bin/sh", "-c", ":"], {}))
-        shim.run(self._task(0, 0o77, 0, fds, notices=self._null, null=2))
+        shim.run(self._task(0, 0o77, 0, fds, self._null, 2))
         os.close(fds[1])
         os.dup2(self._null, 1)
         attempt.remove()
@@ -123,23 +123,22 @@ class _Launcher:
             _close(fds)
             self._tell(control.REFUSED, request, errno.EMFILE)
         else:
-            self._spawn(channel, request, first, second, fds)
+            self._spawn(channel.fileno(), self._task(request, first, second, fds, self._notices, self._null), fds)
 
-    def _spawn(self, channel: socket.socket, request: int, umask: int, grace_ms: int, fds: list[int]) -> None:
+    def _spawn(self, channel: int, task: shim.Task, fds: list[int]) -> None:
         try:
             pid = os.fork()
         except OSError as error:
-            self._tell(control.REFUSED, request, error.errno or 0)
+            self._tell(control.REFUSED, task.request, error.errno or 0)
             _close(fds)
             return
         if pid == 0:
             status = control.EXIT_FAILED
             try:
-                channel.close()
-                task = self._task(request, umask, grace_ms, fds, notices=self._notices, null=self._null)
+                os.close(channel)
                 status = shim.run(task)
             except BaseException as error:  # noqa: BLE001 - whatever it is, a shim must not go on as a launcher
-                os.write(self._notices, f"{request} fault {error!r:.900}\n".encode("utf-8", "replace"))
+                os.write(task.notices, f"{task.request} fault {error!r:.900}\n".encode("utf-8", "replace"))
             finally:
                 os._exit(status)
         self._shims.add(pid)
@@ -148,10 +147,10 @@ class _Launcher:
             pidfds = [os.pidfd_open(pid)]
         except OSError:  # no descriptor left: the daemon finds the shim by its folder
             pidfds = []
-        self._tell(control.SPAWNED, request, pid, fds=pidfds)
+        self._tell(control.SPAWNED, task.request, pid, fds=pidfds)
         _close(pidfds)
 
-    def _task(self, request: int, umask: int, grace_ms: int, fds: list[int], *, notices: int, null: int) -> shim.Task:
+    def _task(self, request: int, umask: int, grace_ms: int, fds: list[int], notices: int, null: int) -> shim.Task:
         return shim.Task(
             request=request,
             umask=umask,

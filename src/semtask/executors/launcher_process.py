@@ -21,6 +21,15 @@ _PROGRAM = (
 )
 
 
+def _environment() -> dict[str, str]:
+    """Nothing of the daemon's but what the interpreter may need to start.
+
+    LD_BIND_NOW: symbols are resolved once, here, and not in pages of its own by every shim.
+    """
+    needed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    return {**needed, "LD_BIND_NOW": "1"}
+
+
 class LauncherProcess:
     """One run of the launcher program."""
 
@@ -45,7 +54,7 @@ class LauncherProcess:
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, scratch, *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ},
+                env=_environment(),
                 cwd="/",
                 pass_fds=passed,
                 start_new_session=True,
