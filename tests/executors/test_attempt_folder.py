@@ -129,3 +129,56 @@ def test_without_room_for_poison_the_lock_goes(tmp_path: Path, monkeypatch: pyte
         patch.setattr(os, "open", no_room)
         attempt.poison()
     assert not os.path.exists(f"{attempt.path}/lock")
+
+
+def test_a_folder_is_used_again_only_when_its_shim_has_ended(tmp_path: Path) -> None:
+    attempts = AttemptsDir(tmp_path)
+    ended = attempts.attempt("ended", 1)
+    ended.create()
+    inode = os.stat(ended.path).st_ino
+    for name in ("started", "record"):
+        Path(ended.path, name).touch()
+    ended.remove()
+    assert not ended.exists()
+    given_back = attempts.attempt("given-back", 1)
+    given_back.create()
+    assert os.stat(given_back.path).st_ino == inode
+    assert os.listdir(given_back.path) == ["lock"]
+    # It has no record: its shim may still come. So it must not be used again.
+    given_back.remove()
+    attempts.attempt("next", 1).create()
+    assert os.listdir(tmp_path / ".spare") == []
+    assert sorted(os.listdir(tmp_path)) == [".id", ".spare", ".trash", "next.1"]
+
+
+def test_a_spare_folder_with_anything_but_its_lock_is_not_kept(tmp_path: Path) -> None:
+    attempts = AttemptsDir(tmp_path)
+    attempt = attempts.attempt("job", 1)
+    attempt.create()
+    attempt.ask_to_stop(Stop("cancel", 5))
+    Path(attempt.path, "record").touch()
+    attempt.remove()
+    assert not attempt.exists()
+    assert os.listdir(tmp_path / ".spare") == []
+
+
+def test_a_claim_number_is_used_once_with_spares_too(tmp_path: Path) -> None:
+    attempts = AttemptsDir(tmp_path)
+    spare = attempts.attempt("spare", 1)
+    spare.create()
+    Path(spare.path, "record").touch()
+    attempts.attempt("job", 1).create()
+    spare.remove()
+    with pytest.raises(FileExistsError):
+        attempts.attempt("job", 1).create()
+    assert AttemptsDir(tmp_path).attempt("job", 1).exists()
+    assert os.listdir(tmp_path / ".spare") == []  # those of a former daemon are removed
+
+
+def test_folders_that_a_dead_daemon_left_are_removed_but_for_running_claims(tmp_path: Path) -> None:
+    attempts = AttemptsDir(tmp_path)
+    for claim_no in (1, 2, 11):
+        attempts.attempt("job", claim_no).create()
+    assert attempts.remove_all_but({("job", 2), ("other", 1)}) == 2
+    assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == ["job.2"]
+    assert len(attempts.attempts_id) == 32

@@ -14,9 +14,12 @@ Nothing here is synced: after a power cut the finish that was committed is the t
 from __future__ import annotations
 
 import binascii
+import errno
 import fcntl
+import itertools
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -29,7 +32,9 @@ STOP = "stop"
 RECORD = "record"
 
 _TRASH = ".trash"
+_SPARE = ".spare"
 _ID = ".id"
+_MAX_SPARES = 64
 _OURS = 0o600
 
 
@@ -129,7 +134,7 @@ def replace_at(folder: int, name: str, data: bytes) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _OURS, dir_fd=folder)
     try:
         if os.write(fd, data) != len(data):
-            raise OSError(28, "short write")  # ENOSPC
+            raise OSError(errno.ENOSPC, "short write")
     finally:
         os.close(fd)
     os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
@@ -138,12 +143,15 @@ def replace_at(folder: int, name: str, data: bytes) -> None:
 class AttemptFolder:
     """`attempts/<job_id>.<claim_no>`, seen from the daemon."""
 
-    def __init__(self, path: str, trash: str) -> None:
+    def __init__(self, path: str, trash: str, spares: _Spares | None = None) -> None:
         self.path = path
         self._trash = trash
+        self._spares = spares
 
     def create(self) -> None:
         """Make the folder and its lock. FileExistsError if it is there: a claim number is never used twice."""
+        if self._spares is not None and self._spares.take(self.path):
+            return
         os.mkdir(self.path, 0o700)
         os.close(os.open(self._file(LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OURS))
 
@@ -212,7 +220,7 @@ class AttemptFolder:
         """
         if self.poisoned():
             os.rename(self.path, os.path.join(self._trash, os.path.basename(self.path)))
-        else:
+        elif self._spares is None or not self._spares.keep(self.path):
             _remove_folder(self.path)
 
     def _file(self, name: str) -> str:
@@ -229,6 +237,45 @@ class AttemptFolder:
             os.close(fd)
 
 
+class _Spares:
+    """Empty folders with their locks, for later attempts. Making and removing them costs more than running /bin/true.
+
+    Methods may be called from any thread.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._free: deque[str] = deque()
+        self._names = itertools.count()
+        os.makedirs(path, 0o700, exist_ok=True)
+        for name in os.listdir(path):
+            _remove_folder(os.path.join(path, name))
+
+    def take(self, path: str) -> bool:
+        """Move a spare folder to `path`; False if there is none."""
+        try:
+            spare = self._free.pop()
+        except IndexError:
+            return False
+        if os.path.exists(path):
+            self._free.append(spare)
+            raise FileExistsError(errno.EEXIST, "the folder of this claim is there already", path)
+        os.rename(spare, path)
+        return True
+
+    def keep(self, path: str) -> bool:
+        """Empty a folder and make it a spare; False if it must not be: without a record its shim may still come."""
+        if len(self._free) >= _MAX_SPARES or not _unlink(f"{path}/{RECORD}"):
+            return False
+        _unlink(f"{path}/{STARTED}")
+        if os.listdir(path) != [LOCK]:
+            return False
+        spare = f"{self._path}/{next(self._names)}"
+        os.rename(path, spare)
+        self._free.append(spare)
+        return True
+
+
 class AttemptsDir:
     """The folder of all attempts. Its random id tells it apart from a copy or a new folder in the same place."""
 
@@ -238,10 +285,24 @@ class AttemptsDir:
         os.makedirs(self.path, 0o700, exist_ok=True)
         os.chmod(self.path, 0o700)
         os.makedirs(self._trash, 0o700, exist_ok=True)
+        self._spares = _Spares(os.path.join(self.path, _SPARE))
         self.attempts_id = self._load_id()
 
     def attempt(self, job_id: str, claim_no: int) -> AttemptFolder:
-        return AttemptFolder(os.path.join(self.path, f"{job_id}.{claim_no}"), self._trash)
+        return AttemptFolder(os.path.join(self.path, f"{job_id}.{claim_no}"), self._trash, self._spares)
+
+    def remove_all_but(self, keep: Container[tuple[str, int]]) -> int:
+        """Remove the folders of all attempts but these (job_id, claim_no); how many there were.
+
+        A daemon that died between the commit of an end and `remove` leaves its folder here.
+        """
+        removed = 0
+        for name in os.listdir(self.path):
+            job_id, dot, claim_no = name.rpartition(".")
+            if job_id and dot and claim_no.isdigit() and (job_id, int(claim_no)) not in keep:
+                self.attempt(job_id, int(claim_no)).remove()
+                removed += 1
+        return removed
 
     def scratch(self) -> str:
         """The path of a folder that does not exist; whatever is left of it is removed with the trash."""
@@ -287,8 +348,10 @@ def _remove_folder(path: str) -> None:
     os.rmdir(path)
 
 
-def _unlink(path: str) -> None:
+def _unlink(path: str) -> bool:
+    """Whether it was there."""
     try:
         os.unlink(path)
     except FileNotFoundError:
-        return
+        return False
+    return True

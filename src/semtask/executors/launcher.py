@@ -79,7 +79,7 @@ class _Launcher:
         attempt.create()
         fds = [os.memfd_create("rehearsal"), attempt.open(), os.dup(self._null)]
         os.write(fds[0], control.encode_specification("/", ["/bin/sh", "-c", ":"], {}))
-        shim.run(self._task(0, 0o77, 0, fds, self._null, 2))
+        shim.run(self._task(0, 0o77, 0, fds, notices=self._null, null=2))
         os.close(fds[1])
         os.dup2(self._null, 1)
         attempt.remove()
@@ -123,7 +123,8 @@ class _Launcher:
             _close(fds)
             self._tell(control.REFUSED, request, errno.EMFILE)
         else:
-            self._spawn(channel.fileno(), self._task(request, first, second, fds, self._notices, self._null), fds)
+            task = self._task(request, first, second, fds, notices=self._notices, null=self._null)
+            self._spawn(channel.fileno(), task, fds)
 
     def _spawn(self, channel: int, task: shim.Task, fds: list[int]) -> None:
         try:
@@ -150,7 +151,7 @@ class _Launcher:
         self._tell(control.SPAWNED, task.request, pid, fds=pidfds)
         _close(pidfds)
 
-    def _task(self, request: int, umask: int, grace_ms: int, fds: list[int], notices: int, null: int) -> shim.Task:
+    def _task(self, request: int, umask: int, grace_ms: int, fds: list[int], *, notices: int, null: int) -> shim.Task:
         return shim.Task(
             request=request,
             umask=umask,

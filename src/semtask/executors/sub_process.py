@@ -8,6 +8,8 @@ import logging
 import os
 from collections.abc import Callable
 
+from msgspec import structs
+
 from semtask.executors import control
 from semtask.executors.base import CommandSpec, KillFailed
 from semtask.executors.folder import DAEMON_DIED, AttemptFolder, AttemptsDir, Record, Stop
@@ -37,7 +39,7 @@ def outcome_of(record: Record) -> Outcome:
     end = outcome.of_command(record.wait_status)
     if record.stop == DAEMON_DIED:
         return outcome.interrupted("the daemon died while the command ran", exit_code=end.exit_code, signal=end.signal)
-    return end
+    return structs.replace(end, stopped=bool(record.stop))
 
 
 class _Attempt:
