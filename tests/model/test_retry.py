@@ -177,14 +177,21 @@ def test_a_job_that_starts_at_most_once_fails_when_interrupted() -> None:
 
 @pytest.mark.parametrize("outcome", [FAILED, outcomes.of_command(15), outcomes.of_command(0)])
 def test_a_shutdown_follows_the_interruption_rule(outcome: Outcome) -> None:
+    stopped = msgspec.structs.replace(outcome, stopped=True)
     for on_interrupt, state in ((OnInterrupt.REQUEUE, State.QUEUED), (OnInterrupt.FAIL, State.FAILED)):
-        decision = decide(running(stop_reason=StopReason.SHUTDOWN, on_interrupt=on_interrupt), outcome, jitter=1.0)
+        decision = decide(running(stop_reason=StopReason.SHUTDOWN, on_interrupt=on_interrupt), stopped, jitter=1.0)
         assert (decision.state, decision.end_cause) == (state, EndCause.INTERRUPTED)
 
 
-def test_a_natural_end_wins_over_interrupted() -> None:
-    decision = decide(running(stop_reason=StopReason.INTERRUPTED), outcomes.of_command(0), jitter=1.0)
+@pytest.mark.parametrize("reason", [StopReason.INTERRUPTED, StopReason.SHUTDOWN])
+def test_a_natural_end_wins_over_interrupted_and_shutdown(reason: StopReason) -> None:
+    decision = decide(running(stop_reason=reason), outcomes.of_command(0), jitter=1.0)
     assert decision.state is State.DONE
+
+
+def test_a_shim_lost_in_a_shutdown_is_an_interruption() -> None:
+    decision = decide(running(stop_reason=StopReason.SHUTDOWN), outcomes.lost("the shim is gone"), jitter=1.0)
+    assert decision.end_cause is EndCause.INTERRUPTED
 
 
 def test_crashes_are_retried_only_on_request_and_at_most_three_times() -> None:

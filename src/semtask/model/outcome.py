@@ -21,7 +21,10 @@ class FailureClass(StrEnum):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How one attempt ended. `failure` is None for a success; `log_bytes` is what it wrote in all."""
+    """How one attempt ended. `failure` is None for a success; `log_bytes` is what it wrote in all.
+
+    `stopped`: its end came after it had been told to stop, so it is not known to be a natural one.
+    """
 
     end_cause: EndCause
     failure: FailureClass | None = None
@@ -29,6 +32,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     error: str | None = None
     log_bytes: int | None = None
+    stopped: bool = False
 
     @property
     def executed(self) -> bool:

@@ -88,7 +88,7 @@ def _after_end(job: Job, outcome: Outcome, jitter: float) -> Decision:
         return Decision(event=Event.GIVE_BACK, end_cause=outcome.end_cause, error=outcome.error)
     if job.stop_reason is StopReason.TIMEOUT:
         return _handler_failed(job, EndCause.TIMEOUT, f"ran longer than timeout_ms={job.timeout_ms}", jitter)
-    if job.stop_reason is StopReason.SHUTDOWN or outcome.failure is FailureClass.INTERRUPTED:
+    if outcome.failure is FailureClass.INTERRUPTED or _shut_down(job, outcome):
         return _interrupted(job, outcome)
     match outcome.failure:
         case None:
@@ -99,6 +99,12 @@ def _after_end(job: Job, outcome: Outcome, jitter: float) -> Decision:
             return _crashed(job, outcome, jitter)
         case _:
             return Decision(event=Event.FAIL, end_cause=outcome.end_cause, attempts=1, failures=1, error=outcome.error)
+
+
+def _shut_down(job: Job, outcome: Outcome) -> bool:
+    """Whether the shutdown ended it. A natural end that was quicker wins over the shutdown."""
+    lost = outcome.failure is FailureClass.CRASH
+    return job.stop_reason is StopReason.SHUTDOWN and (outcome.stopped or lost)
 
 
 def _handler_failed(job: Job, cause: EndCause, error: str | None, jitter: float) -> Decision:
