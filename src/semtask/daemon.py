@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 import semtask
 from semtask.api.http import RpcServer
 from semtask.config import Settings, inherited, require_linux
@@ -26,6 +28,7 @@ from semtask.engine.attempt import CommandDefaults
 from semtask.engine.changes import Changes
 from semtask.engine.lifecycle import Engine
 from semtask.engine.operations import Operations
+from semtask.engine.reporting import Reporting
 from semtask.engine.tailing import Tailing
 from semtask.errors import StartupError, Throttled
 from semtask.executors.folder import AttemptsDir
@@ -42,7 +45,9 @@ from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW
 from semtask.store.sqlite import SqliteStore, open_store
-from semtask.telemetry.logs import configure_logging
+from semtask.telemetry.events import Events
+from semtask.telemetry.logs import configure_logging, log_attempts
+from semtask.telemetry.metrics import Metrics
 
 log = logging.getLogger("semtask.daemon")
 
@@ -103,6 +108,7 @@ class _Daemon:
         self._settings = settings
         self._inherited_umask = inherited_umask
         self._clock = SystemClock()
+        self._events = Events()
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._exit_code = 0
@@ -110,7 +116,10 @@ class _Daemon:
     async def run(self, ready_fd: int | None) -> int:
         self._handle_signals()
         async with contextlib.AsyncExitStack() as stack:
-            engine, operations, store = await self._open(stack)
+            log_attempts(self._events)
+            metrics = Metrics(version=semtask.__version__, sqlite=apsw.sqlite_lib_version())
+            metrics.attach(self._events)
+            engine, operations, store, reporting = await self._open(stack)
             await engine.recover()
 
             async def ready() -> None:
@@ -118,7 +127,18 @@ class _Daemon:
                     raise Throttled("the daemon is stopping")
                 await store.healthy()
 
-            server = RpcServer(self._settings, operations, ready=ready, version=semtask.__version__)
+            async def scrape() -> bytes:
+                # In a thread: a thousand series take tens of milliseconds.
+                return await asyncio.to_thread(metrics.render, await reporting.levels())
+
+            server = RpcServer(
+                self._settings,
+                operations,
+                ready=ready,
+                metrics=scrape,
+                events=self._events,
+                version=semtask.__version__,
+            )
             await server.start()
             stack.push_async_callback(server.close)
             await engine.start()
@@ -134,7 +154,7 @@ class _Daemon:
         log.info("stopped")
         return self._exit_code
 
-    async def _open(self, stack: contextlib.AsyncExitStack) -> tuple[Engine, Operations, SqliteStore]:
+    async def _open(self, stack: contextlib.AsyncExitStack) -> tuple[Engine, Operations, SqliteStore, Reporting]:
         settings, clock = self._settings, self._clock
         changes = Changes()
         store = await open_store(settings.database, on_commit=changes.publish, now=clock.now_ms, fatal=self._fatal)
@@ -163,6 +183,7 @@ class _Daemon:
             changes=changes,
             clock=clock,
             jitter=lambda: random.uniform(JITTER_LOW, JITTER_HIGH),  # noqa: S311
+            events=self._events,
             defaults=CommandDefaults(
                 env=inherited(os.environ, settings.env_allowlist),
                 working_dir=os.environ.get("HOME") or str(Path.home()),
@@ -190,11 +211,16 @@ class _Daemon:
             load=engine.load,
             stop_running=engine.attempts.stop,
             clock=clock,
+            events=self._events,
             version=semtask.__version__,
             pid=os.getpid(),
             cpu_count=os.cpu_count() or 1,
         )
-        return engine, operations, store
+        reporting = Reporting(
+            store, self._events, holds=lambda: engine.holds, wal_bytes=lambda: _size(f"{settings.database}-wal")
+        )
+        changes.listen(reporting.on_changes)
+        return engine, operations, store, reporting
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -232,6 +258,14 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _size(path: str) -> int:
+    """Bytes; 0 without a file."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _announce(ready_fd: int | None) -> None:

@@ -15,15 +15,17 @@ import msgspec
 from semtask import config
 from semtask.api.connection import Limits
 from semtask.api.http import RpcServer
-from semtask.model.job import ExecutionMode, OnInterrupt
+from semtask.model.job import ExecutionMode, OnInterrupt, QueueClass
 from semtask.model.state import State
 from semtask.protocol import messages
+from semtask.telemetry.events import Events
 
 T = TypeVar("T")
 
 JOB_ID = "018f0000-0000-7000-8000-000000000001"
 QUEUE = messages.QueueView(
     name="default",
+    class_=QueueClass.NORMAL,
     paused=False,
     concurrency=2,
     scheduled=0,
@@ -92,6 +94,15 @@ class NotingOperations:
     async def cancel(self, params: messages.CancelParams) -> messages.Cancelled:
         return await self._note("cancel", params, messages.Cancelled(cancelled=True, cancelled_count=1))
 
+    async def retry(self, params: messages.RetryParams) -> messages.Retried:
+        return await self._note("retry", params, messages.Retried(retried_count=0, more=False, jobs=[]))
+
+    async def maintenance(self, params: messages.MaintenanceParams) -> messages.Maintained:
+        maintained = messages.Maintained(
+            vacuum_run=False, jobs_deleted=0, artifacts_deleted=0, db_size_before=0, db_size_after=0
+        )
+        return await self._note("maintenance", params, maintained)
+
     async def tail(self, params: messages.TailParams) -> messages.TailedLines | messages.TailedChunk:
         lines = messages.TailedLines(job_id=params.job_id, log_path=None, lines=["out"])
         return await self._note("tail", params, lines)
@@ -125,6 +136,7 @@ class NotingOperations:
             queues=[QUEUE],
             system=system,
             counters={},
+            throttle=messages.ThrottleView(active=False),
         )
         return await self._note("stats", params, stats)
 
@@ -139,13 +151,27 @@ class Running:
     def __init__(self, settings: config.Settings, limits: Limits | None) -> None:
         self.settings = settings
         self.operations = NotingOperations()
+        self.events = Events()
         self.ready_error: BaseException | None = None
         self.loop = asyncio.new_event_loop()
-        self.server = RpcServer(settings, self.operations, ready=self._ready, version="1.2.3", limits=limits)
+        self.server = RpcServer(
+            settings,
+            self.operations,
+            ready=self._ready,
+            metrics=self._metrics,
+            events=self.events,
+            version="1.2.3",
+            limits=limits,
+        )
 
     async def _ready(self) -> None:
         if self.ready_error is not None:
             raise self.ready_error
+
+    async def _metrics(self) -> bytes:
+        if self.ready_error is not None:
+            raise self.ready_error
+        return b"semantica_test 1\n"
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run something on the server's loop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import resource
 import threading
 from pathlib import Path
@@ -21,6 +22,7 @@ from semtask.errors import Conflict, DatabaseError, StartupError
 from semtask.model.state import State
 from semtask.protocol import messages
 from semtask.protocol.messages import METHODS
+from semtask.telemetry.events import Events, RequestAnswered
 from tests.api.running import JOB_ID, NotingOperations, Peer, Running, running
 
 ENQUEUE: dict[str, Any] = {"job_type": "shell", "payload": {}}
@@ -161,7 +163,10 @@ def test_the_daemons_own_faults_are_logged_under_a_trace_id(
         assert "result" in peer.rpc("dev.enqueue.v1", ENQUEUE).json
     (record,) = caplog.records
     assert record.name == "semtask.api"
-    assert reply.error["data"]["trace_id"] in caplog.text
+    trace_id = reply.error["data"]["trace_id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", trace_id)
+    assert record.__dict__["trace_id"] == trace_id
+    assert trace_id in record.getMessage()
     assert "in _note" in caplog.text
     assert "canary-payload" not in caplog.text
 
@@ -218,6 +223,39 @@ def test_probes(home: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert b"secret detail" not in reply.body
         assert "ZeroDivisionError" in caplog.text
         assert get(peer, "/healthz").status == 200
+
+
+def test_metrics(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with running(home) as server, server.unix() as peer:
+        reply = get(peer, "/metrics?name=x")
+        assert (reply.status, reply.body) == (200, b"semantica_test 1\n")
+        assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        server.ready_error = DatabaseError("the disk is gone")
+        reply = get(peer, "/metrics")
+        assert (reply.status, reply.json["reason"]) == (503, "the disk is gone")
+        server.ready_error = ZeroDivisionError("secret detail")
+        reply = get(peer, "/metrics")
+        assert reply.status == 503
+        assert b"secret detail" not in reply.body
+        assert "ZeroDivisionError" in caplog.text
+
+
+def test_every_request_is_told_of_by_method_and_code(home: Path) -> None:
+    told: list[RequestAnswered] = []
+    with running(home) as server, server.unix() as peer:
+        server.events.attach(RequestAnswered, told.append)
+        peer.rpc("admin.stats.v1")
+        peer.rpc("admin.stats.v1", {"canary": 1})
+        peer.rpc("canary.method")
+        peer.post(b"{")
+        peer.post(b"[1]")
+        peer.post(call("admin.stats.v1"))  # a notification
+        server.operations.fail = ZeroDivisionError("inside")
+        peer.rpc("admin.stats.v1")
+    method = "admin.stats.v1"
+    answers = [(method, 0), (method, 4000), (None, -32601), (None, -32700), (None, -32600), (method, 0), (method, 5000)]
+    assert [(event.method, event.code) for event in told] == answers
+    assert all(0 <= event.seconds < 10 for event in told)
 
 
 # --- stopping --------------------------------------------------------------------------------------------------------
@@ -349,7 +387,7 @@ names = sorted({field.encode_name for m in METHODS.values() for field in msgspec
     st.none() | st.integers() | st.text(max_size=3),
 )
 def test_no_request_makes_the_dispatcher_fail(method: str, params: Any, request_id: Any) -> None:
-    dispatcher = Dispatcher(NotingOperations(), version="1")
+    dispatcher = Dispatcher(NotingOperations(), version="1", events=Events())
     answer = asyncio.run(dispatcher.answer(call(method, params, id=request_id), Caller()))
     assert answer.body is not None
     response = json.loads(answer.body)

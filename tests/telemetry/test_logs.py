@@ -88,7 +88,7 @@ def test_an_attempt_that_ended_is_one_line_that_names_its_job_and_trace(tmp_path
         trace_context=f"00-{trace}-00f067aa0ba902b7-01",
     )
     decision = Decision(event=Event.RETRY, end_cause=EndCause.EXIT_CODE, delay_ms=1000)
-    events.emit(AttemptEnded(job, decision, 0.12345))
+    events.emit(AttemptEnded(job, decision, 0.1236))
     events.emit(AttemptEnded(job, decision, None))
     first, second = entries(tmp_path)
     expected = {
@@ -103,7 +103,7 @@ def test_an_attempt_that_ended_is_one_line_that_names_its_job_and_trace(tmp_path
         "end_cause": "exit_code",
         "trace_id": trace,
     }
-    assert first == {"ts": first["ts"], **expected, "duration_ms": 123.4}
+    assert first == {"ts": first["ts"], **expected, "duration_ms": 123.6}
     assert second == {"ts": second["ts"], **expected}
 
 

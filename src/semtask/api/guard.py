@@ -16,7 +16,7 @@ from http import HTTPStatus
 from semtask.errors import InvalidRequest, RpcError, Throttled, Unauthorized
 
 RPC_PATHS = frozenset({b"/rpc", b"/"})
-PROBE_PATHS = frozenset({b"/healthz", b"/readyz"})
+PROBE_PATHS = frozenset({b"/healthz", b"/readyz", b"/metrics"})
 
 _OWN_SITES = frozenset({b"same-origin", b"none"})
 _LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")

@@ -22,6 +22,8 @@ from semtask.api.guard import Head, Place
 from semtask.api.methods import Caller, Dispatcher, Operations
 from semtask.config import Settings
 from semtask.errors import SemtaskError
+from semtask.telemetry.events import Events
+from semtask.telemetry.metrics import CONTENT_TYPE
 
 log = logging.getLogger("semtask.api")
 
@@ -32,8 +34,8 @@ _CLOSE_GRACE_S = 5.0
 class RpcServer:
     """JSON-RPC on `<home>/run/rpc.sock`, and on 127.0.0.1 if the settings say so.
 
-    `ready` raises if the daemon cannot work now: its message is the answer of /readyz. The caller of `start` holds
-    the lock of the home.
+    `ready` raises if the daemon cannot work now: its message is the answer of /readyz. `metrics` is what /metrics
+    answers. The caller of `start` holds the lock of the home.
     """
 
     def __init__(
@@ -42,6 +44,8 @@ class RpcServer:
         operations: Operations,
         *,
         ready: Callable[[], Awaitable[None]],
+        metrics: Callable[[], Awaitable[bytes]],
+        events: Events,
         version: str,
         limits: Limits | None = None,
     ) -> None:
@@ -50,7 +54,8 @@ class RpcServer:
         self.tcp_port: int | None = None
         self._settings = settings
         self._ready = ready
-        self._dispatcher = Dispatcher(operations, version=version)
+        self._metrics = metrics
+        self._dispatcher = Dispatcher(operations, version=version, events=events)
         self._own_uid = os.geteuid()
         self._max_connections = _connection_cap(settings.max_connections)
         self._servers: list[asyncio.Server] = []
@@ -146,6 +151,8 @@ class RpcServer:
             return await self._rpc(body, caller)
         if head.path == b"/healthz":
             return Response(HTTPStatus.OK, _json({"status": "ok"}))
+        if head.path == b"/metrics":
+            return await self._scrape()
         return await self._readiness()
 
     async def _rpc(self, body: bytes, caller: Caller) -> Response:
@@ -158,18 +165,19 @@ class RpcServer:
         return Response(HTTPStatus.OK, answer.body)
 
     async def _readiness(self) -> Response:
-        reason = "the daemon is stopping"
-        if self._dispatcher.retry_after_s is None:
-            try:
-                await self._ready()
-            except SemtaskError as error:
-                reason = error.message
-            except Exception:
-                log.exception("the check of readiness failed")
-                reason = "the check of readiness failed; the log of the daemon says why"
-            else:
-                return Response(HTTPStatus.OK, _json({"status": "ready"}))
-        return Response(HTTPStatus.SERVICE_UNAVAILABLE, _json({"status": "unavailable", "reason": reason}))
+        if self._dispatcher.retry_after_s is not None:
+            return _unavailable("the daemon is stopping")
+        try:
+            await self._ready()
+        except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault
+            return _unavailable(_why("the check of readiness", error))
+        return Response(HTTPStatus.OK, _json({"status": "ready"}))
+
+    async def _scrape(self) -> Response:
+        try:
+            return Response(HTTPStatus.OK, await self._metrics(), content_type=CONTENT_TYPE)
+        except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault
+            return _unavailable(_why("reading the metrics", error))
 
 
 def _connection_cap(wanted: int) -> int:
@@ -182,6 +190,17 @@ def _peer_uid(transport: asyncio.Transport) -> int:
     sock = transport.get_extra_info("socket")
     _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     return int(uid)
+
+
+def _why(what: str, error: Exception) -> str:
+    if isinstance(error, SemtaskError):
+        return error.message
+    log.error("%s failed", what, exc_info=error)
+    return f"{what} failed; the log of the daemon says why"
+
+
+def _unavailable(reason: str) -> Response:
+    return Response(HTTPStatus.SERVICE_UNAVAILABLE, _json({"status": "unavailable", "reason": reason}))
 
 
 def _json(value: dict[str, str]) -> bytes:

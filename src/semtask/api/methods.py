@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
@@ -15,6 +16,8 @@ from semtask.config import suggestion
 from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled
 from semtask.protocol import jsonrpc, messages, openrpc
 from semtask.protocol.messages import METHODS, Method
+from semtask.telemetry.events import Events, RequestAnswered
+from semtask.telemetry.tracing import new_trace_id
 
 log = logging.getLogger("semtask.api")
 
@@ -85,7 +88,9 @@ class Dispatcher:
         operations: Operations,
         *,
         version: str,
-        new_trace_id: Callable[[], str] = lambda: secrets.token_hex(16),
+        events: Events,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._routes = {
             method.name: _Route(
@@ -96,7 +101,9 @@ class Dispatcher:
             for method in METHODS.values()
         }
         self._version = version
-        self._new_trace_id = new_trace_id
+        self._events = events
+        self._random_bytes = random_bytes
+        self._monotonic = monotonic
         self._stopping: Throttled | None = None
         self.retry_after_s: int | None = None  # while draining
 
@@ -110,6 +117,7 @@ class Dispatcher:
         try:
             message = jsonrpc.read(body)
         except RpcError as error:
+            self._events.emit(RequestAnswered(None, error.code, 0))
             return Answer(jsonrpc.failure(None, error))
         responses: list[bytes] = []
         refused = 0
@@ -127,16 +135,22 @@ class Dispatcher:
 
     async def _answer_one(self, call: jsonrpc.Call | jsonrpc.BadCall, caller: Caller) -> tuple[bytes | None, bool]:
         if isinstance(call, jsonrpc.BadCall):
+            self._events.emit(RequestAnswered(None, call.error.code, 0))
             return jsonrpc.failure(call.id, call.error), False
+        asked = self._monotonic()
         request_id = None if call.id is UNSET else call.id
+        refusal: RpcError | None = None
         try:
             response = jsonrpc.success(request_id, await self._execute(call, caller))
         except RpcError as error:
-            response = jsonrpc.failure(request_id, self._traced(call, error))
-            return None if call.id is UNSET else response, error is self._stopping
+            refusal = self._traced(call, error)
+            response = jsonrpc.failure(request_id, refusal)
         except Exception as error:  # noqa: BLE001 - the caller gets an answer, the log gets the traceback
-            response = jsonrpc.failure(request_id, self._unexpected(call, error))
-        return None if call.id is UNSET else response, False
+            refusal = self._unexpected(call, error)
+            response = jsonrpc.failure(request_id, refusal)
+        method = call.method if call.method in self._routes else None
+        self._events.emit(RequestAnswered(method, refusal.code if refusal else 0, self._monotonic() - asked))
+        return None if call.id is UNSET else response, refusal is not None and refusal is self._stopping
 
     async def _execute(self, call: jsonrpc.Call, caller: Caller) -> Any:
         route = self._routes.get(call.method)
@@ -154,11 +168,15 @@ class Dispatcher:
     def _traced(self, call: jsonrpc.Call, error: RpcError) -> RpcError:
         """The error with a trace id, and an entry in the log, if it is the daemon's own fault."""
         if error.code >= InternalError.code and error.trace_id is None:
-            error.trace_id = self._new_trace_id()
-            log.error("%s failed (trace id %s)", call.method, error.trace_id, exc_info=error)
+            error.trace_id = new_trace_id(self._random_bytes)
+            log.error("%s failed (trace id %s)", call.method, error.trace_id, exc_info=error, extra=_under(error))
         return error
 
     def _unexpected(self, call: jsonrpc.Call, error: Exception) -> InternalError:
-        trace_id = self._new_trace_id()
-        log.error("%s failed (trace id %s)", call.method, trace_id, exc_info=error)
-        return InternalError(trace_id=trace_id)
+        answer = InternalError(trace_id=new_trace_id(self._random_bytes))
+        log.error("%s failed (trace id %s)", call.method, answer.trace_id, exc_info=error, extra=_under(answer))
+        return answer
+
+
+def _under(error: RpcError) -> dict[str, object]:
+    return {"trace_id": error.trace_id}

@@ -17,6 +17,8 @@ from semtask.model.outcome import Outcome, bad_payload, never_ran
 from semtask.model.state import StopReason
 from semtask.protocol.messages import CommandPayload
 from semtask.store.base import Finish, Running, Store
+from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
+from semtask.telemetry.logs import about
 
 log = logging.getLogger("semtask.attempt")
 
@@ -66,6 +68,7 @@ class Attempts:
         defaults: CommandDefaults,
         clock: Clock,
         jitter: Callable[[], float],
+        events: Events,
         on_timeout: Callable[[Job], None],
         on_finishing: Callable[[Job, Outcome], None],
         on_end: Callable[[Job], None],
@@ -75,10 +78,12 @@ class Attempts:
         self._defaults = defaults
         self._clock = clock
         self._jitter = jitter
+        self._events = events
         self._on_timeout = on_timeout
         self._on_finishing = on_finishing
         self._on_end = on_end
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._jobs: dict[Key, Job] = {}
         self._deadlines: dict[Key, int] = {}
         self._stops: dict[Key, StopReason] = {}
         self._notes = Background()
@@ -87,9 +92,11 @@ class Attempts:
         key = (job.job_id, job.claim_no)
         task = asyncio.get_running_loop().create_task(self._run(job), name=f"attempt {job.job_id}.{job.claim_no}")
         self._tasks[key] = task
+        self._jobs[key] = job
         if job.deadline is not None:
             self._deadlines[key] = job.deadline
         task.add_done_callback(lambda done: self._done(key, done))
+        self._events.emit(AttemptStarted(job))
 
     def stop(self, running: Running) -> None:
         """Pass a committed stop reason on to the process. One that is not ours is left to its own watcher."""
@@ -97,6 +104,11 @@ class Attempts:
         if key in self._tasks:
             self._stops[key] = running.reason
             self._executor.stop(running.job_id, running.claim_no, running.reason, running.grace_ms)
+
+    def about(self, job_id: str, claim_no: int) -> dict[str, object]:
+        """`extra=` for a line about an attempt."""
+        job = self._jobs.get((job_id, claim_no))
+        return {"job_id": job_id, "claim_no": claim_no} if job is None else about(job)
 
     @property
     def next_deadline(self) -> int | None:
@@ -132,12 +144,13 @@ class Attempts:
             await self.settle(job, bad_payload(f"the stored payload is no command: {error}"))
             return
         timer = self._start_timer(job)
+        began = self._clock.monotonic()
         try:
             outcome = await self._executor.run(spec, lambda process: self._note_process(job, process))
         finally:
             if timer is not None:
                 timer.cancel()
-        await self.settle(job, outcome)
+        await self.settle(job, outcome, ran_s=self._clock.monotonic() - began if outcome.executed else None)
 
     def _start_timer(self, job: Job) -> asyncio.TimerHandle | None:
         """timeout_ms is a duration of the attempt: it runs on the monotonic clock, and suspend does not eat it."""
@@ -145,8 +158,9 @@ class Attempts:
             return None
         return asyncio.get_running_loop().call_later(job.timeout_ms / 1000, self._on_timeout, job)
 
-    async def settle(self, job: Job, outcome: Outcome) -> None:
-        """Write the end of an attempt; also used for the attempts of a former daemon."""
+    async def settle(self, job: Job, outcome: Outcome, *, ran_s: float | None = None) -> None:
+        """Write the end of an attempt; also used for the attempts of a former daemon, whose duration is not known."""
+        asked = self._clock.monotonic()
         finish = Finish(
             job_id=job.job_id,
             claim_no=job.claim_no,
@@ -157,21 +171,27 @@ class Attempts:
         # Before the commit: a claim that is submitted now comes behind this finish, so the slot is free by then.
         self._on_finishing(job, outcome)
         finished = await self._store.finish(finish)
+        self._events.emit(Committed(self._clock.monotonic() - asked))
         if finished.decision is None:
-            log.warning("a late report of attempt %d changed nothing", job.claim_no, extra={"job_id": job.job_id})
+            log.warning("a late report of attempt %d changed nothing", job.claim_no, extra=about(job))
+        else:
+            self._events.emit(AttemptEnded(job, finished.decision, ran_s))
         self._on_end(job)
 
     def _note_process(self, job: Job, process: ProcessIdentity) -> None:
         self._notes.spawn(
-            self._store.record_process(job.job_id, job.claim_no, process), f"storing the pid of {job.job_id}"
+            self._store.record_process(job.job_id, job.claim_no, process),
+            f"storing the pid of {job.job_id}",
+            about=about(job),
         )
 
     def _done(self, key: Key, task: asyncio.Task[None]) -> None:
         del self._tasks[key]
+        extra = about(self._jobs.pop(key))
         self._deadlines.pop(key, None)
         self._stops.pop(key, None)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, DatabaseError):
-            log.error("the end of attempt %d was not stored: %s", key[1], error, extra={"job_id": key[0]})
+            log.error("the end of attempt %d was not stored: %s", key[1], error, extra=extra)
         elif error is not None:
-            log.error("attempt %d failed in the daemon", key[1], exc_info=error, extra={"job_id": key[0]})
+            log.error("attempt %d failed in the daemon", key[1], exc_info=error, extra=extra)

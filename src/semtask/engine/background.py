@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 log = logging.getLogger("semtask.engine")
@@ -14,10 +15,11 @@ class Background:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, work: Coroutine[Any, Any, Any], what: str) -> None:
+    def spawn(self, work: Coroutine[Any, Any, Any], what: str, *, about: Mapping[str, object] | None = None) -> None:
+        """`what` and `about` (see `telemetry.logs.about`) are for the log, should it fail."""
         task = asyncio.get_running_loop().create_task(work, name=what)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(partial(self._done, about=about))
 
     async def idle(self, timeout_s: float) -> None:
         """Wait until all work of this moment is done, or the time is over."""
@@ -30,7 +32,7 @@ class Background:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _done(self, task: asyncio.Task[Any]) -> None:
+    def _done(self, task: asyncio.Task[Any], *, about: Mapping[str, object] | None) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("%s failed", task.get_name(), exc_info=task.exception())
+            log.error("%s failed", task.get_name(), exc_info=task.exception(), extra=about)

@@ -13,6 +13,7 @@ from semtask.model.job import ClaimFacts, ExecutionMode, Job, QueueClass
 from semtask.model.state import State
 from semtask.protocol.messages import Waiting
 from semtask.store.base import Change, ClaimRequest, QueueRow, Store
+from semtask.telemetry.events import Hold
 
 log = logging.getLogger("semtask.dispatcher")
 
@@ -62,6 +63,7 @@ class Dispatcher:
         self._open = False
         self._pause_s = 0.0
         self._why_pause = ""
+        self._pause: Hold = "no_room"
         self._resume: asyncio.TimerHandle | None = None
 
     # --- what the others tell it ---------------------------------------------------------------------------------
@@ -140,11 +142,12 @@ class Dispatcher:
         """The machine had no room to start a process: claim nothing for 1 s, doubling to 30 s."""
         if self._resume is None:
             self._pause_s = min(self._pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
-            self._rest(self._pause_s, why)
+            self._rest(self._pause_s, why, "no_room")
 
-    def _rest(self, seconds: float, why: str) -> None:
+    def _rest(self, seconds: float, why: str, pause: Hold) -> None:
         log.warning("claiming pauses for %.0f s: %s", seconds, why)
         self._why_pause = why
+        self._pause = pause
         self._resume = asyncio.get_running_loop().call_later(seconds, self._end_pause)
 
     def room_again(self) -> None:
@@ -156,6 +159,13 @@ class Dispatcher:
     @property
     def running(self) -> int:
         return self._busy.total()
+
+    @property
+    def hold(self) -> Hold | None:
+        """Why nothing at all is claimed now."""
+        if self._resume is not None:
+            return self._pause
+        return "no_room" if self._suspended else None
 
     def limit(self, queue: str) -> int:
         return self._limits.get(queue, self.queue_concurrency)
@@ -222,7 +232,7 @@ class Dispatcher:
             jobs = await self._store.claim(request)
         except RpcError as error:
             self._ready.update(room)
-            self._rest(STORE_PAUSE_S, error.message)
+            self._rest(STORE_PAUSE_S, error.message, "store")
             return
         for job in jobs:
             self._busy[job.queue] += 1

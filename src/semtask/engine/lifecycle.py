@@ -24,6 +24,8 @@ from semtask.model.job import ClaimFacts, Job
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector, Store
+from semtask.telemetry.events import Events, Hold
+from semtask.telemetry.logs import about
 
 log = logging.getLogger("semtask.engine")
 
@@ -59,6 +61,7 @@ class Engine:
         changes: Changes,
         clock: Clock,
         jitter: Callable[[], float],
+        events: Events,
         defaults: CommandDefaults,
         facts: Callable[[str, int], ClaimFacts],
         node_id: str,
@@ -80,6 +83,7 @@ class Engine:
             defaults=defaults,
             clock=clock,
             jitter=jitter,
+            events=events,
             on_timeout=self._timed_out,
             on_finishing=self._finishing,
             on_end=self._ended,
@@ -145,15 +149,24 @@ class Engine:
 
     def kill_failed(self, job_id: str, claim_no: int) -> None:
         """Processes of this attempt survive SIGKILL: say so; the job keeps its state and its slot."""
-        log.error("processes of attempt %d survive SIGKILL", claim_no, extra={"job_id": job_id})
+        log.error("processes of attempt %d survive SIGKILL", claim_no, extra=self.attempts.about(job_id, claim_no))
         self._background.spawn(
-            self._store.record_kill_failed(job_id, claim_no, self._clock.now_ms()), f"storing kill_failed of {job_id}"
+            self._store.record_kill_failed(job_id, claim_no, self._clock.now_ms()),
+            f"storing kill_failed of {job_id}",
+            about=self.attempts.about(job_id, claim_no),
         )
 
     def log_limit(self, job_id: str, claim_no: int) -> None:
         """The log of this attempt is over its cap and cannot be cut: stop the job."""
-        log.error("the log of attempt %d cannot be cut, the job is stopped", claim_no, extra={"job_id": job_id})
-        self._background.spawn(self._stop_one(job_id, StopReason.LOG_LIMIT), f"stopping {job_id}")
+        extra = self.attempts.about(job_id, claim_no)
+        log.error("the log of attempt %d cannot be cut, the job is stopped", claim_no, extra=extra)
+        self._background.spawn(self._stop_one(job_id, StopReason.LOG_LIMIT), f"stopping {job_id}", about=extra)
+
+    @property
+    def holds(self) -> set[Hold]:
+        """Why jobs are held back now."""
+        holds: set[Hold] = {"host_busy"} if self.load.active else set()
+        return holds | {self.dispatcher.hold} if self.dispatcher.hold else holds
 
     def count(self, name: str, by: int) -> None:
         """Add to a persistent counter."""
@@ -192,11 +205,12 @@ class Engine:
     async def _ask_to_stop(self, grace_ms: int | None) -> int:
         """Returns the longest grace that was given, in ms."""
         longest = 0
-        for job_id, _ in self.attempts.keys:
+        for job_id, claim_no in self.attempts.keys:
             try:
                 longest = max(longest, await self._stop_one(job_id, StopReason.SHUTDOWN, grace_ms))
             except RpcError as error:
-                log.warning("the stop of a job could not be stored: %s", error.message, extra={"job_id": job_id})
+                extra = self.attempts.about(job_id, claim_no)
+                log.warning("the stop of a job could not be stored: %s", error.message, extra=extra)
         return longest
 
     async def _stop_one(self, job_id: str, reason: StopReason, grace_ms: int | None = None) -> int:
@@ -214,7 +228,9 @@ class Engine:
         self._expiry.on_start(job)
 
     def _timed_out(self, job: Job) -> None:
-        self._background.spawn(self._stop_one(job.job_id, StopReason.TIMEOUT), f"stopping {job.job_id}")
+        self._background.spawn(
+            self._stop_one(job.job_id, StopReason.TIMEOUT), f"stopping {job.job_id}", about=about(job)
+        )
 
     def _finishing(self, job: Job, outcome: Outcome) -> None:
         if outcome.failure is FailureClass.INFRA:

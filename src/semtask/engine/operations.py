@@ -18,6 +18,7 @@ from semtask.model.job import Durability, ExecutionMode, Job, NewJob
 from semtask.model.state import FINAL, State, StopReason
 from semtask.protocol import messages as m
 from semtask.store.base import JobFilter, QueueRow, Running, StopRequest, StopSelector, Store
+from semtask.telemetry.events import Committed, Events
 
 RETRIED_AT_ONCE = 200
 
@@ -36,6 +37,7 @@ class Operations:
         load: LoadWatch,
         stop_running: Callable[[Running], None],
         clock: Clock,
+        events: Events,
         version: str,
         pid: int,
         cpu_count: int,
@@ -48,6 +50,7 @@ class Operations:
         self._load = load
         self._stop_running = stop_running
         self._clock = clock
+        self._events = events
         self._version = version
         self._pid = pid
         self._cpu_count = cpu_count
@@ -76,7 +79,9 @@ class Operations:
         self._dispatcher.wake(
             {j.queue for j in jobs if j.execution_mode is ExecutionMode.SUBPROCESS and j.run_at is None}
         )
+        asked = self._clock.monotonic()
         inserted = await self._store.insert(jobs, durable=durable)
+        self._events.emit(Committed(self._clock.monotonic() - asked))
         for one in inserted:
             for running in one.stopping:
                 self._stop_running(running)

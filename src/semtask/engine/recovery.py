@@ -12,6 +12,7 @@ from semtask.model.job import ExecutionMode, Job
 from semtask.model.outcome import Outcome, interrupted
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector, Store
+from semtask.telemetry.logs import about
 
 log = logging.getLogger("semtask.recovery")
 
@@ -64,7 +65,7 @@ class Recovery:
         await self._store.count({ORPHANED_JOBS: len(jobs)})
         for job in jobs:
             self._occupy(job.queue)
-            self._background.spawn(self._settle_one(job), f"settling {job.job_id}.{job.claim_no}")
+            self._background.spawn(self._settle_one(job), f"settling {job.job_id}.{job.claim_no}", about=about(job))
         await self._background.idle(READY_WITHIN_S)
 
     async def stop(self) -> None:
@@ -91,7 +92,7 @@ class Recovery:
         try:
             await asyncio.wait({unlocked}, timeout=self._window_s)
             if not unlocked.done():
-                log.error("attempt %d is still being stopped", job.claim_no, extra={"job_id": job.job_id})
+                log.error("attempt %d is still being stopped", job.claim_no, extra=about(job))
                 await self._store.record_kill_failed(job.job_id, job.claim_no, self._now_ms())
             await unlocked
             while (outcome := await self._judge.judge(job)) is None:
