@@ -54,7 +54,7 @@ class LogFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = os.fspath(folder)
+        self.folder = os.fspath(folder)
         self._waiters: dict[tuple[str, int], set[_Waiter]] = {}
         self._notifier: Notifier | None = None
 
@@ -64,7 +64,7 @@ class LogFiles:
     def name(self, job_id: str, claim_no: int, stream: Stream) -> str:
         """The path as text: it is made several times for every attempt."""
         suffix = "log" if stream == "stdout" else "err"
-        return f"{self._folder}/{job_id[-2:]}/{job_id}.{claim_no}.{suffix}"
+        return f"{self.folder}/{job_id[-2:]}/{job_id}.{claim_no}.{suffix}"
 
     def open(self, job_id: str, claim_no: int, split: bool) -> tuple[int, int | None]:
         """File descriptors for stdout and, if it is apart, for stderr; the caller closes them.

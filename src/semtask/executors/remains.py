@@ -1,0 +1,72 @@
+"""What attempts leave on disk: their folders and logs, found and removed without asking the database."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+
+from semtask.executors.folder import AttemptsDir
+from semtask.executors.output import STREAMS, LogFiles
+
+log = logging.getLogger("semtask.remains")
+
+Key = tuple[str, int]  # job_id, claim_no
+
+_ATTEMPT = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-9][0-9]{0,9})")
+_LOG = re.compile(_ATTEMPT.pattern + r"\.(?:log|err)")
+
+
+class Remains:
+    """All methods block for as long as the file system takes. What bears no name of ours is left alone."""
+
+    def __init__(self, attempts: AttemptsDir, logs: LogFiles) -> None:
+        self._attempts = attempts
+        self._logs = logs
+
+    def folders(self) -> set[Key]:
+        """The attempts that have a folder."""
+        return _keys(_ATTEMPT, self._attempts.path)
+
+    def remove_folder(self, job_id: str, claim_no: int) -> bool:
+        """Remove the folder of a finished attempt; False if a process still holds it."""
+        folder = self._attempts.attempt(job_id, claim_no)
+        with folder.locked() as free:
+            if free:
+                with suppress(FileNotFoundError):
+                    folder.remove()
+            return free
+
+    def remove_empty_logs(self, job_id: str, claim_no: int) -> None:
+        """Remove the logs of an ended attempt that wrote nothing: a log that is not there reads as empty."""
+        for stream in STREAMS:
+            path = self._logs.name(job_id, claim_no, stream)
+            with suppress(FileNotFoundError):
+                if os.stat(path, follow_symlinks=False).st_size == 0:
+                    os.unlink(path)
+
+    def remove_logs(self, jobs: Iterable[Key]) -> None:
+        """Remove all logs of these jobs, given with their last claim_no. What cannot be removed is logged."""
+        for job_id, last in jobs:
+            for claim_no in range(1, last + 1):
+                try:
+                    self._logs.remove(job_id, claim_no)
+                except OSError as error:
+                    log.warning("a log of a deleted job stays: %s", error, extra={"job_id": job_id})
+
+    def log_folders(self) -> list[str]:
+        """The paths of the folders that logs are spread over."""
+        with suppress(FileNotFoundError), os.scandir(self._logs.folder) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return []
+
+    def logs_in(self, folder: str) -> set[Key]:
+        """The attempts that have a log in one of the `log_folders`."""
+        return _keys(_LOG, folder)
+
+
+def _keys(pattern: re.Pattern[str], folder: str) -> set[Key]:
+    names = map(pattern.fullmatch, os.listdir(folder))
+    return {(name[1], int(name[2])) for name in names if name}
