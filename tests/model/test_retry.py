@@ -41,6 +41,7 @@ OUTCOMES = st.builds(
     failure=st.none() | st.sampled_from(FailureClass),
     exit_code=st.none() | st.integers(0, 255),
     error=st.none() | st.text(max_size=9),
+    stopped=st.booleans(),
 )
 JOBS = st.builds(
     running,
@@ -118,8 +119,10 @@ def test_a_committed_reason_decides_whatever_the_outcome(job: Job, outcome: Outc
             assert (decision.state, decision.end_cause) == (State.FAILED, EndCause.DEADLINE)
         case StopReason.LOG_LIMIT:
             assert (decision.state, decision.end_cause) == (State.FAILED, EndCause.LOG_LIMIT)
-        case StopReason.TIMEOUT | StopReason.SHUTDOWN:
+        case StopReason.TIMEOUT:
             assert decision.state is not State.DONE
+        case StopReason.SHUTDOWN:
+            assert decision.state is not State.DONE or not outcome.stopped
 
 
 @given(JOBS, OUTCOMES, JITTER)
