@@ -268,7 +268,7 @@ def test_while_draining_only_new_work_is_refused(home: Path) -> None:
         server.call(lambda: server.server.drain(7))
         for method in METHODS.values():
             reply = peer.rpc(method.name, LEAST.get(method.name, {}))
-            if method.name in {"dev.enqueue.v1", "dev.enqueue_many.v1"}:
+            if method.name in {"dev.enqueue.v1", "dev.enqueue_many.v1", "dev.retry.v1"}:
                 assert (reply.status, reply.headers["retry-after"]) == (503, "7")
                 assert (reply.error["code"], reply.error["data"]["retry_after_ms"]) == (4003, 7000)
                 assert reply.json["id"] == 1

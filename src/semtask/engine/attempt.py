@@ -187,11 +187,11 @@ class Attempts:
 
     def _done(self, key: Key, task: asyncio.Task[None]) -> None:
         del self._tasks[key]
-        extra = about(self._jobs.pop(key))
+        job = self._jobs.pop(key)
         self._deadlines.pop(key, None)
         self._stops.pop(key, None)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, DatabaseError):
-            log.error("the end of attempt %d was not stored: %s", key[1], error, extra=extra)
+            log.error("the end of attempt %d was not stored: %s", key[1], error, extra=about(job))
         elif error is not None:
-            log.error("attempt %d failed in the daemon", key[1], exc_info=error, extra=extra)
+            log.error("attempt %d failed in the daemon", key[1], exc_info=error, extra=about(job))
