@@ -55,14 +55,9 @@ def run(task: Task) -> int:
         # Poison is looked for before the lock's name: when a poisoned folder is emptied, the lock goes first.
         if folder.exists_at(task.folder, folder.POISON) or os.fstat(lock).st_nlink == 0:
             return EXIT_POISONED
-        _Attempt(task).run()
-    except OSError as error:
-        if error.errno in NO_ROOM:
-            return EXIT_NO_ROOM
-        raise
+        return _run(_Attempt(task))
     finally:
         os.close(lock)
-    return 0
 
 
 def _take(lock: int) -> bool:
@@ -73,10 +68,20 @@ def _take(lock: int) -> bool:
     return True
 
 
+def _run(attempt: _Attempt) -> int:
+    try:
+        attempt.run()
+    except OSError as error:
+        if error.errno in NO_ROOM and not attempt.command_pid:
+            return EXIT_NO_ROOM
+        raise
+    return 0
+
+
 class _Attempt:
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._pid = 0
+        self.command_pid = 0  # 0: not started
         self._status: int | None = None
         self._stop = ""
         self._deadline: float | None = None  # monotonic seconds; SIGKILL follows
@@ -99,11 +104,11 @@ class _Attempt:
         except command.RefusedError as error:
             refused, number = str(error), error.number
         self._be_nobody()
-        if self._pid:
+        if self.command_pid:
             self._announce(note)
         for fd in {note, task.specification, task.stdout, task.stderr}:
             os.close(fd)
-        if self._pid:
+        if self.command_pid:
             self._supervise()
             self._end_tree()
         self._write(
@@ -123,7 +128,7 @@ class _Attempt:
         os.dup2(task.stdout, 1)
         os.dup2(task.stderr, 2)
         os.umask(task.umask)
-        self._pid = command.start(task.specification, task.signal_mask)
+        self.command_pid = command.start(task.specification, task.signal_mask)
 
     def _be_nobody(self) -> None:
         """Hold nothing of the job's: neither its log nor its folder."""
@@ -166,7 +171,7 @@ class _Attempt:
         self._stop, self._deadline = stop.reason, deadline
         for number in (signal.SIGTERM, signal.SIGCONT):
             try:
-                os.killpg(self._pid, number)
+                os.killpg(self.command_pid, number)
             except PermissionError:  # it runs as another user; so it will be reported as not to be killed
                 return
 
@@ -200,7 +205,7 @@ class _Attempt:
                 return False
             if pid == 0:
                 return True
-            if pid == self._pid:
+            if pid == self.command_pid:
                 self._status = status
             else:
                 self._others_reaped += 1
@@ -208,7 +213,7 @@ class _Attempt:
     def _announce(self, note: int) -> None:
         """Write down who the command is. It runs already: what cannot be said now must not end it."""
         try:
-            self._news = f"command {mark(self._pid)}"
+            self._news = f"command {mark(self.command_pid)}"
             os.write(note, f"{self._news}\n".encode())
         except OSError:  # a full disk
             return
