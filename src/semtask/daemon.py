@@ -26,6 +26,7 @@ from semtask.config import Settings, inherited, require_linux
 from semtask.engine.admission import Admission
 from semtask.engine.attempt import CommandDefaults
 from semtask.engine.changes import Changes
+from semtask.engine.janitor import Retention
 from semtask.engine.lifecycle import Engine
 from semtask.engine.operations import Operations
 from semtask.engine.reporting import Reporting
@@ -35,8 +36,10 @@ from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import LogCap, LogFiles
 from semtask.executors.process import Launcher
 from semtask.executors.recovered import FormerAttempts
+from semtask.executors.remains import Remains
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs
+from semtask.host.ballast import Ballast
 from semtask.host.clocks import SystemClock
 from semtask.host.filesystem import make_private, require_local
 from semtask.host.locks import FolderBusy, FolderLocks
@@ -196,6 +199,13 @@ class _Daemon:
             recovery_window_ms=settings.recovery_window_ms,
             probe=SystemProbe(clock.monotonic),
             cpu_throttle_threshold=settings.cpu_throttle_threshold,
+            reserves=_reserves(settings),
+            traces=Remains(attempts_dir, logs),
+            retention=Retention(
+                days=settings.retention_days,
+                max_jobs=settings.max_finished_jobs,
+                max_bytes=settings.max_db_size_mb * 1024 * 1024,
+            ),
         )
         operations = Operations(
             store=store,
@@ -209,6 +219,8 @@ class _Daemon:
             ),
             tailing=Tailing(store, logs, changes, clock),
             load=engine.load,
+            disk=engine.disk,
+            janitor=engine.janitor,
             stop_running=engine.attempts.stop,
             clock=clock,
             events=self._events,
@@ -258,6 +270,12 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.wait([task])
+
+
+def _reserves(settings: Settings) -> list[Ballast]:
+    """One for each disk that is written to."""
+    by_disk = {folder.stat().st_dev: folder for folder in (settings.database.parent, settings.home)}
+    return [Ballast(folder) for folder in by_disk.values()]
 
 
 def _size(path: str) -> int:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from semtask.engine.attempt import Attempts, CommandDefaults
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
+from semtask.engine.disk import DiskWatch, Reserve
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
+from semtask.engine.janitor import Janitor, Retention, Traces
 from semtask.engine.promoter import Promoter
 from semtask.engine.recovery import Judge, Recovery
 from semtask.engine.removals import Removals
@@ -39,6 +41,12 @@ class CommandExecutor(Executor, Protocol):
     def forget(self, job_id: str, claim_no: int) -> None:
         """The finish is committed: the attempt's folder may go. Called in a thread; it may have to wait for a disk."""
         ...
+
+
+class AttemptTraces(Traces, Protocol):
+    """What attempts leave on disk: see executors.remains."""
+
+    def remove_empty_logs(self, job_id: str, claim_no: int) -> None: ...
 
 
 class LogWatch(Protocol):
@@ -70,13 +78,17 @@ class Engine:
         recovery_window_ms: int,
         probe: HostProbe,
         cpu_throttle_threshold: int,
+        reserves: Sequence[Reserve],
+        traces: AttemptTraces,
+        retention: Retention,
     ) -> None:
         self._store = store
         self._executor = executor
         self._log_watch = log_watch
         self._clock = clock
         self._background = Background()
-        self._removals = Removals(executor.forget, self._background)
+        self._traces = traces
+        self._removals = Removals(self._remove_remains, self._background)
         self.attempts = Attempts(
             store,
             executor,
@@ -104,8 +116,11 @@ class Engine:
             node_id=node_id,
             max_processes=max_processes,
             queue_concurrency=queue_concurrency,
-            before_claim=self.load.needed if cpu_throttle_threshold < NEVER else lambda: None,
+            before_claim=self._before_claim,
         )
+        self.disk = DiskWatch(reserves, suspend=self.dispatcher.suspend, running=lambda: self.dispatcher.running)
+        self._throttles = cpu_throttle_threshold < NEVER
+        self.janitor = Janitor(store, traces, retention, clock)
         self._promoter = Promoter(store, clock)
         self._expiry = Expiry(store, self.attempts, clock, lambda job_id: self._stop_one(job_id, StopReason.DEADLINE))
         self._recovery = Recovery(
@@ -119,6 +134,7 @@ class Engine:
         changes.listen(self.dispatcher.on_changes)
         changes.listen(self._promoter.on_changes)
         changes.listen(self._expiry.on_changes)
+        changes.listen(self.janitor.on_changes)
 
     async def recover(self) -> None:
         """Settle what a former daemon left. Before the sockets open."""
@@ -127,7 +143,9 @@ class Engine:
     async def start(self) -> None:
         await self._promoter.start()
         await self._expiry.start()
+        self._background.spawn(self.disk.start(), "making a reserve of disk space")
         self.dispatcher.open(await self._store.queues())
+        self.janitor.start()
 
     async def stop(self, *, wait_s: float, at_once: asyncio.Event) -> None:
         """Claim nothing more, let running jobs go on for `wait_s` or until `at_once`, then stop them.
@@ -135,6 +153,7 @@ class Engine:
         Afterwards every attempt is finished in the store, or its shim still fights for it and recovery will see.
         """
         self.dispatcher.close()
+        await self.janitor.stop()
         await self.load.stop()
         await self._promoter.stop()
         await self._expiry.stop()
@@ -146,6 +165,7 @@ class Engine:
         self._removals.flush()
         await self._background.idle(STUCK_S)
         await self._background.stop()
+        await self.disk.stop()
 
     def kill_failed(self, job_id: str, claim_no: int) -> None:
         """Processes of this attempt survive SIGKILL: say so; the job keeps its state and its slot."""
@@ -222,6 +242,11 @@ class Engine:
             self.attempts.stop(running)
         return max((running.grace_ms for running in stopped.stopping), default=0)
 
+    def _before_claim(self) -> None:
+        if self._throttles:
+            self.load.needed()
+        self.disk.needed()
+
     def _start(self, job: Job) -> None:
         self._log_watch.add(job.job_id, job.claim_no)
         self.attempts.start(job)
@@ -242,3 +267,7 @@ class Engine:
     def _ended(self, job: Job) -> None:
         self._log_watch.remove(job.job_id, job.claim_no)
         self._removals.add(job.job_id, job.claim_no)
+
+    def _remove_remains(self, job_id: str, claim_no: int) -> None:
+        self._executor.forget(job_id, claim_no)
+        self._traces.remove_empty_logs(job_id, claim_no)

@@ -8,7 +8,9 @@ from msgspec import UNSET, UnsetType
 
 from semtask.engine.admission import Admission
 from semtask.engine.changes import Changes
+from semtask.engine.disk import DiskWatch
 from semtask.engine.dispatcher import Dispatcher
+from semtask.engine.janitor import Janitor
 from semtask.engine.tailing import Tailing
 from semtask.engine.throttle import LoadWatch
 from semtask.engine.views import attempt_views, job_view, queue_view
@@ -35,6 +37,8 @@ class Operations:
         admission: Admission,
         tailing: Tailing,
         load: LoadWatch,
+        disk: DiskWatch,
+        janitor: Janitor,
         stop_running: Callable[[Running], None],
         clock: Clock,
         events: Events,
@@ -48,6 +52,8 @@ class Operations:
         self._admission = admission
         self._tailing = tailing
         self._load = load
+        self._disk = disk
+        self._janitor = janitor
         self._stop_running = stop_running
         self._clock = clock
         self._events = events
@@ -74,6 +80,7 @@ class Operations:
         return m.EnqueuedMany(jobs=await self._insert(jobs))
 
     async def _insert(self, jobs: Sequence[NewJob]) -> list[m.Enqueued]:
+        self._disk.check()
         durable = any(job.durability is Durability.FSYNC for job in jobs)
         # The claim is submitted in the same turn of the loop as the insert: a free slot then costs no second commit.
         self._dispatcher.wake(
@@ -261,6 +268,9 @@ class Operations:
             counters=await self._store.counters(),
             throttle=m.ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
         )
+
+    async def maintenance(self, params: m.MaintenanceParams) -> m.Maintained:
+        return await self._janitor.maintain(force_vacuum=params.force_vacuum)
 
     # --- pieces ------------------------------------------------------------------------------------------------------
 
