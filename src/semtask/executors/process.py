@@ -13,8 +13,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from semtask.errors import StartupError
 from semtask.executors import control
@@ -54,6 +54,7 @@ class SpawnRequest:
     grace_ms: int
     on_command: Callable[[ProcessIdentity], None]  # called at most once
     on_stuck: Callable[[], None]  # processes survive SIGKILL
+    about: Mapping[str, object] = field(default_factory=dict)  # for the log: whose attempt it is
 
 
 @dataclass(eq=False)
@@ -315,7 +316,7 @@ class Launcher:
             number, kind, *rest = line.decode("utf-8", "replace").split(" ", 2)
             request = self._requested.get(int(number))
             if kind == "fault":
-                log.error("a shim failed: %s", *rest)
+                log.error("a shim failed: %s", *rest, extra=request.about if request else None)
             elif request is None:  # it has ended already
                 continue
             elif kind == "stuck":

@@ -18,6 +18,7 @@ from semtask.host import identity, procfs
 from semtask.model import outcome
 from semtask.model.job import Job
 from semtask.model.outcome import Outcome
+from semtask.telemetry.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class FormerAttempts:
             async with asyncio.timeout(self._patience_s):
                 await end_leftovers(job.claim.nonce, command, killed)
         except TimeoutError:
-            log.warning("processes of %s survive SIGKILL; its job stays RUNNING until they are gone", folder.path)
+            text = "processes of %s survive SIGKILL; its job stays RUNNING until they are gone"
+            log.warning(text, folder.path, extra=about(job))
             return False
         finally:
             if killed:

@@ -45,7 +45,8 @@ def outcome_of(record: Record) -> Outcome:
 class _Attempt:
     """A running attempt and what was asked of it."""
 
-    def __init__(self, folder: AttemptFolder, on_started: Callable[[ProcessIdentity], None]) -> None:
+    def __init__(self, spec: CommandSpec, folder: AttemptFolder, on_started: Callable[[ProcessIdentity], None]) -> None:
+        self.about = {"job_id": spec.job_id, "claim_no": spec.claim_no}
         self.folder = folder
         self.shim: SpawnedShim | None = None
         self.stop: Stop | None = None
@@ -70,7 +71,8 @@ class _Attempt:
         try:
             self.folder.ask_to_stop(self.stop)
         except OSError as error:
-            log.warning("cannot write %s/stop: %s; the command is stopped with its own grace", self.folder.path, error)
+            text = "cannot write %s/stop: %s; the command is stopped with its own grace"
+            log.warning(text, self.folder.path, error, extra=self.about)
         if self.shim is not None:
             self.shim.terminate()
 
@@ -100,7 +102,7 @@ class SubprocessExecutor:
         self._live: dict[tuple[str, int], _Attempt] = {}
 
     async def run(self, spec: CommandSpec, on_started: Callable[[ProcessIdentity], None]) -> Outcome:
-        attempt = _Attempt(self._attempts.attempt(spec.job_id, spec.claim_no), on_started)
+        attempt = _Attempt(spec, self._attempts.attempt(spec.job_id, spec.claim_no), on_started)
         key = (spec.job_id, spec.claim_no)
         self._live[key] = attempt
         try:
@@ -169,6 +171,7 @@ class SubprocessExecutor:
             grace_ms=spec.grace_ms,
             on_command=attempt.started,
             on_stuck=lambda: self._kill_failed(spec.job_id, spec.claim_no),
+            about=attempt.about,
         )
 
     def _kill_failed(self, job_id: str, claim_no: int) -> None:
