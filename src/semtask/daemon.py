@@ -229,7 +229,11 @@ class _Daemon:
             cpu_count=os.cpu_count() or 1,
         )
         reporting = Reporting(
-            store, self._events, holds=lambda: engine.holds, wal_bytes=lambda: _size(f"{settings.database}-wal")
+            store,
+            self._events,
+            count=engine.count,
+            holds=lambda: engine.holds,
+            wal_bytes=lambda: _size(f"{settings.database}-wal"),
         )
         changes.listen(reporting.on_changes)
         return engine, operations, store, reporting

@@ -1,4 +1,4 @@
-"""What a scrape says, read with the parser of the client library."""
+"""What becomes of events and levels in the text that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -6,31 +6,16 @@ import platform
 from collections.abc import Iterator
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from semtask.model.job import ExecutionMode, Job, OnInterrupt
 from semtask.model.retry import Decision
 from semtask.model.state import EndCause, Event, State
 from semtask.telemetry import events as ev
 from semtask.telemetry.metrics import MAX_NAMES, MAX_PAIRS, OTHER, Metrics
+from tests.telemetry.scraped import Scraped
 
 NOTHING = ev.Levels(jobs={}, counters={}, db_size_bytes=0, db_wal_bytes=0)
 JOB_ID = "018f0000-0000-7000-8000-00000000abcd"
-
-
-class Scraped:
-    def __init__(self, text: bytes) -> None:
-        self.text = text.decode()
-        self.families = {family.name: family for family in text_string_to_metric_families(self.text)}
-        self.samples = [sample for family in self.families.values() for sample in family.samples]
-
-    def value(self, name: str, **labels: str) -> float | None:
-        found = [s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items()]
-        assert len(found) <= 1, f"{name} {labels} is not one series"
-        return found[0] if found else None
-
-    def labels(self, name: str, label: str) -> set[str]:
-        return {s.labels[label] for s in self.samples if s.name == name}
 
 
 class Exporter:

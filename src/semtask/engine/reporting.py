@@ -11,19 +11,26 @@ from semtask.store.base import Change, Store
 from semtask.telemetry.events import Events, Hold, JobsEnded, JobsEnqueued, JobsRetried, Levels
 
 
+RETRY_COUNT = "worker.retry_count"
+
+
 class Reporting:
-    """`holds` says why jobs are held back now; `wal_bytes` is the size of the write-ahead log."""
+    """`count` adds to a persistent counter; `holds` says why jobs are held back now; `wal_bytes` is the size of the
+    write-ahead log.
+    """
 
     def __init__(
         self,
         store: Store,
         events: Events,
         *,
+        count: Callable[[str, int], None],
         holds: Callable[[], Collection[Hold]],
         wal_bytes: Callable[[], int],
     ) -> None:
         self._store = store
         self._events = events
+        self._count = count
         self._holds = holds
         self._wal_bytes = wal_bytes
 
@@ -45,6 +52,8 @@ class Reporting:
             self._events.emit(JobsEnded(queue, task, outcome, count))
         for (queue, task), count in retried.items():
             self._events.emit(JobsRetried(queue, task, count))
+        if retried:
+            self._count(RETRY_COUNT, retried.total())
 
     async def levels(self) -> Levels:
         return Levels(
