@@ -41,8 +41,7 @@ from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs
 from semtask.host.ballast import Ballast
 from semtask.host.clocks import SystemClock
-from semtask.host.filesystem import make_private, require_local
-from semtask.host.locks import FolderBusy, FolderLocks
+from semtask.host.ownership import owned_folders
 from semtask.host.probe import SystemProbe
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts
@@ -54,7 +53,6 @@ from semtask.telemetry.metrics import Metrics
 
 log = logging.getLogger("semtask.daemon")
 
-EXIT_OTHER_DAEMON = 100
 EXIT_FENCED = 70
 ZOMBIES_CLEANED = "recovery.zombies_cleaned"
 
@@ -68,17 +66,14 @@ def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = Fa
     if detached:
         _reset_signals()
     inherited_umask = os.umask(0o077)
-    locks = FolderLocks()
     try:
         require_linux()
-        _lock_folders(settings, locks)
-        configure_logging(settings, foreground=not detached)
-        return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd))
+        with owned_folders(settings):
+            configure_logging(settings, foreground=not detached)
+            return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd))
     except StartupError as error:
         print(f"semtask: {error.message}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    finally:
-        locks.release()
 
 
 def _reset_signals() -> None:
@@ -88,22 +83,6 @@ def _reset_signals() -> None:
         with contextlib.suppress(OSError, ValueError):  # glibc keeps two of them for itself
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def _lock_folders(settings: Settings, locks: FolderLocks) -> None:
-    """One daemon for each home and for each database folder."""
-    for folder in (settings.home, settings.database.parent):
-        make_private(folder)
-        require_local(folder)
-        try:
-            locks.take(folder)
-        except FolderBusy as busy:
-            what = "home" if folder == settings.home else "database folder"
-            who = f"the semtask daemon with pid {busy.pid}" if busy.pid else "another semtask daemon"
-            raise StartupError(
-                f"{who} already owns the {what} {folder}; stop it with `semtask down`, or choose another one",
-                exit_code=EXIT_OTHER_DAEMON,
-            ) from None
 
 
 class _Daemon:
