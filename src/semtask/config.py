@@ -1,5 +1,8 @@
 """Settings: defaults < user file < project file < environment < flags. Unset is not default.
 
+One daemon serves all projects of its home, so what only the daemon reads has no effect in a project file: it belongs
+to the user file. `misplaced` tells of it.
+
 Standard library only, and cheap to import: the command line reads its settings here before every request.
 """
 
@@ -21,7 +24,15 @@ USER_FILE = "config.toml"
 DEFAULT_ENV_ALLOWLIST = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ", "TMPDIR")
 
 
-def _whole(low: int, high: int) -> Callable[[Any], int]:
+@dataclass(frozen=True)
+class _Kind:
+    """What values a setting takes: `parse` raises ValueError for others; `schema` says it as JSON Schema."""
+
+    parse: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+
+
+def _whole(low: int, high: int) -> _Kind:
     def parse(value: Any) -> int:
         if isinstance(value, bool):
             raise ValueError("must be a whole number")
@@ -33,10 +44,10 @@ def _whole(low: int, high: int) -> Callable[[Any], int]:
             raise ValueError(f"must be from {low} to {high}")
         return number
 
-    return parse
+    return _Kind(parse, {"type": "integer", "minimum": low, "maximum": high})
 
 
-def _switch(value: Any) -> bool:
+def _parse_switch(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower()
@@ -47,22 +58,22 @@ def _switch(value: Any) -> bool:
     raise ValueError("must be on or off")
 
 
-def _choice(*choices: str) -> Callable[[Any], str]:
+def _choice(*choices: str) -> _Kind:
     def parse(value: Any) -> str:
         if value not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return str(value)
 
-    return parse
+    return _Kind(parse, {"enum": list(choices)})
 
 
-def _path(value: Any) -> Path:
+def _parse_path(value: Any) -> Path:
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise ValueError("must be a path")
     return Path(os.path.abspath(os.path.expanduser(os.fspath(value))))
 
 
-def _env_patterns(value: Any) -> tuple[str, ...]:
+def _parse_env_patterns(value: Any) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, list | tuple) or not all(_is_env_pattern(item) for item in items):
         raise ValueError("must be a list of variable names, NAME or PREFIX*")
@@ -73,9 +84,14 @@ def _is_env_pattern(item: Any) -> bool:
     return isinstance(item, str) and item.strip().removesuffix("*").replace("_", "a").isalnum()
 
 
-def _setting(default: Any, parse: Callable[[Any], Any], doc: str, env: str | None = None) -> Any:
-    kind = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**kind, metadata={"parse": parse, "doc": doc, "env": env})
+_switch = _Kind(_parse_switch, {"enum": [True, False, "on", "off"]})
+_path = _Kind(_parse_path, {"type": "string", "minLength": 1})
+_env_patterns = _Kind(_parse_env_patterns, {"type": "array", "items": {"type": "string", "minLength": 1}})
+
+
+def _setting(default: Any, kind: _Kind, doc: str, env: str | None = None) -> Any:
+    unset = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**unset, metadata={"kind": kind, "doc": doc, "env": env})
 
 
 def default_home(env: Mapping[str, str] | None = None) -> Path:
@@ -208,6 +224,8 @@ class Settings:
 
 _FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
 _BY_ENV = {f.metadata["env"]: name for name, f in _FIELDS.items() if f.metadata["env"]}
+# The client acts on them itself, or hands them to the daemon that it starts.
+_READ_BY_CLIENTS = frozenset({"home", "db_path", "autostart", "env_allowlist"})
 # They belong to one job and are no configuration: never passed on.
 OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
 # Read elsewhere, hence known: by clients, by jobs, or by the command line.
@@ -220,6 +238,29 @@ _UNSERVED_PREFIX = "SEMANTICA_RATE_LIMIT_"
 def documented() -> list[tuple[str, str | None, str]]:
     """(name in a file, environment variable or None, what it means) of every setting."""
     return [(name, f.metadata["env"], f.metadata["doc"]) for name, f in _FIELDS.items()]
+
+
+def schema() -> dict[str, Any]:
+    """The settings files as JSON Schema, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Settings of semtask: {USER_FILE} of the user, {PROJECT_FILE} of a project",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            name: {"description": f.metadata["doc"], **f.metadata["kind"].schema} for name, f in _FIELDS.items()
+        },
+    }
+
+
+def misplaced(settings: Settings) -> dict[str, str]:
+    """Settings of a project file that have no effect there, as only the daemon reads them; and the file."""
+    seen_by_daemon = {str(folder / PROJECT_FILE) for folder in (settings.home, *settings.home.parents)}
+    return {
+        name: source
+        for name, source in settings.origin.items()
+        if os.path.basename(source) == PROJECT_FILE and name not in _READ_BY_CLIENTS and source not in seen_by_daemon
+    }
 
 
 def environment_names() -> list[str]:
@@ -317,7 +358,7 @@ def _read(path: Path) -> dict[str, Any]:
     for name, value in values.items():
         if name not in _FIELDS:
             raise ConfigError(f"{path}: {_why_no_setting(name)}")
-        if _FIELDS[name].metadata["parse"] is _path and isinstance(value, str) and value:
+        if _FIELDS[name].metadata["kind"] is _path and isinstance(value, str) and value:
             # Relative to the file: the working directory may be any folder of the project.
             values[name] = os.path.join(path.parent, os.path.expanduser(value))
     return values
@@ -326,7 +367,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _parse(name: str, raw: Any, source: str) -> Any:
     spec = _FIELDS[name].metadata
     try:
-        return spec["parse"](raw)
+        return spec["kind"].parse(raw)
     except ValueError as error:
         shown = spec["env"] if source == "the environment" and spec["env"] else name
         raise ConfigError(f"{shown} (from {source}) {error}, not {raw!r}") from None
