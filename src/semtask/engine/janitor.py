@@ -96,7 +96,8 @@ class Janitor:
         await self._remove_lost_folders()
         deleted = await self.clean()
         await self._remove_lost_logs(pause_s=0)
-        vacuumed = await self._give_back(None if force_vacuum else STEPS_A_PASS)
+        async with self._at_work:
+            vacuumed = await self._give_back(None if force_vacuum else STEPS_A_PASS)
         after = await self._store.size_bytes()
         return Maintained(
             vacuum_run=vacuumed,
@@ -162,19 +163,16 @@ class Janitor:
 
     async def _purge_for_space(self) -> int:
         """Oldest first, until the file is small enough. Free pages in it count: they are given back first."""
-        limit, deleted, in_vain = self._retention.max_bytes, 0, 0
+        limit, deleted, in_vain, more = self._retention.max_bytes, 0, 0, True
         while limit and await self._store.size_bytes() > limit:
             if await self._give_back(STEPS_A_PASS):
                 in_vain = 0
-                continue
-            count, _ = await self._purge(Purge(finished_before=self._clock.now_ms(), limit=ROWS_A_BATCH))
-            deleted += count
-            in_vain += 1
-            if not count or in_vain > BATCHES_IN_VAIN:
-                log.warning(
-                    "the database stays above max_db_size_mb: %s",
-                    "no finished job is left" if not count else "it does not become smaller by deleting",
-                )
+            elif more and in_vain < BATCHES_IN_VAIN:
+                count, more = await self._purge(Purge(finished_before=self._clock.now_ms(), limit=ROWS_A_BATCH))
+                deleted += count
+                in_vain += 1
+            else:
+                log.warning("the database stays above max_db_size_mb; %d finished jobs were deleted", deleted)
                 break
         return deleted
 
