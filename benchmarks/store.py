@@ -93,7 +93,7 @@ def listings(finished: int) -> None:
 def raw_insert(path: Path, work: Sequence[Sequence[NewJob]]) -> float:
     """Seconds."""
     db = SqliteFile(path).open(now=0)
-    rows = [[of_new_job(job, 0, State.QUEUED, None) for job in batch] for batch in work]
+    rows = [[of_new_job(job, 0, State.QUEUED) for job in batch] for batch in work]
     seq = 0
     for batch in rows:
         for row in batch:
@@ -118,9 +118,7 @@ def fill(path: Path, count: int, state: State) -> None:
     for first in range(0, count, 50_000):
         jobs = new_jobs(min(50_000, count - first))
         db.execute("BEGIN")
-        db.executemany(
-            query("insert_job"), [of_new_job(j, first + i, State.QUEUED, None) for i, j in enumerate(jobs, 1)]
-        )
+        db.executemany(query("insert_job"), [of_new_job(j, first + i, State.QUEUED) for i, j in enumerate(jobs, 1)])
         if ended:
             db.execute(f"{update} WHERE seq > {first}")
         db.execute("COMMIT")
@@ -129,7 +127,7 @@ def fill(path: Path, count: int, state: State) -> None:
     db.close()
 
 
-READY = {"mode": ExecutionMode.IN_PROCESS, "queue": "default", "limit": 1}
+READY = {"mode": ExecutionMode.IN_PROCESS, "queue": "default", "min_priority": -100, "now": 1, "limit": 1}
 CLAIM = {"seq": 500, "claim_no": 0, "now": 1, "node_id": "n", "claim": "{}"}
 
 

@@ -65,7 +65,7 @@ def test_status(db: apsw.Connection) -> None:
 
 
 def test_a_database_in_use_is_backed_up_first(db: apsw.Connection, path: Path) -> None:
-    db.execute(query("insert_job"), of_new_job(new_job(), 1, State.QUEUED, None))
+    db.execute(query("insert_job"), of_new_job(new_job(), 1, State.QUEUED))
     backup = migrate(db, path, now=NOW + 1, migrations=[*available(), NOTES])
     assert backups(path) == [backup]
     assert backup is not None

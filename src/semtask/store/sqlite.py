@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity
+from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, QueueClass
 from semtask.store import sqlite_reads as reads
+from semtask.store import sqlite_stop as stopping
+from semtask.store import sqlite_upkeep as upkeep
 from semtask.store import sqlite_writes as writes
 from semtask.store.base import (
     ClaimRequest,
+    Expired,
     Finish,
     Finished,
     Inserted,
@@ -19,11 +22,14 @@ from semtask.store.base import (
     OnCommit,
     Page,
     Promoted,
+    Purge,
+    Purged,
     QueueRow,
     Stopped,
     StopRequest,
 )
 from semtask.store.sqlite_file import SqliteFile
+from semtask.store.sqlite_insert import insert
 from semtask.store.sqlite_reads import Readers
 from semtask.store.writer import Phase, Writer
 
@@ -58,11 +64,12 @@ class SqliteStore:
         self._file = file
         self._writer = writer
         self._readers = readers
+        self._purge_place = upkeep.Place()
 
     # --- writes ---
 
     async def insert(self, jobs: Sequence[NewJob], *, durable: bool) -> list[Inserted]:
-        return await self._writer.submit(lambda tick: writes.insert(tick, jobs), relaxed=not durable, rows=len(jobs))
+        return await self._writer.submit(lambda tick: insert(tick, jobs), relaxed=not durable, rows=len(jobs))
 
     async def claim(self, request: ClaimRequest) -> list[Job]:
         return await self._writer.submit(
@@ -84,16 +91,30 @@ class SqliteStore:
         return await self._writer.submit(lambda tick: writes.finish(tick, finish), phase=Phase.FINISH)
 
     async def stop(self, request: StopRequest) -> Stopped:
-        return await self._writer.submit(lambda tick: writes.stop(tick, request))
+        return await self._writer.submit(lambda tick: stopping.stop(tick, request))
 
     async def promote(self, now: int, limit: int) -> Promoted:
         return await self._writer.submit(lambda tick: writes.promote(tick, now, limit), relaxed=True, rows=limit)
 
+    async def expire(self, now: int, limit: int) -> Expired:
+        return await self._writer.submit(lambda tick: stopping.expire(tick, now, limit), rows=limit)
+
     async def configure_queue(
-        self, name: str, *, paused: bool | None = None, concurrency: int | Literal["keep"] | None = "keep"
+        self,
+        name: str,
+        *,
+        paused: bool | None = None,
+        concurrency: int | Literal["keep"] | None = "keep",
+        queue_class: QueueClass | None = None,
     ) -> QueueRow:
-        limit, keep = (None, True) if concurrency == "keep" else (concurrency, False)
-        await self._writer.submit(lambda tick: writes.configure_queue(tick, name, paused, limit, keep))
+        settings = {
+            "name": name,
+            "paused": paused,
+            "concurrency": None if concurrency == "keep" else concurrency,
+            "keep_concurrency": concurrency == "keep",
+            "queue_class": queue_class,
+        }
+        await self._writer.submit(lambda tick: writes.configure_queue(tick, settings))
         # Read after the commit: the counts of a tick are brought up to date at its end.
         return next(queue for queue in await self.queues() if queue.name == name)
 
@@ -126,6 +147,27 @@ class SqliteStore:
     async def next_due(self) -> int | None:
         return await self._readers.run(reads.next_due)
 
+    async def next_expiry(self) -> int | None:
+        return await self._readers.run(reads.next_expiry)
+
+    # --- upkeep ---
+
+    async def purge(self, purge: Purge) -> Purged:
+        # A power cut may bring deleted jobs back, which harms nobody.
+        purged, self._purge_place = await self._writer.submit(
+            lambda tick: upkeep.purge(tick, purge, self._purge_place), relaxed=True, rows=purge.limit
+        )
+        return purged
+
+    async def purge_subjects(self, limit: int) -> int:
+        return await self._writer.submit(lambda tick: upkeep.purge_subjects(tick, limit), relaxed=True, rows=limit)
+
+    async def compact(self, max_pages: int) -> int:
+        return await self._writer.submit(lambda tick: upkeep.compact(tick, max_pages), relaxed=True, rows=max_pages)
+
+    async def checkpoint(self) -> None:
+        await asyncio.to_thread(self._file.checkpoint)
+
     # --- the file ---
 
     async def size_bytes(self) -> int:
@@ -138,4 +180,5 @@ class SqliteStore:
     async def close(self) -> None:
         await self._writer.stop()
         await self._readers.close()
+        await asyncio.to_thread(self._file.close)
         await self._writer.close()

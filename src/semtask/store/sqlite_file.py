@@ -17,6 +17,8 @@ from semtask.store.sqlite_writes import close_books
 from semtask.store.writer import Tick, Unusable
 
 BUSY_TIMEOUT_MS = 2_000
+# How long the writer may have to wait for a cut of the log that waits for a reader.
+CUT_TIMEOUT_MS = 10
 # A write-ahead log that grew under load is cut back to this when it starts anew.
 _WAL_KEEP_BYTES = 64 * 1024 * 1024
 
@@ -41,6 +43,7 @@ class SqliteFile:
         self.path = path
         self.daemon_epoch = 0
         self._identity: tuple[int, int] | None = None
+        self._checkpointer: apsw.Connection | None = None
 
     def open(self, now: int) -> apsw.Connection:
         """The write connection, on a database with the newest schema and a new epoch. Raises StartupError."""
@@ -51,6 +54,8 @@ class SqliteFile:
             try:
                 self._require_ours(db)
                 _prepare(db)
+                # Only a database without tables takes this, and before it goes over to the write-ahead log.
+                db.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 db.execute("PRAGMA journal_mode = WAL").fetchall()
                 db.execute("PRAGMA synchronous = FULL")
                 migrate(db, self.path, now=now)
@@ -116,6 +121,26 @@ class SqliteFile:
 
     def close_books(self, tick: Tick) -> None:
         close_books(tick)
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the database, then cut it if no reader needs it; in any one thread at a time.
+
+        On a connection of its own: the writer goes on while the pages are moved, and waits only for the cut.
+        """
+        if self._checkpointer is None:
+            self._checkpointer = self.connect()
+            self._checkpointer.set_busy_timeout(CUT_TIMEOUT_MS)
+        try:
+            self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        except apsw.BusyError:
+            return  # a reader, or the writer in the middle of a tick; the next one cuts
+        except apsw.Error as error:
+            raise DatabaseError(f"the write-ahead log cannot be moved into the database: {error}") from error
+
+    def close(self) -> None:
+        if self._checkpointer is not None:
+            self._checkpointer.close()
 
     def size_bytes(self) -> int:
         """The database and its write-ahead log."""

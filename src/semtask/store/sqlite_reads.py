@@ -120,6 +120,11 @@ def next_due(db: apsw.Connection) -> int | None:
     return due
 
 
+def next_expiry(db: apsw.Connection) -> int | None:
+    expiry: int | None = fetch_value(db, query("next_expiry"))
+    return expiry
+
+
 def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int, after_seq: int | None) -> Page:
     """A page in the order of seq: one ordered listing per value of the leading filter, merged."""
     sql, values = listing_statement(where, newest_first)
@@ -139,6 +144,8 @@ def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int
         "tag": where.tag,
         "chain_group_id": where.chain_group_id,
         "created_after": where.created_after,
+        "subject_key_prefix": where.subject_key_prefix,
+        "not_retried": where.not_retried,
         "id_suffix": where.id_suffix,
         "limit": limit + 1,
     }

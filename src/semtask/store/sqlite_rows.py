@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 import apsw
 import msgspec
 
-from semtask.model.job import Attempt, Job, NewJob
+from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, QueueClass
+from semtask.model.schedule import expires_at
 from semtask.model.state import State
-from semtask.store.base import QueueRow
+from semtask.store.base import Change, QueueRow
 
 Row: TypeAlias = tuple[Any, ...]
 
@@ -46,11 +47,13 @@ JOB_COLUMNS = (
     "grace_ms",
     "deadline",
     "ttl_ms",
+    "expires_at",
     "on_interrupt",
     "retry_on_crash",
     "subject_key",
     "generation",
     "superseded_by",
+    "behind",
     "tag",
     "chain_group_id",
     "parent_job_id",
@@ -68,7 +71,7 @@ JOB_COLUMNS = (
     "result",
     "payload",
 )
-QUEUE_COLUMNS = ("name", "paused", "concurrency", *(state.lower() for state in State))
+QUEUE_COLUMNS = ("name", "paused", "concurrency", "queue_class", *(state.lower() for state in State))
 _ATTEMPT_COLUMNS = Attempt.__struct_fields__
 
 
@@ -105,12 +108,17 @@ def to_job(row: Row) -> Job:
     return msgspec.convert(values, Job, strict=False)  # SQLite has no booleans
 
 
-def of_new_job(job: NewJob, seq: int, state: State, generation: int | None) -> dict[str, Any]:
-    """The parameters of insert_job.sql."""
+def of_new_job(job: NewJob, seq: int, state: State) -> dict[str, Any]:
+    """The parameters of insert_job.sql; a subject needs a generation besides."""
     values = msgspec.structs.asdict(job)
-    values["seq"] = seq
-    values["state"] = state
-    values["generation"] = generation
+    values |= {
+        "seq": seq,
+        "state": state,
+        "generation": None,
+        "finished_at": None,
+        "end_cause": None,
+        "superseded_by": None,
+    }
     values["job_id"] = id_bytes(job.job_id)
     for name in ("parent_job_id", "retry_of"):
         if values[name] is not None:
@@ -128,7 +136,39 @@ def to_queue(row: Row) -> QueueRow:
         name=values["name"],
         paused=bool(values["paused"]),
         concurrency=values["concurrency"],
+        queue_class=QueueClass(values["queue_class"]),
         counts={state: values[state.lower()] for state in State},
+    )
+
+
+def job_change(job: Job | NewJob, before: State | None, after: State, *, claim_no: int, **details: Any) -> Change:
+    return Change(
+        job_id=job.job_id,
+        queue=job.queue,
+        job_type=job.job_type,
+        execution_mode=job.execution_mode,
+        before=before,
+        after=after,
+        claim_no=claim_no,
+        subject_key=job.subject_key,
+        expires_at=expires_at(job, after, claim_no),
+        **details,
+    )
+
+
+def row_change(row: Sequence[Any], before: State, after: State, **details: Any) -> Change:
+    """From the columns job_id, queue, job_type, execution_mode, claim_no, subject_key."""
+    job_id, queue, job_type, mode, claim_no, subject_key = row
+    return Change(
+        job_id=id_text(job_id),
+        queue=queue,
+        job_type=job_type,
+        execution_mode=ExecutionMode(mode),
+        before=before,
+        after=after,
+        claim_no=claim_no,
+        subject_key=subject_key,
+        **details,
     )
 
 

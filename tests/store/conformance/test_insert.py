@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from semtask.errors import Conflict, DatabaseError, ValidationError
+from semtask.errors import Conflict, DatabaseError
 from semtask.model.job import NewJob, OnDuplicate, OnInterrupt
 from semtask.model.state import State
 from tests.store.harness import IN_PROCESS, NOW, Harness, new_id, new_job, seen
@@ -173,8 +173,6 @@ async def test_generations_count_within_a_subject_and_only_stored_jobs(harness: 
         keyed = [about("a", idempotency_key="k"), about("a", idempotency_key="k"), about("a")]
         answers = await opened.store.insert(keyed, durable=True)
         assert [answer.generation for answer in answers] == [3, 3, 4]
-        with pytest.raises(ValidationError, match="on_duplicate"):
-            await opened.insert(new_job(subject_key="a", on_duplicate=OnDuplicate.SUPERSEDE))
 
 
 async def test_numbers_are_never_used_twice(harness: Harness) -> None:

@@ -206,7 +206,7 @@ async def test_the_next_claim_starts_clean(harness: Harness) -> None:
         await opened.store.record_process(job.job_id, 1, PROCESS)
         await opened.store.record_kill_failed(job.job_id, 1, NOW)
         await opened.stop(StopReason.SHUTDOWN, job_id=job.job_id)
-        await opened.finish(job, outcomes.of_command(15))
+        await opened.finish(job, outcomes.interrupted("shutdown", signal=15))
         waiting = await opened.job(job.job_id)
         assert (waiting.state, waiting.signal, waiting.stop_reason) == (State.QUEUED, 15, None)
         [again] = await opened.claim(now=NOW + 9)

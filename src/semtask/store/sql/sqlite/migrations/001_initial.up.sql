@@ -39,11 +39,21 @@ CREATE TABLE jobs (
     grace_ms             INTEGER NOT NULL CHECK (grace_ms BETWEEN 0 AND 60000),
     deadline             INTEGER,
     ttl_ms               INTEGER CHECK (ttl_ms >= 0),
+    -- When waiting ends by itself, as model/schedule.py says: the deadline, or the ttl of a job that was never claimed.
+    expires_at           INTEGER GENERATED ALWAYS AS (
+        CASE
+            WHEN state = 'QUEUED' AND claim_no = 0 AND ttl_ms IS NOT NULL
+                THEN min(max(created_at, coalesce(run_at, 0)) + ttl_ms, coalesce(deadline, 9223372036854775807))
+            WHEN state IN ('SCHEDULED', 'QUEUED') THEN deadline
+        END
+    ) VIRTUAL,
     on_interrupt         TEXT    NOT NULL CHECK (on_interrupt IN ('requeue', 'fail')),
     retry_on_crash       INTEGER NOT NULL CHECK (retry_on_crash IN (0, 1)),
     subject_key          TEXT CHECK (length(subject_key) BETWEEN 1 AND 512),
     generation           INTEGER CHECK (generation > 0),
     superseded_by        BLOB CHECK (length(superseded_by) = 16),
+    -- A better job of its subject waits in the same queue: this one is not looked at before that one has left.
+    behind               INTEGER NOT NULL DEFAULT 0 CHECK (behind IN (0, 1)),
     tag                  TEXT,
     chain_group_id       TEXT,
     parent_job_id        BLOB CHECK (length(parent_job_id) = 16),
@@ -71,16 +81,25 @@ CREATE TABLE jobs (
     CHECK (state NOT IN ('SKIPPED_TTL', 'SKIPPED_DEADLINE') OR stop_reason IS NULL),
     -- A superseded job never waits again.
     CHECK (superseded_by IS NULL OR state NOT IN ('SCHEDULED', 'QUEUED')),
-    CHECK ((subject_key IS NULL) = (generation IS NULL))
+    CHECK ((subject_key IS NULL) = (generation IS NULL)),
+    CHECK (behind = 0 OR (subject_key IS NOT NULL AND state = 'QUEUED'))
 ) STRICT;
 
--- Claims: best first within a queue, at a cost that does not grow with the queue.
-CREATE INDEX jobs_ready ON jobs (execution_mode, queue, priority DESC, seq) WHERE state = 'QUEUED';
+-- Claims: best first within a queue, at a cost that does not grow with the queue, nor with a lane whose head may not
+-- run yet. `expires_at` is there so that jobs whose time is over are passed without reading their rows.
+CREATE INDEX jobs_ready ON jobs (execution_mode, queue, priority DESC, seq, expires_at)
+    WHERE state = 'QUEUED' AND behind = 0;
+-- The best job of a subject that waits in a queue.
+CREATE INDEX jobs_lane ON jobs (job_type, subject_key, execution_mode, queue, priority DESC, seq)
+    WHERE subject_key IS NOT NULL AND state = 'QUEUED';
+-- What has waited too long, and when the next one has.
+CREATE INDEX jobs_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 -- Promotion, and the time of the next one.
 CREATE INDEX jobs_due ON jobs (run_at) WHERE state = 'SCHEDULED' AND run_at IS NOT NULL;
 -- Listings by state, newest or oldest first; also recovery, which reads what runs.
 CREATE INDEX jobs_state ON jobs (state, seq);
 CREATE INDEX jobs_queue ON jobs (queue, seq);
+CREATE INDEX jobs_type ON jobs (job_type, seq);
 -- With the state, so that cancelling a tag does not visit the finished jobs of it.
 CREATE INDEX jobs_tag ON jobs (tag, seq, state) WHERE tag IS NOT NULL;
 CREATE INDEX jobs_group ON jobs (chain_group_id, seq, state) WHERE chain_group_id IS NOT NULL;
@@ -90,6 +109,12 @@ CREATE INDEX jobs_subject ON jobs (job_type, subject_key, seq)
 -- At most one job of a subject runs, whatever a statement gets wrong.
 CREATE UNIQUE INDEX jobs_subject_running ON jobs (job_type, subject_key)
     WHERE subject_key IS NOT NULL AND state = 'RUNNING';
+-- What may be deleted, oldest end first.
+CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
+-- What a live job points to stays; a job that was retried is not retried again with the rest.
+CREATE INDEX jobs_parent ON jobs (parent_job_id)
+    WHERE parent_job_id IS NOT NULL AND state IN ('SCHEDULED', 'QUEUED', 'RUNNING');
+CREATE INDEX jobs_retry ON jobs (retry_of) WHERE retry_of IS NOT NULL;
 CREATE UNIQUE INDEX jobs_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL;
 
 -- The attempts that have ended and failed, were stopped, or ran a command.
@@ -113,6 +138,7 @@ CREATE TABLE queues (
     name             TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
     paused           INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
     concurrency      INTEGER CHECK (concurrency > 0),
+    queue_class      TEXT    NOT NULL DEFAULT 'normal' CHECK (queue_class IN ('interactive', 'normal', 'background')),
     scheduled        INTEGER NOT NULL DEFAULT 0,
     queued           INTEGER NOT NULL DEFAULT 0,
     running          INTEGER NOT NULL DEFAULT 0,
@@ -124,13 +150,16 @@ CREATE TABLE queues (
     skipped_deadline INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 
--- The last generation given to a subject; it outlives the jobs of it.
+-- The last generation given to a subject, and how many jobs of it are stored: kept, because no index has the subjects of
+-- finished jobs.
 CREATE TABLE subjects (
     job_type    TEXT    NOT NULL,
     subject_key TEXT    NOT NULL,
     generation  INTEGER NOT NULL CHECK (generation > 0),
+    jobs        INTEGER NOT NULL CHECK (jobs >= 0),
     PRIMARY KEY (job_type, subject_key)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX subjects_unused ON subjects (job_type, subject_key) WHERE jobs = 0;
 
 -- What the engine counts over all its lives.
 CREATE TABLE counters (

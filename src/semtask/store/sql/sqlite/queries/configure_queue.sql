@@ -1,4 +1,6 @@
-INSERT INTO queues (name, paused, concurrency) VALUES (:name, coalesce(:paused, 0), :concurrency)
+INSERT INTO queues (name, paused, concurrency, queue_class)
+VALUES (:name, coalesce(:paused, 0), :concurrency, coalesce(:queue_class, 'normal'))
 ON CONFLICT (name) DO UPDATE SET
     paused = coalesce(:paused, paused),
-    concurrency = iif(:keep_concurrency, concurrency, excluded.concurrency)
+    concurrency = iif(:keep_concurrency, concurrency, excluded.concurrency),
+    queue_class = coalesce(:queue_class, queue_class)

@@ -9,6 +9,10 @@ WHERE {driver} AND seq {past} :after_seq AND seq > :oldest_seq
     AND (:tag IS NULL OR +tag = :tag)
     AND (:chain_group_id IS NULL OR +chain_group_id = :chain_group_id)
     AND (:created_after IS NULL OR created_at > :created_after)
+    AND (:subject_key_prefix IS NULL OR substr(subject_key, 1, length(:subject_key_prefix)) = :subject_key_prefix)
+    AND (NOT :not_retried OR NOT EXISTS (
+        SELECT 1 FROM jobs AS copy WHERE copy.retry_of = jobs.job_id AND copy.retry_of IS NOT NULL
+    ))
     AND (:id_suffix IS NULL OR substr(hex(job_id), -length(:id_suffix)) = upper(:id_suffix))
 ORDER BY seq {direction}
 LIMIT :limit

@@ -1,9 +1,9 @@
--- Candidates of one queue, best first, straight from the index jobs_ready.
--- The conditions on siblings and superseded rows are those of claim_job.sql: what is listed here can be claimed.
+-- Candidates of one queue, best first, straight from the index jobs_ready. Of a lane it has only the head, so that no
+-- more rows are passed over than jobs run. The conditions are those of claim_job.sql: what is listed can be claimed.
 SELECT -priority, seq, queue, job_id, claim_no
 FROM jobs
-WHERE state = 'QUEUED' AND execution_mode = :mode AND queue = :queue
-    AND superseded_by IS NULL
+WHERE state = 'QUEUED' AND behind = 0 AND execution_mode = :mode AND queue = :queue AND priority >= :min_priority
+    AND (expires_at IS NULL OR expires_at > :now)
     AND (subject_key IS NULL OR NOT EXISTS (
         SELECT 1 FROM jobs AS sibling
         WHERE sibling.job_type = jobs.job_type AND sibling.subject_key = jobs.subject_key

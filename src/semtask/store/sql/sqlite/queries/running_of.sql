@@ -1,5 +1,5 @@
--- What a stop request has to look at. {selector} as in cancel_waiting.sql.
-SELECT seq, grace_ms, stop_reason, stop_grace_ms, job_id, queue, job_type, execution_mode, claim_no
+-- What a stop request has to look at. {selector} as in waiting_of.sql.
+SELECT seq, grace_ms, stop_reason, stop_grace_ms, job_id, queue, job_type, execution_mode, claim_no, subject_key
 FROM jobs
 WHERE {selector} AND state = 'RUNNING'
 ORDER BY seq

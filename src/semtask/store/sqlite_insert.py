@@ -1,0 +1,198 @@
+"""New jobs: idempotency keys first, then what becomes of the live jobs of their subjects, then the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from semtask.errors import Conflict
+from semtask.model.job import NewJob, OnDuplicate
+from semtask.model.state import EndCause, State
+from semtask.store.base import Inserted, Running
+from semtask.store.sql import query
+from semtask.store.sqlite_rows import fetch, fetch_value, id_bytes, id_text, job_change, of_new_job, to_json
+from semtask.store.sqlite_stop import supersede
+from semtask.store.writer import Tick
+
+Subject: TypeAlias = tuple[str, str]  # job_type and subject_key
+
+
+@dataclass(slots=True, eq=False)
+class _New:
+    """A job of this request that goes in."""
+
+    job: NewJob
+    row: dict[str, Any]
+    superseded: int = 0
+    stopping: Sequence[Running] = ()
+
+    def answer(self) -> Inserted:
+        return self._answer(superseded=self.superseded, stopping=self.stopping)
+
+    def answer_again(self) -> Inserted:
+        return self._answer(deduplicated=True)
+
+    def _answer(self, **details: Any) -> Inserted:
+        row = self.row
+        return Inserted(
+            job_id=self.job.job_id, queue=self.job.queue, state=row["state"], generation=row["generation"], **details
+        )
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A subject while a request goes in. `stored`: jobs of it may live in the store; the rest is of this request."""
+
+    stored: bool
+    new: list[_New] = field(default_factory=list)
+    waiting: list[_New] = field(default_factory=list)
+
+
+def insert(tick: Tick, jobs: Sequence[NewJob]) -> list[Inserted]:
+    keys = _Keys(tick, jobs)
+    lanes = _lanes(tick, jobs)
+    seq = _allocate(tick, len(jobs))
+    rows: list[dict[str, Any]] = []
+    answers: list[Callable[[], Inserted]] = []
+    for index, job in enumerate(jobs):
+        lane = lanes[job.job_type, job.subject_key] if job.subject_key is not None else None
+        answer = keys.find(job, index) or (_joined(tick, job, lane, index) if lane else None)
+        if answer is None:
+            state = State.SCHEDULED if job.run_at is not None and job.run_at > job.created_at else State.QUEUED
+            new = _New(job, of_new_job(job, seq + index, state))
+            rows.append(new.row)
+            keys.keep(new)
+            tick.changes.append(job_change(job, None, state, claim_no=0, run_at=job.run_at))
+            if lane:
+                _enter(tick, lane, new)
+            answer = new.answer
+        answers.append(answer)
+    _number(tick, lanes)
+    before = tick.db.total_changes()
+    tick.db.executemany(query("insert_job"), rows)
+    if tick.db.total_changes() - before != len(rows):
+        raise Conflict("a job_id of this request belongs to a stored job already; nothing was stored")
+    return [answer() for answer in answers]
+
+
+def _allocate(tick: Tick, count: int) -> int:
+    """The first of `count` numbers that were never given out before."""
+    return int(fetch_value(tick.db, query("allocate_seq"), {"count": count}))
+
+
+class _Keys:
+    """The idempotency keys of a request, stored ones and new ones."""
+
+    def __init__(self, tick: Tick, jobs: Sequence[NewJob]) -> None:
+        self._known: dict[str, tuple[bytes, str, Callable[[], Inserted]]] = {}
+        keys = [job.idempotency_key for job in jobs if job.idempotency_key is not None]
+        if keys:
+            for key, content_hash, *job in fetch(tick.db, query("find_by_keys"), {"keys": to_json(keys)}):
+                stored = _stored(job)
+                self._known[key] = content_hash, stored.job_id, _always(stored)
+
+    def find(self, job: NewJob, index: int) -> Callable[[], Inserted] | None:
+        """The answer for a key that is known. Raises Conflict if it belongs to other content."""
+        if job.idempotency_key is None or job.idempotency_key not in self._known:
+            return None
+        content_hash, job_id, answer = self._known[job.idempotency_key]
+        if content_hash != job.content_hash:
+            raise Conflict(
+                f"the idempotency key {job.idempotency_key!r} belongs to job {job_id}, which has other content; "
+                "use a new key for a new job",
+                details={"job_id": job_id, "index": index, "idempotency_key": job.idempotency_key},
+            )
+        return answer
+
+    def keep(self, new: _New) -> None:
+        if new.job.idempotency_key is not None:
+            self._known[new.job.idempotency_key] = new.job.content_hash, new.job.job_id, new.answer_again
+
+
+def _stored(row: Sequence[Any]) -> Inserted:
+    """From the columns job_id, queue, state, generation."""
+    job_id, queue, state, generation = row
+    return Inserted(job_id=id_text(job_id), queue=queue, state=State(state), generation=generation, deduplicated=True)
+
+
+def _always(answer: Inserted) -> Callable[[], Inserted]:
+    return lambda: answer
+
+
+# --- subjects ---
+
+
+def _lanes(tick: Tick, jobs: Sequence[NewJob]) -> dict[Subject, _Lane]:
+    subjects = {(job.job_type, job.subject_key) for job in jobs if job.subject_key is not None}
+    if not subjects:
+        return {}
+    stored = set(fetch(tick.db, query("live_subjects"), {"subjects": to_json(list(subjects))}))
+    return {subject: _Lane(stored=subject in stored) for subject in subjects}
+
+
+def _joined(tick: Tick, job: NewJob, lane: _Lane, index: int) -> Callable[[], Inserted] | None:
+    """The answer of a job that does not go in, because its subject has one that will do."""
+    match job.on_duplicate:
+        case OnDuplicate.JOIN:
+            if lane.waiting:
+                return lane.waiting[-1].answer_again
+            stored = _newest(tick, job, any_live=False) if lane.stored else None
+            return _always(stored) if stored else None
+        case OnDuplicate.REJECT:
+            if lane.waiting:
+                raise _rejected(job, lane.waiting[-1].job.job_id, index)
+            if lane.stored and (live := _newest(tick, job, any_live=True)):
+                raise _rejected(job, live.job_id, index)
+    return None
+
+
+def _newest(tick: Tick, job: NewJob, *, any_live: bool) -> Inserted | None:
+    where = {"job_type": job.job_type, "subject_key": job.subject_key, "any_live": any_live}
+    rows = fetch(tick.db, query("newest_of_subject"), where)
+    return _stored(rows[0]) if rows else None
+
+
+def _rejected(job: NewJob, job_id: str, index: int) -> Conflict:
+    return Conflict(
+        f"job {job_id} of the subject {job.subject_key!r} has not ended, and on_duplicate=reject takes no second one",
+        details={"job_id": job_id, "index": index, "subject_key": job.subject_key},
+    )
+
+
+def _enter(tick: Tick, lane: _Lane, new: _New) -> None:
+    """A new job of a subject: supersede the older ones if it says so, and take the last place."""
+    if new.job.on_duplicate in {OnDuplicate.SUPERSEDE, OnDuplicate.SUPERSEDE_RUNNING}:
+        new.superseded = len(lane.waiting)
+        for older in lane.waiting:
+            _end_at_once(tick, older, new)
+        lane.waiting.clear()
+        if lane.stored:
+            stop = new.job.on_duplicate is OnDuplicate.SUPERSEDE_RUNNING
+            ended, running, new.stopping = supersede(tick, new.job, stop=stop)
+            new.superseded += ended + running
+            lane.stored = running > 0
+    lane.new.append(new)
+    lane.waiting.append(new)
+
+
+def _end_at_once(tick: Tick, older: _New, by: _New) -> None:
+    before = older.row["state"]
+    older.row |= {
+        "state": State.SUPERSEDED,
+        "finished_at": by.job.created_at,
+        "end_cause": EndCause.SUPERSEDED,
+        "superseded_by": id_bytes(by.job.job_id),
+    }
+    tick.changes.append(job_change(older.job, before, State.SUPERSEDED, claim_no=0, end_cause=EndCause.SUPERSEDED))
+
+
+def _number(tick: Tick, lanes: dict[Subject, _Lane]) -> None:
+    """Give the new jobs of each subject the next generations."""
+    counts = [(*subject, len(lane.new)) for subject, lane in lanes.items() if lane.new]
+    if not counts:
+        return
+    for job_type, subject_key, last in fetch(tick.db, query("next_generations"), {"subjects": to_json(counts)}):
+        new = lanes[job_type, subject_key].new
+        for generation, one in enumerate(new, last - len(new) + 1):
+            one.row["generation"] = generation

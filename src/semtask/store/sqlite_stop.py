@@ -1,0 +1,141 @@
+"""Ending what waits and asking what runs to stop: cancelled by its user, superseded, over its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from semtask.model.job import NewJob
+from semtask.model.state import FINAL, TRANSITIONS, EndCause, Event, State, StopReason, may_raise
+from semtask.store.base import Expired, Running, Stopped, StopRequest, StopSelector
+from semtask.store.sql import query
+from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, row_change
+from semtask.store.writer import Tick
+
+# The last condition names the index.
+_SUBJECT = "job_type = :job_type AND subject_key = :subject_key AND state IN ('SCHEDULED', 'QUEUED', 'RUNNING')"
+
+
+def stop(tick: Tick, request: StopRequest) -> Stopped:
+    selector, value = _selector(request.selector)
+    where = {"value": value}
+    found, state = fetch(tick.db, query("count_of").format(selector=selector), where)[0]
+    ended = 0
+    if request.reason is StopReason.CANCEL:
+        waiting = fetch(tick.db, query("waiting_of").format(selector=selector), where)
+        _end_waiting(tick, waiting, Event.CANCEL, EndCause.CANCELLED, now=request.now)
+        _free_lanes(tick, waiting)
+        ended = len(waiting)
+    running = fetch(tick.db, query("running_of").format(selector=selector), where)
+    stopping = [_stop_running(tick, row, request.reason, request.grace_ms) for row in running]
+    named = request.selector.job_id is not None and found and State(state) in FINAL
+    return Stopped(found=found, ended=ended, stopping=stopping, final_state=State(state) if named else None)
+
+
+def supersede(tick: Tick, by: NewJob, *, stop: bool) -> tuple[int, int, Sequence[Running]]:
+    """Mark all live jobs of the subject of `by`: how many ended, how many run, and those to be stopped if `stop`."""
+    where = {"job_type": by.job_type, "subject_key": by.subject_key}
+    superseded_by = id_bytes(by.job_id)
+    waiting = fetch(tick.db, query("waiting_of").format(selector=_SUBJECT), where)
+    _end_waiting(tick, waiting, Event.SUPERSEDE, EndCause.SUPERSEDED, now=by.created_at, superseded_by=superseded_by)
+    running = fetch(tick.db, query("running_of").format(selector=_SUBJECT), where)
+    for row in running:
+        values = {"seq": row[0], "claim_no": _claim_no(row), "superseded_by": superseded_by}
+        tick.db.execute(query("mark_superseded"), values)
+    stopping = [_stop_running(tick, row, StopReason.SUPERSEDED, None) for row in running] if stop else ()
+    return len(waiting), len(running), stopping
+
+
+def expire(tick: Tick, now: int, limit: int) -> Expired:
+    over = fetch(tick.db, query("overdue_jobs"), {"now": now, "limit": limit})
+    missed = [row for deadline, *row in over if deadline]
+    late = [row for deadline, *row in over if not deadline]
+    _end_waiting(tick, missed, Event.MISS_DEADLINE, EndCause.DEADLINE, now=now)
+    _end_waiting(tick, late, Event.EXPIRE, EndCause.TTL, now=now)
+    _free_lanes(tick, [*missed, *late])
+    return Expired(count=len(over), next_at=fetch_value(tick.db, query("next_expiry")))
+
+
+def free_lane(tick: Tick, job_type: str, subject_key: str, mode: str, queue: str) -> None:
+    """The head of a lane has left it: let the next one be seen by claims."""
+    lane = {"job_type": job_type, "subject_key": subject_key, "mode": mode, "queue": queue}
+    tick.db.execute(query("free_lane"), lane)
+
+
+# --- what waits: rows of waiting_of.sql ---
+
+
+def _end_waiting(
+    tick: Tick,
+    rows: Iterable[Sequence[Any]],
+    event: Event,
+    cause: EndCause,
+    *,
+    now: int,
+    superseded_by: bytes | None = None,
+) -> None:
+    updates = []
+    for seq, state, _, *job in rows:
+        before = State(state)
+        after = TRANSITIONS[before, event]
+        updates.append(
+            {
+                "seq": seq,
+                "claim_no": job[4],
+                "before": before,
+                "state": after,
+                "now": now,
+                "end_cause": cause,
+                "superseded_by": superseded_by,
+            }
+        )
+        tick.changes.append(row_change(job, before, after, end_cause=cause))
+    tick.db.executemany(query("end_waiting"), updates)
+
+
+def _free_lanes(tick: Tick, rows: Iterable[Sequence[Any]]) -> None:
+    """Of all the lanes whose heads are among these rows, which wait no more."""
+    lanes = {
+        (job_type, subject_key, mode, queue)
+        for _, state, behind, _, queue, job_type, mode, _, subject_key in rows
+        if subject_key is not None and state == State.QUEUED and not behind
+    }
+    for lane in lanes:
+        free_lane(tick, *lane)
+
+
+# --- what runs: rows of running_of.sql ---
+
+
+def _claim_no(row: Row) -> int:
+    return int(row[8])
+
+
+def _stop_running(tick: Tick, row: Row, wanted_reason: StopReason, wanted_grace: int | None) -> Running:
+    seq, own_grace, stored_reason, stored_grace, *job = row
+    job_id = job[0]
+    claim_no = _claim_no(row)
+    present = StopReason(stored_reason) if stored_reason is not None else None
+    wanted = own_grace if wanted_grace is None else wanted_grace
+    grace = wanted if stored_grace is None else min(wanted, stored_grace)
+    raised = may_raise(present, wanted_reason)
+    reason = wanted_reason if raised else present
+    assert reason is not None
+    if raised or grace != stored_grace:
+        values = {"seq": seq, "claim_no": claim_no, "present": present, "reason": reason, "grace_ms": grace}
+        fetch(tick.db, query("raise_stop"), values)
+    if raised:
+        tick.changes.append(row_change(job, State.RUNNING, State.RUNNING, stop_reason=reason))
+    return Running(job_id=id_text(job_id), claim_no=claim_no, reason=reason, grace_ms=grace)
+
+
+def _selector(selector: StopSelector) -> tuple[str, str | bytes]:
+    """A condition of one indexed column, and its value."""
+    match selector:
+        case StopSelector(job_id=str(value), tag=None, chain_group_id=None):
+            return "job_id = :value", id_bytes(value)
+        case StopSelector(job_id=None, tag=str(value), chain_group_id=None):
+            return "tag = :value", value
+        case StopSelector(job_id=None, tag=None, chain_group_id=str(value)):
+            return "chain_group_id = :value", value
+    raise ValueError("exactly one of job_id, tag and chain_group_id selects the jobs to stop")
