@@ -130,6 +130,7 @@ class SqliteFile:
         if self._checkpointer is None:
             self._checkpointer = self.connect()
             self._checkpointer.set_busy_timeout(CUT_TIMEOUT_MS)
+            self._checkpointer.pragma("schema_version")  # before its first read it knows of no write-ahead log
         try:
             self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
