@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +11,7 @@ import click
 from semtask.cli.arguments import duration, grace, moment, require_utf8, task_arguments, variables
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config import inherited
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+from semtask.telemetry.tracing import trace_id_of
 
 _COMMON: tuple[Callable[[Any], Any], ...] = (
     click.option("-Q", "--queue", default="default", help="The queue; any name works."),
@@ -118,7 +116,7 @@ def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str
     if delay_ms is not None:
         params["schedule"] = {"type": "AFTER", "delay_ms": delay_ms}
     traceparent = os.environ.get("TRACEPARENT", "")
-    if _TRACEPARENT.fullmatch(traceparent):  # a broken one is to be ignored, says its standard
+    if trace_id_of(traceparent):  # a broken one is to be ignored, says its standard
         params["traceparent"] = traceparent
     return params
 

@@ -33,7 +33,10 @@ EpochMs = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 DurationMs = Annotated[int, Meta(ge=0, le=31_536_000_000_000)]
 TraceParent = Annotated[
     str,
-    Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z", description="a W3C traceparent header"),
+    Meta(
+        pattern=r"^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z",
+        description="a W3C traceparent header",
+    ),
 ]
 
 
