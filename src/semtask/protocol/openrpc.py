@@ -11,6 +11,7 @@ from typing import Any, get_args
 import msgspec
 
 from semtask.errors import BY_CODE, RpcError
+from semtask.protocol.meanings import MEANINGS
 from semtask.protocol.messages import METHODS, CommandPayload, EnqueueParams, Method
 
 _SCHEMAS = "#/components/schemas/"
@@ -27,10 +28,9 @@ def document(version: str) -> _Schema:
     for method in METHODS.values():
         for name in method.unserved:
             _remove(schema_of[repr(method.params)], name.split("."), components)
-    components[EnqueueParams.__name__]["properties"]["payload"] = {
-        "description": "of a SUBPROCESS job a CommandPayload, of an IN_PROCESS job an object of arguments by name",
-        "anyOf": [schema_of[repr(CommandPayload)], {"type": "object"}],
-    }
+    payload = {"anyOf": [schema_of[repr(CommandPayload)], {"type": "object"}]}
+    components[EnqueueParams.__name__]["properties"]["payload"] = payload
+    _add_meanings(components)
     methods = [_describe(method, schema_of, components) for method in METHODS.values()]
     return {
         "openrpc": "1.4.0",
@@ -82,6 +82,15 @@ def _remove(schema: _Schema, names: list[str], components: dict[str, _Schema]) -
         _remove(owner["properties"][names[0]], names[1:], components)
     else:
         owner["properties"].pop(names[0], None)
+
+
+def _add_meanings(components: dict[str, _Schema]) -> None:
+    """A field says what it means, and then what its type says of every value."""
+    for struct, meanings in MEANINGS.items():
+        properties = components[struct.__name__]["properties"]
+        for name, meaning in meanings.items():
+            of_type = properties[name].get("description")
+            properties[name]["description"] = f"{meaning}; {of_type}" if of_type else meaning
 
 
 def _reachable(schema: Any, components: dict[str, _Schema]) -> set[str]:
