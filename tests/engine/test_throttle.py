@@ -10,6 +10,7 @@ import pytest
 from semtask.engine import throttle as module
 from semtask.engine.throttle import LoadWatch, Throttle, cpu_limit
 from semtask.host.probe import Load, Smoothed, SystemProbe
+from tests.engine.clock import FakeClock
 
 
 def judged(loads: list[tuple[float, float]], throttle: Throttle | None = None) -> list[str]:
@@ -93,17 +94,6 @@ def test_the_real_probe_sees_a_load_that_is_made_here() -> None:
     assert 0 < load.memory < 100
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now_ms(self) -> int:
-        return 1_700_000_000_000 + round(self.seconds * 1000)
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 class Machine:
     """The probe of a machine whose load the test sets, and all that the watch tells."""
 
@@ -149,10 +139,11 @@ class Machine:
         end = self.clock.seconds + seconds
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= end:
-            self.clock.seconds, sleeper = self._sleepers.pop(0)
+            at, sleeper = self._sleepers.pop(0)
+            self.clock.advance(at - self.clock.seconds)
             sleeper.set_result(None)
             await self._settle()
-        self.clock.seconds = end
+        self.clock.advance(end - self.clock.seconds)
 
     async def _settle(self) -> None:
         for _ in range(5):

@@ -20,6 +20,7 @@ from semtask.store.base import Change, Purge, Store
 log = logging.getLogger("semtask.janitor")
 
 DAY_MS = 86_400_000
+EVER = 1 << 62
 INTERVAL_S = 3600.0
 # When this many jobs have ended since the last pass, the next one does not wait for its hour.
 ENDS_PER_PASS = 1000
@@ -79,7 +80,7 @@ class Janitor:
 
     def start(self) -> None:
         self._tasks.spawn(self._run(), "the janitor")
-        self._tasks.spawn(self._tried(self._remove_lost_logs), "looking for lost logs")
+        self._tasks.spawn(self._tried(lambda: self._remove_lost_logs(LOOK_PAUSE_S)), "looking for lost logs")
 
     async def stop(self) -> None:
         """Between two batches, or with one whose logs are found at the next start."""
@@ -95,7 +96,7 @@ class Janitor:
         before = await self._store.size_bytes()
         await self._remove_lost_folders()
         deleted = await self.clean()
-        await self._remove_lost_logs(pause_s=0)
+        await self._remove_lost_logs(0)
         async with self._at_work:
             vacuumed = await self._give_back(None if force_vacuum else STEPS_A_PASS)
         after = await self._store.size_bytes()
@@ -168,7 +169,7 @@ class Janitor:
             if await self._give_back(STEPS_A_PASS):
                 in_vain = 0
             elif more and in_vain < BATCHES_IN_VAIN:
-                count, more = await self._purge(Purge(finished_before=self._clock.now_ms(), limit=ROWS_A_BATCH))
+                count, more = await self._purge(Purge(finished_before=EVER, limit=ROWS_A_BATCH))
                 deleted += count
                 in_vain += 1
             else:
@@ -223,7 +224,7 @@ class Janitor:
             if not await asyncio.to_thread(self._traces.remove_folder, job_id, claim_no):
                 log.warning("the folder of attempt %d is still in use", claim_no, extra={"job_id": job_id})
 
-    async def _remove_lost_logs(self, pause_s: float = LOOK_PAUSE_S) -> None:
+    async def _remove_lost_logs(self, pause_s: float) -> None:
         """Logs whose job is gone. They are listed before the rows, as above."""
         for folder in await asyncio.to_thread(self._traces.log_folders):
             logs = sorted(await asyncio.to_thread(self._traces.logs_in, folder))

@@ -20,7 +20,7 @@ SUSTAINED_S = 3.0
 FIRST_LOOK_S = 0.25
 INTERVAL_S = 0.5
 # Work that comes every few seconds meets a load that is known already.
-LINGER_S = 30.0
+LINGER_S = 10.0
 
 
 class Limit(NamedTuple):
