@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from semtask import __version__
-from semtask.cli.session import Command, Session, pass_session
+from semtask.cli.session import Command, CommandGroup, Session, pass_session
 
 
 @click.command(cls=Command)
@@ -20,7 +20,7 @@ def version(session: Session) -> None:
         session.line(__version__ if session.quiet else f"semtask {__version__}")
 
 
-@click.group(name="config")
+@click.group(name="config", cls=CommandGroup)
 def config() -> None:
     """Show and check the settings."""
 
@@ -55,16 +55,43 @@ def _plain(value: Any) -> Any:
 @config.command(cls=Command)
 @pass_session
 def validate(session: Session) -> None:
-    """Check the settings. Exit code 2 if one is wrong; unknown SEMANTICA_* variables are warnings."""
+    """Check the settings. Exit code 2 if one is wrong; one without effect is a warning.
+
+    One daemon serves all projects of its home. What only the daemon reads (max_processes, retention_days, ...) has no
+    effect in the semantica.toml of a project and belongs to ~/.config/semtask/config.toml.
+    """
     from semtask import config as settings_of
 
-    home = session.settings.home
+    settings = session.settings
     unknown = settings_of.unknown_environment()
+    misplaced = settings_of.misplaced(settings)
     if session.json:
-        session.emit({"schema": "config_check.v1", "valid": True, "unknown_environment": unknown})
+        session.emit(
+            {
+                "schema": "config_check.v1",
+                "valid": True,
+                "unknown_environment": [{"name": name, "problem": problem} for name, problem in unknown.items()],
+                "without_effect": [{"name": name, "file": file} for name, file in misplaced.items()],
+            }
+        )
         return
-    known = settings_of.environment_names()
-    for name in unknown:
-        session.warn(f"nothing reads the environment variable {name}{settings_of.suggestion(name, known)}")
+    for name, problem in unknown.items():
+        session.warn(f"{name} {problem}")
+    for name, file in misplaced.items():
+        session.warn(
+            f"{name} in {file} has no effect: one daemon serves all projects of its home; "
+            f"move it to the user file ~/.config/semtask/{settings_of.USER_FILE}"
+        )
     if not session.quiet:
-        session.line(f"the settings are valid (home {home})")
+        session.line(f"the settings are valid (home {settings.home})")
+
+
+@config.command(cls=Command)
+@pass_session
+def schema(session: Session) -> None:
+    """Print the JSON Schema of the settings files, for editors."""
+    import json
+
+    from semtask import config as settings_of
+
+    session.line(json.dumps(settings_of.schema(), indent=None if session.json else 2))

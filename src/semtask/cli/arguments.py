@@ -1,4 +1,4 @@
-"""Words of the command line as values: durations, times, variables, job ids."""
+"""Words of the command line as values: durations, times, variables, arguments of tasks."""
 
 from __future__ import annotations
 
@@ -7,23 +7,17 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from semtask.errors import NotFound
-
 if TYPE_CHECKING:
     from datetime import datetime
-
-    from semtask.cli.session import Session
 
 MAX_GRACE_MS = 60_000
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
-_FULL_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
-_SUFFIX = re.compile(r"[0-9a-f]{4,32}", re.ASCII)
 
 
 def duration(text: str) -> int:
@@ -55,11 +49,41 @@ def parse_duration(text: str) -> int | None:
 
 def moment(text: str) -> int:
     """'2026-11-23T18:00' (local time unless it has a zone) or '18:00' (the next one), in epoch ms."""
+    return _moment(text, future=True)
+
+
+def deadline(text: str) -> int:
+    """A time, or how long from now, in epoch ms."""
+    ms = parse_duration(text)
+    if ms is not None:
+        return round(now_ms()) + ms
+    try:
+        return moment(text)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{text!r} is neither a duration (1h30m) nor a time (18:00, 2026-11-23T18:00)"
+        ) from None
+
+
+def past(text: str) -> int:
+    """How long ago, or a time ('18:00' is the last one), in epoch ms."""
+    ms = parse_duration(text)
+    if ms is not None:
+        return max(0, round(now_ms()) - ms)
+    try:
+        return _moment(text, future=False)
+    except click.BadParameter:
+        raise click.BadParameter(
+            f"{text!r} is neither a duration (1h30m) nor a time (18:00, 2026-11-23T18:00)"
+        ) from None
+
+
+def _moment(text: str, *, future: bool) -> int:
     from datetime import datetime
 
     try:
         if re.fullmatch(r"\d{1,2}:\d{2}", text, re.ASCII):
-            wanted = _next_time_of_day(*map(int, text.split(":")))
+            wanted = _time_of_day(*map(int, text.split(":")), future=future)
         else:
             wanted = datetime.fromisoformat(text)
         epoch_ms = round(wanted.timestamp() * 1000)
@@ -72,12 +96,15 @@ def moment(text: str) -> int:
     return epoch_ms
 
 
-def _next_time_of_day(hour: int, minute: int) -> datetime:
+def _time_of_day(hour: int, minute: int, *, future: bool) -> datetime:
+    """The next one, or the last one."""
     from datetime import datetime, timedelta
 
     now = datetime.now()  # noqa: DTZ005 - local on purpose: the offset is that of the day which it names
     wanted = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
-    return wanted if wanted > now else wanted + timedelta(days=1)
+    if future:
+        return wanted if wanted > now else wanted + timedelta(days=1)
+    return wanted if wanted <= now else wanted - timedelta(days=1)
 
 
 def variables(words: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
@@ -142,38 +169,6 @@ def _argument(word: str) -> tuple[str, Any]:
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
-
-
-def job_ids(session: Session, words: Iterable[str]) -> list[str]:
-    """Full ids for what was typed: an id, the end of one (4 hex digits or more), `last`, or `-` for ids on stdin."""
-    found: list[str] = []
-    for word in words:
-        if word == "-":
-            found += job_ids(session, sys.stdin.read().split())
-        else:
-            found.append(_job_id(session, word))
-    return list(dict.fromkeys(found))
-
-
-def _job_id(session: Session, word: str) -> str:
-    text = word.lower()
-    if _FULL_ID.fullmatch(text):
-        return text
-    if text == "last":
-        newest = session.call("dev.query_jobs.v1", {"limit": 1})["items"]
-        if not newest:
-            raise NotFound("there is no job yet")
-        return str(newest[0]["job_id"])
-    suffix = text.replace("-", "")
-    if not _SUFFIX.fullmatch(suffix):
-        raise click.UsageError(f"{word!r} is no job id; give an id, its last 4 or more characters, `last` or `-`")
-    matches = session.call("dev.query_jobs.v1", {"filter": {"id_suffix": suffix}, "limit": 5})["items"]
-    if not matches:
-        raise NotFound(f"there is no job whose id ends in {word}")
-    if len(matches) > 1:
-        ids = ", ".join(job["job_id"] for job in matches[:4])
-        raise click.UsageError(f"{word!r} fits more than one job ({ids}{', ...' if len(matches) > 4 else ''})")
-    return str(matches[0]["job_id"])
 
 
 def now_ms() -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from semtask.cli import render
+from semtask.cli.arguments import now_ms
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import Ended
 from semtask.cli.follow import Reader, Sink, patient_call
@@ -148,9 +148,13 @@ class Attachment:
             patient_call(transport, "dev.cancel.v1", {"job_id": self._job_id})
 
     def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
-        for piece in Reader(transport, self._job_id, stream, follow=True).pieces():
+        between = self._tell_next_attempt if stream == "stdout" else None
+        for piece in Reader(transport, self._job_id, stream, follow=True, between=between).pieces():
             sink.write(stream, fd, piece)
         self._events.put(_Output(None))
+
+    def _tell_next_attempt(self, job: dict[str, Any], ended: int) -> None:
+        self._session.notice(f"{render.short(self._job_id)}: {render.next_attempt(job, ended, now_ms())}")
 
     def _wait_for_end(self, transport: Transport) -> None:
         timeout_ms = _EXPLAIN_AFTER_MS
@@ -160,16 +164,10 @@ class Attachment:
             job = answer["jobs"][0]
             if not answer["timed_out"]:
                 break
-            if timeout_ms == _EXPLAIN_AFTER_MS and job.get("waiting"):
-                self._session.notice(f"{render.short(self._job_id)} waits: {job['waiting']['text']}")
+            if timeout_ms == _EXPLAIN_AFTER_MS and job.get("waiting") and job["waiting"]["reason"] != "retry":
+                self._session.notice(f"{render.short(self._job_id)} waits: {render.why_waiting(job, now_ms())}")
             timeout_ms = _WAIT_MS
         if job["end_cause"] == "spawn_failed":
             params = {"job_id": self._job_id, "include": ["payload"]}
             job = patient_call(transport, "dev.get_job.v1", params)
         self._events.put(_End(job))
-
-
-def output_streams(*, apart: bool) -> dict[str, int]:
-    """The streams of the job and the descriptors they go to."""
-    sys.stdout.flush()
-    return {"stdout": 1, "stderr": 2} if apart else {"stdout": 1}

@@ -1,21 +1,24 @@
-"""`cancel`."""
+"""`cancel` and `retry`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 from semtask.cli import render
-from semtask.cli.arguments import grace, job_ids
+from semtask.cli.arguments import grace
+from semtask.cli.complete import job_words, queue_names, tag_names
 from semtask.cli.failure import Ended, describe, report
+from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, Session, pass_session
 from semtask.errors import RpcError
 
 
 @click.command(cls=Command)
-@click.argument("jobs", metavar="ID...", nargs=-1)
-@click.option("-t", "--tag", help="All living jobs with this tag.")
+@click.argument("jobs", metavar="ID...", nargs=-1, shell_complete=job_words)
+@click.option("-t", "--tag", shell_complete=tag_names, help="All living jobs with this tag.")
 @click.option("-g", "--group", help="All living jobs of this group.")
 @click.option(
     "--grace", "grace_ms", type=grace, metavar="DURATION", help="From SIGTERM to SIGKILL; only shorter counts."
@@ -36,14 +39,21 @@ def cancel(
         answer = session.call("dev.cancel.v1", {**selector, **extra})
         _tell_many(session, answer)
         return
+
+    def cancel_one(job_id: str) -> None:
+        _tell_one(session, session.call("dev.cancel.v1", {"job_id": job_id, **extra}), job_id)
+
+    _each(session, jobs, cancel_one)
+
+
+def _each(session: Session, words: Iterable[str], change: Callable[[str], None]) -> None:
+    """Change one job after the other; a refusal is told and does not keep the others from it."""
     worst = 0
-    for job_id in job_ids(session, jobs):
+    for job_id in job_ids(session, words):
         try:
-            answer = session.call("dev.cancel.v1", {"job_id": job_id, **extra})
+            change(job_id)
         except RpcError as error:
             worst = report(describe(error), as_json=session.json) or worst
-        else:
-            _tell_one(session, answer, job_id)
     if worst:
         raise Ended(worst)
 
@@ -63,3 +73,51 @@ def _tell_many(session: Session, answer: dict[str, Any]) -> None:
     else:
         count = answer["cancelled_count"]
         session.notice(f"cancelling {count} job{'s' * (count != 1)}")
+
+
+@click.command(cls=Command)
+@click.argument("jobs", metavar="ID...|--failed", nargs=-1, shell_complete=job_words)
+@click.option("--failed", is_flag=True, help="All failed jobs that were not retried yet, or those of one ...")
+@click.option("-Q", "--queue", shell_complete=queue_names, help="... queue,")
+@click.option("-t", "--tag", shell_complete=tag_names, help="... tag,")
+@click.option("-g", "--group", help="... group.")
+@pass_session
+def retry(session: Session, /, *, jobs: tuple[str, ...], failed: bool, **options: str | None) -> None:
+    """Enqueue finished jobs once more, as copies, and print the ids of the copies.
+
+    ID: an id, the end of one, `last`, `@subject`, or `-`. Exit code 5 if a job has not ended; the others are retried
+    all the same.
+    """
+    parameters = {"queue": "queue", "tag": "tag", "group": "chain_group_id"}
+    selector = {parameters[name]: value for name, value in options.items() if value is not None}
+    if bool(jobs) == failed or len(selector) > 1 or (jobs and selector):
+        raise click.UsageError("give either ids, or --failed, alone or with one of --queue, --tag and --group")
+    if jobs:
+        _each(session, jobs, lambda job_id: _tell_copies(session, session.call("dev.retry.v1", {"job_id": job_id})))
+        return
+    selectors = [selector] if selector else _queues_with_failures(session)
+    count = sum(_retry_failed(session, one) for one in selectors)
+    session.notice(f"retrying {count} failed job{'s' * (count != 1)}" if count else "there is no failed job to retry")
+
+
+def _queues_with_failures(session: Session) -> list[dict[str, str]]:
+    return [{"queue": q["name"]} for q in session.call("queues.list.v1")["queues"] if q["failed"]]
+
+
+def _retry_failed(session: Session, selector: dict[str, str]) -> int:
+    """Goes on until all that had failed are retried: it ends where it meets copies of its own that have failed."""
+    made: set[str] = set()
+    while True:
+        answer = session.call("dev.retry.v1", selector)
+        _tell_copies(session, answer)
+        made |= {job["job_id"] for job in answer["jobs"]}
+        if not answer["more"] or any(job["retry_of"] in made for job in answer["jobs"]):
+            return len(made)
+
+
+def _tell_copies(session: Session, answer: dict[str, Any]) -> None:
+    for job in answer["jobs"]:
+        if session.json:
+            session.emit({"schema": "retried.v1", **job})
+        else:
+            session.line(job["job_id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from semtask.errors import DaemonUnavailable, Throttled
 
 RECONNECT_S = 15.0
 _WAIT_MS = 20_000
+_LOOK_AGAIN_MS = 500
 _FIRST_LOOK_BACK = 8192
 _CHUNK = 1 << 20
 FINAL = frozenset({"DONE", "FAILED", "CANCELLED", "SUPERSEDED", "SKIPPED_TTL", "SKIPPED_DEADLINE"})
@@ -45,10 +47,20 @@ class Piece:
 
 
 class Reader:
-    """Reads one stream of a job from its beginning; with `follow` until the job has ended, retries included."""
+    """Reads one stream of a job from its beginning; with `follow` until the job has ended, retries included.
+
+    `between` is given the job, and the attempt (claim_no) that was read, once between two attempts.
+    """
 
     def __init__(
-        self, transport: Transport, job_id: str, stream: str, *, follow: bool, attempt: int | None = None
+        self,
+        transport: Transport,
+        job_id: str,
+        stream: str,
+        *,
+        follow: bool,
+        attempt: int | None = None,
+        between: Callable[[dict[str, Any], int], None] | None = None,
     ) -> None:
         self._transport = transport
         self._job_id = job_id
@@ -56,6 +68,7 @@ class Reader:
         self._follow = follow
         self._attempt = attempt
         self._only_this_attempt = attempt is not None
+        self._between = between
         self._offset = 0
 
     def pieces(self, last_lines: int | None = None) -> Iterator[Piece]:
@@ -106,15 +119,44 @@ class Reader:
         """Whether there is another attempt to read; waits for it while the job lives."""
         if self._only_this_attempt or not self._follow:
             return False
+        read = self._attempt or 0
+        wait_ms = 0
         while True:
-            params = {"job_ids": [self._job_id], "timeout_ms": 500}
-            job = patient_call(self._transport, "dev.wait.v1", params)["jobs"][0]
-            read = self._attempt or 0
+            params = {"job_ids": [self._job_id], "timeout_ms": wait_ms}
+            answer = patient_call(self._transport, "dev.wait.v1", params, 30 + wait_ms / 1000)
+            job = answer["jobs"][0]
+            if wait_ms == 0:
+                self._tell_between(job, read)
             if job["claim_no"] > read:
                 self._attempt, self._offset = read + 1, 0
                 return True
             if job["state"] in FINAL:
                 return False
+            wait_ms = _until_due(job)
+
+    def _tell_between(self, job: dict[str, Any], read: int) -> None:
+        """Unless nothing has run yet, or nothing follows."""
+        if self._between is not None and read > 0 and (job["claim_no"] > read or job["state"] not in FINAL):
+            self._between(job, read)
+
+
+def _until_due(job: dict[str, Any]) -> int:
+    """How long to wait before the next look at a job between two attempts."""
+    if job["state"] != "SCHEDULED" or job.get("run_at") is None:
+        return _LOOK_AGAIN_MS
+    left = int(job["run_at"]) - round(time.time() * 1000)
+    return min(max(left, _LOOK_AGAIN_MS), _WAIT_MS)
+
+
+def writes_apart(job: dict[str, Any]) -> bool:
+    """Whether the stderr of a job (with its payload) has a log of its own."""
+    return (job.get("payload") or {}).get("stderr") == "split"
+
+
+def streams_to(*, apart: bool) -> dict[str, int]:
+    """The streams of a job and the descriptors of ours that they go to."""
+    sys.stdout.flush()
+    return {"stdout": 1, "stderr": 2} if apart else {"stdout": 1}
 
 
 def _start_of_last_lines(data: bytes, lines: int) -> int:

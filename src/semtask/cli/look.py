@@ -1,23 +1,27 @@
-"""`ls`, `show`, `logs` and `wait`: they change nothing."""
+"""`ls`, `show` and `wait`: they change nothing."""
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from semtask.cli import render
-from semtask.cli.arguments import duration, job_ids, now_ms
+from semtask.cli.arguments import duration, now_ms, past
+from semtask.cli.complete import job_words, queue_names, tag_names
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import TIMED_OUT
-from semtask.cli.follow import FINAL, Reader, Sink, patient_call
+from semtask.cli.follow import FINAL, patient_call
+from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, Session, pass_session
 from semtask.model.state import State
 
 _PAGE = 200
 _MAX_WAIT_MS = 60_000
+_WATCH_S = 1.0
+_ENTER_SCREEN, _LEAVE_SCREEN, _CLEAR_SCREEN = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
 
 
 # --- ls --------------------------------------------------------------------------------------------------------------
@@ -32,30 +36,66 @@ _MAX_WAIT_MS = 60_000
     type=click.Choice(list(State), case_sensitive=False),
     help="Only this state.",
 )
-@click.option("-Q", "--queue", "queues", multiple=True, help="Only this queue.")
-@click.option("-t", "--tag", help="Only with this tag.")
+@click.option("-Q", "--queue", "queues", multiple=True, shell_complete=queue_names, help="Only this queue.")
+@click.option("-t", "--tag", shell_complete=tag_names, help="Only with this tag.")
+@click.option("-g", "--group", help="Only of this group.")
 @click.option("-n", "--name", help="Only with this name (job_type).")
+@click.option("--subject", metavar="KEY", help="Only with a subject that begins like this.")
+@click.option("--since", type=past, metavar="DURATION|TIME", help="Only enqueued since: 1h ago, or 18:00.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="How many at most.")
 @click.option("--cursor", help="Go on where the last list ended.")
+@click.option("-w", "--watch", is_flag=True, help="Show it again every second, until Ctrl-C; on a terminal.")
 @pass_session
 def ls(session: Session, /, *, states: tuple[State, ...], queues: tuple[str, ...], **options: Any) -> None:
     """List jobs, newest first. -s, -Q may be given several times."""
-    given = {"state": list(states), "queue": list(queues), "tag": options["tag"], "job_type": options["name"]}
+    given = {
+        "state": list(states),
+        "queue": list(queues),
+        "tag": options["tag"],
+        "chain_group_id": options["group"],
+        "job_type": options["name"],
+        "subject_key_prefix": options["subject"],
+        "created_after": options["since"],
+    }
     wanted = {name: value for name, value in given.items() if value}
-    left, cursor = options["limit"], options["cursor"]
-    jobs: list[dict[str, Any]] = []
-    while left > 0:
-        page = {"filter": wanted, "limit": min(left, _PAGE), **({"cursor": cursor} if cursor else {})}
-        answer = session.call("dev.query_jobs.v1", page)
-        jobs += answer["items"]
-        left -= len(answer["items"])
-        cursor = answer["next_cursor"]
-        if cursor is None:
-            break
+    limit, cursor = options["limit"], options["cursor"]
+    if options["watch"]:
+        _watch(session, lambda rows: _job_lines(session, _jobs(session, wanted, min(limit, rows - 1), cursor)[0]))
+        return
+    jobs, cursor = _jobs(session, wanted, limit, cursor)
     for line in _job_lines(session, jobs):
         session.line(line)
     if cursor is not None:
         session.notice(f"there are more jobs: add --limit N, or --cursor {cursor}")
+
+
+def _jobs(
+    session: Session, wanted: dict[str, Any], limit: int, cursor: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """At most `limit` jobs, and where the list goes on."""
+    jobs: list[dict[str, Any]] = []
+    while limit > len(jobs):
+        page = {"filter": wanted, "limit": min(limit - len(jobs), _PAGE), **({"cursor": cursor} if cursor else {})}
+        answer = patient_call(session.stored, "dev.query_jobs.v1", page)
+        jobs += answer["items"]
+        cursor = answer["next_cursor"]
+        if cursor is None:
+            break
+    return jobs, cursor
+
+
+def _watch(session: Session, lines: Callable[[int], list[str]]) -> None:
+    """Fill the screen with the lines again and again; `lines` is given its height. Ctrl-C ends it."""
+    if not session.terminal or session.json or session.quiet:
+        raise click.UsageError("--watch needs a terminal, and no --json or --quiet")
+    session.write(_ENTER_SCREEN)
+    try:
+        while True:
+            shown = lines(render.screen_size()[1])
+            session.write(_CLEAR_SCREEN + "\n".join(shown))
+            time.sleep(_WATCH_S)
+    finally:
+        session.write(_LEAVE_SCREEN)
 
 
 def _job_lines(session: Session, jobs: list[dict[str, Any]]) -> list[str]:
@@ -98,11 +138,14 @@ def _plain_row(job: dict[str, Any]) -> list[str]:
 
 
 @click.command(cls=Command)
-@click.argument("job", metavar="ID")
+@click.argument("job", metavar="ID", shell_complete=job_words)
 @click.option("--payload", "with_payload", is_flag=True, help="The arguments and environment too.")
 @pass_session
 def show(session: Session, /, job: str, with_payload: bool) -> None:
-    """Show one job: its times, attempts and errors. ID: an id, the end of one, or `last`."""
+    """Show one job: its times, attempts and errors.
+
+    ID: an id, the end of one, `last`, `last:2`, or `@subject`.
+    """
     for job_id in job_ids(session, [job]):
         include = ["attempts", "payload"] if with_payload else ["attempts"]
         found = session.call("dev.get_job.v1", {"job_id": job_id, "include": include})
@@ -122,18 +165,26 @@ def _details(session: Session, job: dict[str, Any]) -> list[str]:
     facts: list[tuple[str, Any]] = [
         ("job", job["job_id"]),
         ("state", f"{state} ({why})" if why else state),
-        ("waits", (job.get("waiting") or {}).get("text")),
+        ("waits", render.why_waiting(job, now)),
         ("error", job.get("error")),
+        ("attempts", render.attempt_of(job) if job["max_attempts"] > 1 or job["attempts"] > 1 else None),
+        ("budgets used", _budgets(job)),
         ("command" if job.get("command") else "task", job.get("command") or job["job_type"]),
         ("name", job["job_type"] if job.get("command") else None),
         ("queue", f"{job['queue']}, priority {job['priority']}"),
+        ("subject", f"{job['subject_key']}, generation {job['generation']}" if job.get("subject_key") else None),
+        ("superseded by", job.get("superseded_by")),
+        ("retry of", job.get("retry_of")),
         ("tag", job.get("tag")),
         ("group", job.get("chain_group_id")),
         ("created", _when(job["created_at"], now)),
         ("due", _when(job.get("run_at"), now)),
         ("started", _when(job.get("started_at"), now)),
         ("finished", _when(job.get("finished_at"), now)),
-        ("took", render.took(job, now) if job.get("started_at") else None),
+        ("took", None if (took := render.took(job, now)) == "-" else took),
+        ("deadline", _when(job.get("deadline"), now)),
+        ("timeout", render.duration(job["timeout_ms"]) if job.get("timeout_ms") else None),
+        ("ttl", render.duration(job["ttl_ms"]) if job.get("ttl_ms") else None),
         ("stopping", job.get("stop_reason") if job["state"] == "RUNNING" else None),
         ("pid", job.get("pid") if job["state"] == "RUNNING" else None),
         ("on interrupt", job["on_interrupt"]),
@@ -156,6 +207,14 @@ def _details(session: Session, job: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _budgets(job: dict[str, Any]) -> str | None:
+    """What was counted against the job; None if nothing was."""
+    counts = [(job["failures"], "failure"), (job["crashes"], "crash"), (job["interruptions"], "interruption")]
+    plural = {"crash": "crashes"}
+    used = [f"{n} {word if n == 1 else plural.get(word, word + 's')}" for n, word in counts if n]
+    return ", ".join(used) or None
+
+
 def _when(epoch_ms: int | None, now: float) -> str | None:
     return None if epoch_ms is None else f"{render.iso(epoch_ms)} ({render.ago(epoch_ms, now)})"
 
@@ -171,72 +230,17 @@ def _attempt(attempt: dict[str, Any], now: float) -> str:
     return f"{how} after {render.took(attempt, now)}"
 
 
-# --- logs ------------------------------------------------------------------------------------------------------------
-
-
-@click.command(cls=Command)
-@click.argument("job", metavar="ID")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
-@click.option("-n", "--lines", type=click.IntRange(0, 1_000_000), help="Begin with the last N lines.")
-@click.option("--stdout", "only", flag_value="stdout", help="Only what it wrote to stdout.")
-@click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr, on our stdout.")
-@click.option("--attempt", type=click.IntRange(1), help="Of this attempt; default the newest.")
-@pass_session
-def logs(
-    session: Session, /, job: str, *, follow: bool, lines: int | None, only: str | None, attempt: int | None
-) -> None:
-    """Print the output of a job, byte for byte; its stderr goes to stderr. ID: an id, the end of one, or `last`."""
-    (job_id,) = job_ids(session, [job])[:1]
-    found = session.call("dev.get_job.v1", {"job_id": job_id, "include": ["payload"]})
-    apart = (found.get("payload") or {}).get("stderr") == "split"
-    streams = {only: 1} if only else {"stdout": 1, "stderr": 2} if apart else {"stdout": 1}
-    sink = Sink(job_id, emit=session.emit if session.json else None, notice=session.notice)
-
-    def copy(stream: str, fd: int) -> None:
-        with session.connect(start=False) as transport:
-            reader = Reader(transport, job_id, stream, follow=follow, attempt=attempt)
-            for piece in reader.pieces(lines):
-                sink.write(stream, fd, piece)
-
-    if follow and len(streams) > 1:
-        _at_once(copy, streams)
-    else:
-        for stream, fd in streams.items():
-            copy(stream, fd)
-
-
-def _at_once(copy: Any, streams: dict[str, int]) -> None:
-    """Copy all streams, each in a thread; the first error is ours."""
-    from queue import SimpleQueue
-
-    ends: SimpleQueue[BaseException | None] = SimpleQueue()
-
-    def guarded(stream: str, fd: int) -> None:
-        try:
-            copy(stream, fd)
-        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
-            ends.put(error)
-        else:
-            ends.put(None)
-
-    for stream, fd in streams.items():
-        threading.Thread(target=guarded, args=(stream, fd), daemon=True).start()
-    for _ in streams:
-        if (error := ends.get()) is not None:
-            raise error
-
-
 # --- wait ------------------------------------------------------------------------------------------------------------
 
 
 @click.command(cls=Command)
-@click.argument("jobs", metavar="ID...", nargs=-1, required=True)
+@click.argument("jobs", metavar="ID...", nargs=-1, required=True, shell_complete=job_words)
 @click.option("--any/--all", "any_of", default=False, help="Until one has ended, or until all have (default).")
 @click.option("--timeout", "timeout_ms", type=duration, metavar="DURATION", help="At most so long; then exit code 124.")
 @click.option("--exit-status", is_flag=True, help="Exit as the first job that did not succeed.")
 @pass_session
 def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms: int | None, exit_status: bool) -> int:
-    """Wait for jobs to end. ID: an id, the end of one, `last`, or `-` for ids on stdin."""
+    """Wait for jobs to end. ID: an id, the end of one, `last`, `last:2`, `@subject`, or `-` for ids on stdin."""
     ids = job_ids(session, jobs)
     if len(ids) > 1000:
         raise click.UsageError(f"{len(ids)} jobs are too many for one wait; at most 1000")

@@ -23,9 +23,10 @@ COMMANDS = {
     "enqueue": ("submit", "Enqueue a Python task."),
     "ls": ("look", "List jobs."),
     "show": ("look", "Show one job."),
-    "logs": ("look", "Print or follow the output of a job."),
+    "logs": ("logs", "Print or follow the output of a job, or the daemon's log."),
     "wait": ("look", "Wait for jobs to end."),
     "cancel": ("change", "Cancel jobs."),
+    "retry": ("change", "Enqueue finished jobs once more."),
     "queues": ("queues", "List queues and set their limits."),
     "pause": ("queues", "Start no more jobs of queues."),
     "resume": ("queues", "Start jobs of paused queues again."),
@@ -33,7 +34,11 @@ COMMANDS = {
     "down": ("server", "Stop the daemon."),
     "status": ("server", "Show the daemon and its queues."),
     "daemon": ("server", "Run the daemon in the foreground."),
+    "doctor": ("doctor", "Look for what is wrong, and say what to do."),
+    "gc": ("upkeep", "Delete what is over its retention now."),
+    "db": ("upkeep", "Look at the database, or change its schema."),
     "config": ("about", "Show and check the settings."),
+    "completion": ("completion", "Let the shell complete commands, jobs and queues."),
     "version": ("about", "Print the version."),
 }
 
@@ -99,8 +104,8 @@ def main() -> NoReturn:
     session = Session()
     try:
         _require_utf8(sys.argv[1:])
-        if "_SEMTASK_COMPLETE" in os.environ:  # set by the completion scripts that click makes
-            cli.main(prog_name="semtask")
+        if "_SEMTASK_COMPLETE" in os.environ:  # set by the scripts of `semtask completion`
+            _complete()
         # Not by cli.main: it has ideas of its own on broken pipes.
         with cli.make_context("semtask", sys.argv[1:], obj=session) as context:
             result = cli.invoke(context)
@@ -111,6 +116,14 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - every error becomes one line here
         code = _report_safely(error, session)
     sys.exit(code)
+
+
+def _complete() -> NoReturn:
+    """Offer what fits the word that is being typed. A message would only be in the way there."""
+    try:
+        cli.main(prog_name="semtask")
+    except Exception:  # noqa: BLE001
+        sys.exit(1)
 
 
 def _open_standard_streams() -> None:

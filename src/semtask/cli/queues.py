@@ -7,18 +7,13 @@ from typing import Any
 import click
 
 from semtask.cli import render
-from semtask.cli.session import Command, Session, common_options, pass_session
+from semtask.cli.complete import queue_names
+from semtask.cli.session import Command, CommandGroup, Session, pass_session
 
 _COUNTS = ("scheduled", "queued", "running", "done", "failed")
 
 
-class _Queues(click.Group):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += common_options()
-
-
-@click.group(cls=_Queues, invoke_without_command=True)
+@click.group(cls=CommandGroup, invoke_without_command=True)
 @click.pass_context
 @pass_session
 def queues(session: Session, ctx: click.Context) -> None:
@@ -38,22 +33,38 @@ def queues(session: Session, ctx: click.Context) -> None:
 
 
 @queues.command(name="set", cls=Command)
-@click.argument("queue")
+@click.argument("queue", shell_complete=queue_names)
+@click.option("--concurrency", metavar="N|default", help="How many of its jobs may run at once, or `default`.")
 @click.option(
-    "--concurrency", required=True, metavar="N|default", help="How many of its jobs may run at once, or `default`."
+    "--class",
+    "class_",
+    type=click.Choice(["interactive", "normal", "background"]),
+    help="`background` waits while the machine is busy; the others never do.",
 )
 @pass_session
-def set_limits(session: Session, queue: str, concurrency: str) -> None:
-    """Set how many jobs of a queue may run at once."""
-    if concurrency != "default" and not (concurrency.isascii() and concurrency.isdigit()):
-        raise click.BadParameter(f"{concurrency!r} is neither a whole number nor `default`", param_hint="--concurrency")
-    wanted = None if concurrency == "default" else int(concurrency)
-    answer = session.daemon.call("queues.configure.v1", {"queue": queue, "concurrency": wanted})
-    _tell(session, answer, f"runs up to {answer['concurrency']} jobs at once")
+def set_limits(session: Session, queue: str, concurrency: str | None, class_: str | None) -> None:
+    """Set how many jobs of a queue may run at once, and whether it waits while the machine is busy."""
+    if concurrency is None and class_ is None:
+        raise click.UsageError("give --concurrency, or --class, or both")
+    wanted: dict[str, Any] = {"queue": queue}
+    if concurrency is not None:
+        wanted["concurrency"] = _limit(concurrency)
+    if class_ is not None:
+        wanted["class"] = class_
+    answer = session.daemon.call("queues.configure.v1", wanted)
+    _tell(session, answer, f"runs up to {answer['concurrency']} jobs at once, class {answer['class']}")
+
+
+def _limit(word: str) -> int | None:
+    if word == "default":
+        return None
+    if not (word.isascii() and word.isdigit()):
+        raise click.BadParameter(f"{word!r} is neither a whole number nor `default`", param_hint="--concurrency")
+    return int(word)
 
 
 @click.command(cls=Command)
-@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True, shell_complete=queue_names)
 @pass_session
 def pause(session: Session, names: tuple[str, ...]) -> None:
     """Start no more jobs of queues. They go on accepting jobs, and what runs goes on."""
@@ -62,7 +73,7 @@ def pause(session: Session, names: tuple[str, ...]) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("names", metavar="QUEUE...", nargs=-1, required=True)
+@click.argument("names", metavar="QUEUE...", nargs=-1, required=True, shell_complete=queue_names)
 @pass_session
 def resume(session: Session, names: tuple[str, ...]) -> None:
     """Start jobs of paused queues again."""
@@ -84,10 +95,16 @@ def _queue_json(queue: dict[str, Any]) -> dict[str, Any]:
 def queue_lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
     """A table on a terminal, else tab-separated values."""
     rows = [
-        [q["name"], *(str(q[count]) for count in _COUNTS), str(q["concurrency"]), "paused" if q["paused"] else ""]
+        [
+            q["name"],
+            *(str(q[count]) for count in _COUNTS),
+            str(q["concurrency"]),
+            q["class"],
+            "paused" if q["paused"] else "",
+        ]
         for q in listed
     ]
     if not session.terminal:
         return ["\t".join(row) for row in rows]
-    header = ["QUEUE", *(count.upper() for count in _COUNTS), "LIMIT", "STATE"]
+    header = ["QUEUE", *(count.upper() for count in _COUNTS), "LIMIT", "CLASS", "STATE"]
     return render.table(header, rows, right=frozenset(range(1, 7)))

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 SHORT_ID = 8
-_TIMES = frozenset({"created_at", "run_at", "started_at", "finished_at", "kill_failed_at"})
+_TIMES = frozenset({"created_at", "run_at", "started_at", "finished_at", "kill_failed_at", "deadline", "since"})
+_UNRUN = {
+    "SUPERSEDED": "was superseded by {by}",
+    "SKIPPED_TTL": "was skipped: it did not start within its ttl of {ttl}",
+    "SKIPPED_DEADLINE": "was skipped: its deadline passed before it started",
+}
 _COLORS = {
     "SCHEDULED": "36",
     "QUEUED": "36",
@@ -77,19 +82,20 @@ def paint(text: str, state: str, *, colored: bool) -> str:
 
 def job_json(job: dict[str, Any]) -> dict[str, Any]:
     """A job as `--json` prints it: the API's view with times as ISO 8601."""
-    shown = {"schema": "job.v1", **_with_iso_times(job)}
+    shown = {"schema": "job.v1", **with_iso_times(job)}
     if job.get("attempts_list") is not None:
-        shown["attempts_list"] = [_with_iso_times(attempt) for attempt in job["attempts_list"]]
+        shown["attempts_list"] = [with_iso_times(attempt) for attempt in job["attempts_list"]]
     return shown
 
 
-def _with_iso_times(record: dict[str, Any]) -> dict[str, Any]:
+def with_iso_times(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with its times as ISO 8601."""
     return {name: iso(value) if name in _TIMES and value is not None else value for name, value in record.items()}
 
 
 def took(job: dict[str, Any], now_ms: float) -> str:
-    """How long the job ran, or has been running."""
-    if job.get("started_at") is None:
+    """How long a job or an attempt ran, or has been running."""
+    if job.get("started_at") is None or job.get("state") in {"SCHEDULED", "QUEUED"}:
         return "-"
     return duration((job.get("finished_at") or now_ms) - job["started_at"])
 
@@ -112,40 +118,86 @@ def outcome(job: dict[str, Any]) -> str:
     return "" if job["state"] in {"DONE", "CANCELLED"} else str(job.get("end_cause") or "")
 
 
+def attempt_of(job: dict[str, Any]) -> str:
+    """'2 of 5': the attempt that runs or comes next, of a finished job the last one.
+
+    Crashes and interruptions have budgets of their own, so they do not use up the attempts.
+    """
+    number = job["attempts"] + (job["finished_at"] is None)
+    allowed = max(job["max_attempts"], 1) + job["crashes"] + job["interruptions"]
+    return f"{number} of {allowed}" if allowed > 1 and number <= allowed else str(number)
+
+
+def next_attempt(job: dict[str, Any], ended: int, now_ms: float) -> str:
+    """What follows the attempt `ended` (a claim_no), which was not the last one."""
+    if job["claim_no"] > ended:
+        return f"attempt {ended + 1} has begun"  # and may be over: its reasons are in `show`
+    when = "when its turn comes" if job["state"] == "QUEUED" else ago(job["run_at"], now_ms)
+    why = printable(job.get("error") or "no reason is known")
+    return f"attempt {ended} ended ({why}); attempt {attempt_of(job)} {when}"
+
+
+def why_waiting(job: dict[str, Any], now_ms: float) -> str | None:
+    """Why a job does not run; None if it does, or has ended."""
+    waiting = job.get("waiting")
+    if waiting is None:
+        return None
+    due = f"{ago(job['run_at'], now_ms)} ({iso(job['run_at'])})" if job.get("run_at") is not None else ""
+    if waiting["reason"] == "retry":
+        return f"attempt {attempt_of(job)} {due}; the last one: {printable(job.get('error') or 'no reason is known')}"
+    if waiting["reason"] == "scheduled":
+        return f"for its time, {due}"
+    return printable(waiting["text"])
+
+
 def sentence(job: dict[str, Any]) -> str:
     """One line on how a job ended."""
     ran = "" if job.get("started_at") is None else f" after {took(job, 0)}"
     state, cause = job["state"], job.get("end_cause")
+    if job["attempts"] > 1:
+        ran += f", in attempt {attempt_of(job)}"
     if state == "DONE":
-        return f"{short(job['job_id'])} succeeded in {took(job, 0)}"
+        return f"{short(job['job_id'])} succeeded in {took(job, 0)}" + (
+            f", in attempt {attempt_of(job)}" if job["attempts"] > 1 else ""
+        )
     if state == "CANCELLED":
-        return f"{short(job['job_id'])} was cancelled{ran}"
-    if cause == "exit_code":
+        how = "was cancelled"
+    elif cause == "exit_code":
         how = f"failed with exit code {job['exit_code']}"
     elif cause == "signal":
         how = f"was ended by signal {job['signal']}"
+    elif cause == "timeout":
+        how = f"ran longer than its timeout of {duration(job['timeout_ms'])} and was ended"
     elif state == "FAILED":
-        how = f"failed ({cause}): {printable(job.get('error') or 'no reason is known')}"
-        return f"{short(job['job_id'])} {how}"
+        return f"{short(job['job_id'])} failed ({cause}): {printable(job.get('error') or 'no reason is known')}"
     else:
-        how = f"ended {state}"
+        how = _UNRUN.get(state, "ended {state}").format(
+            state=state,
+            by=short(job["superseded_by"]) if job.get("superseded_by") else "another job",
+            ttl=duration(job.get("ttl_ms") or 0),
+        )
     return f"{short(job['job_id'])} {how}{ran}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:
     """Aligned lines; the last column is cut at the width of the terminal. Cells may hold colour codes."""
     widths = [max(_width(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    try:
-        columns = os.get_terminal_size(1).columns or 80
-    except OSError:
-        columns = 80
-    room = max(10, columns - sum(widths[:-1]) - 2 * (len(widths) - 1))
+    room = max(10, screen_size()[0] - sum(widths[:-1]) - 2 * (len(widths) - 1))
     lines = []
     for row in (header, *rows):
         cells = [_pad(cell, widths[i], i in right) for i, cell in enumerate(row[:-1])]
         last = row[-1] if _width(row[-1]) <= room else row[-1][: room - 1] + "…"
         lines.append("  ".join([*cells, last]).rstrip())
     return lines
+
+
+def screen_size() -> tuple[int, int]:
+    """Columns and rows of the terminal that is our stdout; 80 x 24 without one."""
+    try:
+        columns, rows = os.get_terminal_size(1)
+    except OSError:
+        columns, rows = 0, 0
+    return columns or 80, rows or 24
 
 
 def _pad(cell: str, width: int, right: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from semtask.cli import render
+from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
 from semtask.client.transport import Transport
 from semtask.errors import DaemonUnavailable, SystemFailure
@@ -50,6 +51,10 @@ def status(session: Session) -> None:
     )
     if stats["throttle"]["active"]:
         session.line(f"background work waits: {stats['throttle']['reason']}")
+    if stats["throttle"]["active"]:
+        throttle = stats["throttle"]
+        how_long = render.duration(now_ms() - throttle["since"])
+        session.line(f"background work waits, for {how_long} by now: {render.printable(throttle['reason'])}")
     if stats["queues"] and session.terminal:
         from semtask.cli.queues import queue_lines
 
@@ -140,7 +145,8 @@ def _headline(session: Session, stats: dict[str, Any]) -> str:
 
 
 def _status_json(session: Session, stats: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": "status.v1", "home": str(session.settings.home), **stats}
+    throttle = render.with_iso_times(stats["throttle"])
+    return {"schema": "status.v1", "home": str(session.settings.home), **stats, "throttle": throttle}
 
 
 @click.command(cls=Command)

@@ -64,7 +64,10 @@ class Session:
 
     def line(self, text: str) -> None:
         """One line of data."""
-        sys.stdout.write(text + "\n")
+        self.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        sys.stdout.write(text)
         sys.stdout.flush()
 
     def notice(self, text: str) -> None:
@@ -162,6 +165,14 @@ def common_options() -> Iterable[click.Option]:
 
 class Command(click.Command):
     """A command with the options that every command has."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += common_options()
+
+
+class CommandGroup(click.Group):
+    """A group of commands with the options that every command has."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

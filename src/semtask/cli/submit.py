@@ -8,17 +8,53 @@ from typing import Any
 
 import click
 
-from semtask.cli.arguments import duration, grace, moment, require_utf8, task_arguments, variables
+from semtask.cli import render
+from semtask.cli.arguments import deadline, duration, grace, moment, require_utf8, task_arguments, variables
+from semtask.cli.complete import queue_names, tag_names
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config import inherited
 from semtask.telemetry.tracing import trace_id_of
 
+_ON_DUPLICATE = ("supersede", "supersede_running", "join", "reject", "after")
+
 _COMMON: tuple[Callable[[Any], Any], ...] = (
-    click.option("-Q", "--queue", default="default", help="The queue; any name works."),
+    click.option("-Q", "--queue", default="default", shell_complete=queue_names, help="The queue; any name works."),
     click.option("--priority", type=click.IntRange(-100, 100), default=0, help="-100 to 100, higher first."),
-    click.option("-t", "--tag", help="A word to find and cancel jobs by."),
+    click.option("-t", "--tag", shell_complete=tag_names, help="A word to find, cancel and retry jobs by."),
     click.option("--at", type=moment, metavar="TIME", help="Not before this time: 18:00 or 2026-11-23T18:00."),
     click.option("--in", "delay_ms", type=duration, metavar="DURATION", help="Not before it has passed: 90s, 1h30m."),
+    click.option("--retries", type=click.IntRange(0, 999), metavar="N", help="Try again up to N times if it fails."),
+    click.option(
+        "--retry-base",
+        "retry_base_delay_ms",
+        type=duration,
+        metavar="DURATION",
+        help="The pause before the first retry; 1s unless set otherwise.",
+    ),
+    click.option("--retry-max", "retry_max_delay_ms", type=duration, metavar="DURATION", help="The longest pause; 1h."),
+    click.option(
+        "--backoff",
+        "backoff_factor",
+        type=click.FloatRange(1, 1000),
+        metavar="FACTOR",
+        help="How much longer each pause is than the one before; 2.",
+    ),
+    click.option("--retry-on-crash", is_flag=True, help="Try again if the process that ran it was lost; 3 in all."),
+    click.option(
+        "--timeout", "timeout_ms", type=duration, metavar="DURATION", help="The longest one attempt may take."
+    ),
+    click.option(
+        "--deadline", type=deadline, metavar="DURATION|TIME", help="When all of it must be over: 2h from now, or 18:00."
+    ),
+    click.option("--ttl", "ttl_ms", type=duration, metavar="DURATION", help="Skip it if it has not started by then."),
+    click.option(
+        "--subject", "subject_key", metavar="KEY", help="What it is about: one job of a subject runs at once."
+    ),
+    click.option(
+        "--on-duplicate",
+        type=click.Choice(_ON_DUPLICATE),
+        help="To living jobs of the subject: take their place (supersede), stop them too, join, refuse, follow.",
+    ),
     click.option(
         "--on-interrupt",
         type=click.Choice(["requeue", "fail"]),
@@ -58,7 +94,8 @@ def run(
 ) -> int:
     """Run a command as a durable job, stream its output and return its exit code.
 
-    Ctrl-C cancels it and waits; twice leaves it running. Closing the terminal leaves it running too.
+    Ctrl-C cancels it and waits; twice leaves it running. Closing the terminal leaves it running too. With --retries
+    the exit code is that of the last attempt; 124 says that a time limit ended it, 75 that it never ran.
     """
     settings = session.settings
     apart = not detach and not _one_file(1, 2)
@@ -76,15 +113,20 @@ def run(
     job_type = name or os.path.basename(words[0])[:128] or "command"
     params = _params(job_type, payload, "SUBPROCESS", options)
     if detach:
-        _tell(session, session.daemon.call("dev.enqueue.v1", params))
+        _tell(session, params, session.daemon.call("dev.enqueue.v1", params))
         return 0
-    from semtask.cli.attach import Attachment, output_streams
+    from semtask.cli.attach import Attachment
+    from semtask.cli.follow import streams_to, writes_apart
 
     attachment = Attachment(session)
     daemon = session.daemon  # started before signals become events: nothing is stored yet
     with attachment.signals():
         job = daemon.call("dev.enqueue.v1", params)
-        return attachment.run(job["job_id"], output_streams(apart=apart))
+        _tell_relatives(session, params, job)
+        if job["deduplicated"]:  # it may have been enqueued in another way
+            found = daemon.call("dev.get_job.v1", {"job_id": job["job_id"], "include": ["payload"]})
+            apart = writes_apart(found)
+        return attachment.run(job["job_id"], streams_to(apart=apart))
 
 
 @click.command(cls=Command)
@@ -96,14 +138,16 @@ def run(
 def enqueue(session: Session, /, task: str, words: tuple[str, ...], payload: str | None, **options: Any) -> None:
     """Enqueue a registered Python task and print the id of the job."""
     params = _params(task, task_arguments(words, payload), "IN_PROCESS", options)
-    _tell(session, session.daemon.call("dev.enqueue.v1", params))
+    _tell(session, params, session.daemon.call("dev.enqueue.v1", params))
 
 
 def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str, Any]) -> dict[str, Any]:
     """The parameters of dev.enqueue.v1. The key of our own lets the transport repeat it if the answer is lost."""
-    at, delay_ms = options.pop("at"), options.pop("delay_ms")
+    at, delay_ms, retries = options.pop("at"), options.pop("delay_ms"), options.pop("retries")
     if at is not None and delay_ms is not None:
         raise click.UsageError("--at and --in exclude each other")
+    if not options["retry_on_crash"]:
+        del options["retry_on_crash"]
     params: dict[str, Any] = {
         "job_type": job_type,
         "payload": payload,
@@ -111,6 +155,8 @@ def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str
         "idempotency_key": options.pop("idempotency_key") or os.urandom(16).hex(),
         **{name: value for name, value in options.items() if value is not None},
     }
+    if retries is not None:
+        params["max_attempts"] = retries + 1
     if at is not None:
         params["schedule"] = {"type": "AT", "scheduled_at": at}
     if delay_ms is not None:
@@ -121,11 +167,22 @@ def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str
     return params
 
 
-def _tell(session: Session, job: dict[str, Any]) -> None:
+def _tell(session: Session, params: dict[str, Any], job: dict[str, Any]) -> None:
+    _tell_relatives(session, params, job)
     if session.json:
         session.emit({"schema": "enqueued.v1", **job})
     else:
         session.line(job["job_id"])
+
+
+def _tell_relatives(session: Session, params: dict[str, Any], job: dict[str, Any]) -> None:
+    """What the enqueue did to other jobs. A key of our own makes no news: it only repeats what was lost."""
+    if session.json:
+        return
+    if job["deduplicated"] and params.get("on_duplicate") == "join":
+        session.notice(f"joined {render.short(job['job_id'])}, which is there for this subject already")
+    if count := job["superseded"]:
+        session.notice(f"superseded {count} earlier job{'s' * (count != 1)} of this subject")
 
 
 def _folder(cwd: str | None) -> str:

@@ -1,0 +1,65 @@
+"""What the shell offers for a word: job ids, queues and tags, from a daemon that runs and answers at once.
+
+Nothing is started and nothing is said: a completion that fails offers nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+_LIMIT_S = 0.3
+_JOBS = 200
+
+
+def job_words(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The ends of ids, newest first; whole ids once more than such an end was typed."""
+    from semtask.cli import render
+
+    words: list[tuple[str, str]] = [("last", "the newest job")]
+    for job in _ask(ctx, "dev.query_jobs.v1", {"limit": _JOBS}, "items"):
+        shown = job["job_id"] if len(incomplete) > render.SHORT_ID else render.short(job["job_id"])
+        words.append((shown, f"{job['state']} {render.name_of(job)}"[:60]))
+        if job.get("subject_key"):
+            words.append((f"@{job['subject_key']}", f"the newest job of {job['subject_key']}"))
+    return _items(words, incomplete)
+
+
+def queue_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    queues = _ask(ctx, "queues.list.v1", {}, "queues")
+    return _items(((q["name"], f"{q['running']} running, {q['queued']} queued") for q in queues), incomplete)
+
+
+def tag_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Of the newest jobs."""
+    jobs = _ask(ctx, "dev.query_jobs.v1", {"limit": _JOBS}, "items")
+    return _items(((job["tag"], "") for job in jobs if job.get("tag")), incomplete)
+
+
+def _ask(ctx: click.Context, method: str, params: dict[str, Any], part: str) -> list[dict[str, Any]]:
+    from semtask.cli.session import Session
+    from semtask.client.address import address_of
+    from semtask.client.transport import Transport
+
+    try:
+        address = address_of(ctx.ensure_object(Session).settings)
+        with Transport(address, notice=lambda _: None) as transport:
+            transport.connect(_LIMIT_S)
+            return list(transport.call(method, params, _LIMIT_S)[part])
+    except Exception:  # noqa: BLE001 - in the middle of a line that is being typed, every message is in the way
+        return []
+
+
+def _items(words: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    found: dict[str, str] = {}
+    for word, about in words:
+        if word.startswith(incomplete):
+            found.setdefault(word, about)
+    return [CompletionItem(word, help=about or None) for word, about in found.items()]

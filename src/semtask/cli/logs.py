@@ -1,0 +1,95 @@
+"""`logs`: the output of a job, or the daemon's own log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from semtask.cli.arguments import past
+from semtask.cli.complete import job_words
+from semtask.cli.follow import Reader, Sink, streams_to, writes_apart
+from semtask.cli.ids import job_ids
+from semtask.cli.session import Command, Session, pass_session
+
+
+@click.command(cls=Command)
+@click.argument("job", metavar="ID|--daemon", required=False, shell_complete=job_words)
+@click.option("--daemon", "of_daemon", is_flag=True, help="The daemon's own log instead of a job's; it need not run.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended, retries included.")
+@click.option("-n", "--lines", type=click.IntRange(0, 1_000_000), help="Begin with the last N lines.")
+@click.option("--since", type=past, metavar="DURATION|TIME", help="With --daemon: what was written since 1h ago.")
+@click.option("--stdout", "only", flag_value="stdout", help="Only what it wrote to stdout.")
+@click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr, on our stdout.")
+@click.option("--attempt", type=click.IntRange(1), help="Of this attempt; default the newest.")
+@pass_session
+def logs(
+    session: Session,
+    /,
+    job: str | None,
+    *,
+    of_daemon: bool,
+    follow: bool,
+    lines: int | None,
+    since: int | None,
+    only: str | None,
+    attempt: int | None,
+) -> None:
+    """Print the output of a job, byte for byte; its stderr goes to stderr. ID: an id, the end of one, or `last`."""
+    if of_daemon:
+        if job is not None or only is not None or attempt is not None:
+            raise click.UsageError("--daemon goes with -f, -n and --since only")
+        from semtask.cli.daemon_log import print_daemon_log
+
+        print_daemon_log(session, follow=follow, last=lines, since=since)
+        return
+    if job is None:
+        raise click.UsageError("name a job, or give --daemon")
+    if since is not None:
+        raise click.UsageError(
+            "--since works with --daemon only: the output of a job carries no times; -n gives its last lines"
+        )
+    _print_output(session, job_ids(session, [job])[0], follow=follow, lines=lines, only=only, attempt=attempt)
+
+
+def _print_output(
+    session: Session, job_id: str, *, follow: bool, lines: int | None, only: str | None, attempt: int | None
+) -> None:
+    found = session.call("dev.get_job.v1", {"job_id": job_id, "include": ["payload"]})
+    streams = {only: 1} if only else streams_to(apart=writes_apart(found))
+    sink = Sink(job_id, emit=session.emit if session.json else None, notice=session.notice)
+
+    def copy(stream: str, fd: int) -> None:
+        with session.connect(start=False) as transport:
+            reader = Reader(transport, job_id, stream, follow=follow, attempt=attempt)
+            for piece in reader.pieces(lines):
+                sink.write(stream, fd, piece)
+
+    if follow and len(streams) > 1:
+        _at_once(copy, streams)
+    else:
+        for stream, fd in streams.items():
+            copy(stream, fd)
+
+
+def _at_once(copy: Callable[[str, int], Any], streams: dict[str, int]) -> None:
+    """Copy all streams, each in a thread; the first error is ours."""
+    from queue import SimpleQueue
+
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def guarded(stream: str, fd: int) -> None:
+        try:
+            copy(stream, fd)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    for stream, fd in streams.items():
+        threading.Thread(target=guarded, args=(stream, fd), daemon=True).start()
+    for _ in streams:
+        if (error := ends.get()) is not None:
+            raise error
