@@ -17,6 +17,7 @@ from semtask.store.sql import folder, query
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import listing_statement
 from semtask.store.sqlite_rows import JOB_COLUMNS, QUEUE_COLUMNS, of_new_job
+from semtask.store.sqlite_stop import SUBJECT
 from tests.store.harness import NOW, new_job
 
 
@@ -66,7 +67,13 @@ def test_live_rows_are_the_same_in_the_schema_and_in_the_model(db: apsw.Connecti
 
 
 # The statements that change a state, and the event that one with a fixed state carries out.
-EVENTS = {"claim_job": Event.CLAIM, "promote_due": Event.BECOME_DUE, "finish_job": None, "end_waiting": None}
+EVENTS = {
+    "claim_job": Event.CLAIM,
+    "promote_due": Event.BECOME_DUE,
+    "quarantine_job": Event.FAIL,
+    "finish_job": None,
+    "end_waiting": None,
+}
 
 
 def test_guards_follow_the_transition_table() -> None:
@@ -186,6 +193,9 @@ def plan(db: apsw.Connection, sql: str) -> list[str]:
     return [str(row[3]) for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", dict.fromkeys(names))]
 
 
+LANE = "job_type=? AND subject_key=? AND execution_mode=? AND queue=?"
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -194,7 +204,25 @@ def plan(db: apsw.Connection, sql: str) -> list[str]:
         ("finish_job", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("raise_stop", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("promote_due", "SEARCH jobs USING COVERING INDEX jobs_due (run_at<?)"),
+        ("oldest_ready", "SEARCH jobs USING INDEX jobs_ready (execution_mode=? AND queue=? AND priority=?)"),
         ("next_due", "SEARCH jobs USING COVERING INDEX jobs_due (run_at>?)"),
+        ("free_lane", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("free_lane", f"SEARCH jobs USING COVERING INDEX jobs_lane ({LANE})"),
+        ("end_waiting", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("mark_superseded", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("overdue_jobs", "SEARCH jobs USING INDEX jobs_expiry (expires_at<?)"),
+        ("next_expiry", "SEARCH jobs USING INDEX jobs_expiry (expires_at>?)"),
+        ("live_subjects", "SEARCH jobs EXISTS USING INDEX jobs_subject (job_type=? AND subject_key=?)"),
+        ("newest_of_subject", "SEARCH jobs USING INDEX jobs_subject (job_type=? AND subject_key=?)"),
+        ("finished_jobs", "SEARCH jobs USING INDEX jobs_finished (finished_at>?)"),
+        ("finished_jobs", "SEARCH child USING INDEX jobs_parent (parent_job_id=?)"),
+        ("finished_jobs", "SEARCH copy USING INDEX jobs_retry (retry_of=?)"),
+        ("delete_finished", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("delete_finished", "SEARCH attempts USING PRIMARY KEY (seq=?)"),
+        ("leave_subject", "SEARCH subjects USING PRIMARY KEY (job_type=? AND subject_key=?)"),
+        ("delete_subjects", "SCAN subjects USING COVERING INDEX subjects_unused"),
+        ("running_claims", "SEARCH jobs USING INDEX jobs_state (state=?)"),
+        ("first_from", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid>?)"),
         ("running_jobs", "SEARCH jobs USING INDEX jobs_state (state=?)"),
         ("find_by_keys", "SEARCH jobs USING INDEX jobs_idempotency_key (idempotency_key=?)"),
         ("get_job", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
@@ -214,7 +242,10 @@ def test_statements_use_their_index(db: apsw.Connection, name: str, expected: st
     ("where", "index"),
     [
         (JobFilter(), "INTEGER PRIMARY KEY"),
-        (JobFilter(job_type="t", created_after=1, id_suffix="ab"), "INTEGER PRIMARY KEY"),
+        (JobFilter(created_after=1, id_suffix="ab", subject_key_prefix="s"), "INTEGER PRIMARY KEY"),
+        (JobFilter(job_type="t", created_after=1), "INDEX jobs_type (job_type=?"),
+        (JobFilter(job_type="t", state=list(State)), "INDEX jobs_type (job_type=?"),
+        (JobFilter(job_type="t", state=[State.FAILED], not_retried=True), "INDEX jobs_state (state=?"),
         (JobFilter(state=[State.FAILED]), "INDEX jobs_state (state=?"),
         (JobFilter(state=list(FINAL), queue=["q"]), "INDEX jobs_state (state=?"),
         (JobFilter(queue=["q", "r"]), "INDEX jobs_queue (queue=?"),
@@ -236,6 +267,13 @@ def test_listings_are_read_in_order_from_an_index(
 @pytest.mark.parametrize("name", ["count_of", "waiting_of", "running_of"])
 def test_a_stop_visits_only_what_it_names(db: apsw.Connection, name: str, selector: str) -> None:
     assert_no_scan(plan(db, query(name).format(selector=f"{selector} = :value")))
+
+
+@pytest.mark.parametrize("name", ["waiting_of", "running_of"])
+def test_superseding_visits_only_what_lives_of_the_subject(db: apsw.Connection, name: str) -> None:
+    [step] = plan(db, query(name).format(selector=SUBJECT))
+    assert "INDEX jobs_subject" in step
+    assert "(job_type=? AND subject_key=?)" in step
 
 
 def assert_no_scan(steps: list[str]) -> None:

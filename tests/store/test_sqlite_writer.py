@@ -345,7 +345,7 @@ def fill(folder: Path) -> None:
 
 
 async def test_a_full_disk(tmpfs: Tmpfs) -> None:
-    """Inserts are refused as retryable, reads go on, claims get nothing, and a finish is never given up."""
+    """Inserts and claims are refused as retryable, reads go on, and a finish is never given up."""
     with tmpfs("4m") as folder:
         harness = Harness("sqlite", folder)
         async with harness.open(disk_retry_s=0.05) as opened:
@@ -358,7 +358,8 @@ async def test_a_full_disk(tmpfs: Tmpfs) -> None:
             with pytest.raises(Throttled, match="disk with the database is full") as caught:
                 await opened.insert(new_job())
             assert caught.value.retry_after_ms == 50
-            assert await opened.claim() == []
+            with pytest.raises(Throttled, match="disk"):
+                await opened.claim()
             with pytest.raises(Throttled, match="disk"):
                 await opened.store.healthy()
             page = await opened.store.query(JobFilter(), newest_first=True, limit=9, after_seq=None)

@@ -144,7 +144,10 @@ class QueueRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is given must hold. `not_retried`: no job has it as its `retry_of`."""
+    """All that is given must hold. `not_retried`: no job has it as its `retry_of`.
+
+    `created_after` may miss jobs from before the wall clock was set back.
+    """
 
     state: Sequence[State] = ()
     queue: Sequence[str] = ()
@@ -309,6 +312,13 @@ class Store(Protocol):
     async def counters(self) -> dict[str, int]: ...
 
     async def next_due(self) -> int | None: ...
+
+    async def oldest_ready(self) -> dict[str, int]:
+        """By queue: since when (epoch ms) the oldest QUEUED job waits, of those that are next at their priority.
+
+        Queues without one are left out. Reads a row for each queue, mode and priority in use, however many jobs wait.
+        """
+        ...
 
     async def size_bytes(self) -> int:
         """Database and write-ahead log."""

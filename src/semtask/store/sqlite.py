@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, QueueClass
+from semtask.model.state import State
 from semtask.store import sqlite_reads as reads
 from semtask.store import sqlite_stop as stopping
 from semtask.store import sqlite_upkeep as upkeep
@@ -28,6 +29,7 @@ from semtask.store.base import (
     Stopped,
     StopRequest,
 )
+from semtask.store.sqlite_damage import damaged_running, quarantine
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_insert import insert
 from semtask.store.sqlite_reads import Readers
@@ -55,7 +57,13 @@ async def open_store(
         db.close()
         raise
     writer = Writer(file, db, on_commit=on_commit, fatal=fatal, retry_s=disk_retry_s)
-    return SqliteStore(file, writer, readers)
+    store = SqliteStore(file, writer, readers)
+    try:
+        await store.quarantine_running(now())
+    except BaseException:
+        await store.close()
+        raise
+    return store
 
 
 class SqliteStore:
@@ -65,6 +73,13 @@ class SqliteStore:
         self._writer = writer
         self._readers = readers
         self._purge_place = upkeep.Place()
+
+    async def quarantine_running(self, now: int) -> None:
+        """A running job whose row cannot be decoded cannot be judged: nobody else would ever end it."""
+        if damaged := await self._readers.run(damaged_running):
+            await self._writer.submit(
+                lambda tick: [quarantine(tick, damage, now=now, before=State.RUNNING) for damage in damaged]
+            )
 
     # --- writes ---
 
@@ -146,6 +161,9 @@ class SqliteStore:
 
     async def next_due(self) -> int | None:
         return await self._readers.run(reads.next_due)
+
+    async def oldest_ready(self) -> dict[str, int]:
+        return await self._readers.run(reads.oldest_ready)
 
     async def next_expiry(self) -> int | None:
         return await self._readers.run(reads.next_expiry)

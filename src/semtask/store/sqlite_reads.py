@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -15,10 +16,11 @@ import apsw
 
 from semtask.errors import DatabaseError
 from semtask.model.job import Attempt, Job
+from semtask.model.state import State
 from semtask.store.base import JobFilter, Page, QueueRow
 from semtask.store.sql import query
+from semtask.store.sqlite_damage import UNREADABLE, readable_jobs
 from semtask.store.sqlite_rows import (
-    Row,
     fetch,
     fetch_value,
     id_bytes,
@@ -36,6 +38,8 @@ READ_LIMIT_S = 1.0
 _STEPS_BETWEEN_LOOKS = 5_000
 # How far back, in jobs, the end of an id is looked for.
 ID_SEARCH_DEPTH = 100_000
+# How many jobs may have come in out of the order of their created_at.
+CLOCK_SLACK = 1_000
 
 
 class Readers:
@@ -89,14 +93,16 @@ class Readers:
 
 
 def get(db: apsw.Connection, job_id: str) -> Job | None:
-    rows = fetch(db, query("get_job"), {"job_id": id_bytes(job_id)})
-    return to_job(rows[0]) if rows else None
+    try:
+        rows = fetch(db, query("get_job"), {"job_id": id_bytes(job_id)})
+        return to_job(rows[0]) if rows else None
+    except UNREADABLE as error:
+        raise DatabaseError(f"the row of job {job_id} is damaged and cannot be decoded: {error}") from error
 
 
 def get_many(db: apsw.Connection, job_ids: Sequence[str]) -> dict[str, Job]:
     wanted = to_json([id_bytes(job_id).hex() for job_id in job_ids])
-    jobs = map(to_job, fetch(db, query("get_jobs"), {"job_ids": wanted}))
-    return {job.job_id: job for job in jobs}
+    return {job.job_id: job for job in readable_jobs(db, query("get_jobs"), {"job_ids": wanted})}
 
 
 def attempts(db: apsw.Connection, job_id: str) -> list[Attempt]:
@@ -104,7 +110,7 @@ def attempts(db: apsw.Connection, job_id: str) -> list[Attempt]:
 
 
 def running(db: apsw.Connection) -> list[Job]:
-    return [to_job(row) for row in fetch(db, query("running_jobs"))]
+    return list(readable_jobs(db, query("running_jobs")))
 
 
 def queues(db: apsw.Connection) -> list[QueueRow]:
@@ -120,6 +126,13 @@ def next_due(db: apsw.Connection) -> int | None:
     return due
 
 
+def oldest_ready(db: apsw.Connection) -> dict[str, int]:
+    oldest: dict[str, int] = {}
+    for queue, since in fetch(db, query("oldest_ready")):
+        oldest[queue] = min(since, oldest.get(queue, since))
+    return oldest
+
+
 def next_expiry(db: apsw.Connection) -> int | None:
     expiry: int | None = fetch_value(db, query("next_expiry"))
     return expiry
@@ -130,14 +143,9 @@ def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int
     sql, values = listing_statement(where, newest_first)
     if after_seq is None:
         after_seq = _LAST if newest_first else 0
-    if where.id_suffix is not None:
-        newest = fetch_value(db, query("last_seq")) or 0
-        oldest = newest - ID_SEARCH_DEPTH
-    else:
-        oldest = 0
     parameters = {
         "after_seq": after_seq,
-        "oldest_seq": oldest,
+        "oldest_seq": _oldest(db, where),
         "states": json_or_none(where.state),
         "queues": json_or_none(where.queue),
         "job_type": where.job_type,
@@ -147,13 +155,34 @@ def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int
         "subject_key_prefix": where.subject_key_prefix,
         "not_retried": where.not_retried,
         "id_suffix": where.id_suffix,
-        "limit": limit + 1,
     }
-    listings: list[list[Row]] = [fetch(db, sql, {**parameters, "value": value}) for value in values]
-    merged = heapq.merge(*listings, key=lambda row: row[0], reverse=newest_first)
-    items = [to_job(row) for row, _ in zip(merged, range(limit + 1), strict=False)]
+    listings = [readable_jobs(db, sql, {**parameters, "value": value}) for value in values]
+    merged = heapq.merge(*listings, key=lambda job: job.seq, reverse=newest_first)
+    items = list(islice(merged, limit + 1))
     more = len(items) > limit
     return Page(items=items[:limit], next_seq=items[limit - 1].seq if more else None)
+
+
+def _oldest(db: apsw.Connection, where: JobFilter) -> int:
+    """A seq that all matches are above."""
+    newest = fetch_value(db, query("last_seq")) or 0
+    oldest = newest - ID_SEARCH_DEPTH if where.id_suffix is not None else 0
+    if where.created_after is not None:
+        oldest = max(oldest, _created_by(db, where.created_after, newest) - CLOCK_SLACK)
+    return oldest
+
+
+def _created_by(db: apsw.Connection, time_ms: int, newest: int) -> int:
+    """The last seq that was given out by then: created_at grows with seq, as far as the wall clock goes forward."""
+    low, high = 0, newest + 1
+    while low + 1 < high:
+        middle = (low + high) // 2
+        rows = fetch(db, query("first_from"), {"seq": middle})
+        if rows and rows[0][1] <= time_ms:
+            low = rows[0][0]
+        else:
+            high = middle
+    return low
 
 
 _LAST = (1 << 63) - 1
@@ -166,6 +195,8 @@ def listing_statement(where: JobFilter, newest_first: bool) -> tuple[str, Sequen
         driver, values = "tag = :value", [where.tag]
     elif where.chain_group_id is not None:
         driver, values = "chain_group_id = :value", [where.chain_group_id]
+    elif where.job_type is not None and (State.DONE in where.state or not where.state):
+        driver, values = "job_type = :value", [where.job_type]
     elif where.state:
         driver, values = "state = :value", sorted(set(where.state))
     elif where.queue:

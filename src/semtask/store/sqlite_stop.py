@@ -13,7 +13,7 @@ from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text
 from semtask.store.writer import Tick
 
 # The last condition names the index.
-_SUBJECT = "job_type = :job_type AND subject_key = :subject_key AND state IN ('SCHEDULED', 'QUEUED', 'RUNNING')"
+SUBJECT = "job_type = :job_type AND subject_key = :subject_key AND state IN ('SCHEDULED', 'QUEUED', 'RUNNING')"
 
 
 def stop(tick: Tick, request: StopRequest) -> Stopped:
@@ -36,9 +36,9 @@ def supersede(tick: Tick, by: NewJob, *, stop: bool) -> tuple[int, int, Sequence
     """Mark all live jobs of the subject of `by`: how many ended, how many run, and those to be stopped if `stop`."""
     where = {"job_type": by.job_type, "subject_key": by.subject_key}
     superseded_by = id_bytes(by.job_id)
-    waiting = fetch(tick.db, query("waiting_of").format(selector=_SUBJECT), where)
+    waiting = fetch(tick.db, query("waiting_of").format(selector=SUBJECT), where)
     _end_waiting(tick, waiting, Event.SUPERSEDE, EndCause.SUPERSEDED, now=by.created_at, superseded_by=superseded_by)
-    running = fetch(tick.db, query("running_of").format(selector=_SUBJECT), where)
+    running = fetch(tick.db, query("running_of").format(selector=SUBJECT), where)
     for row in running:
         values = {"seq": row[0], "claim_no": _claim_no(row), "superseded_by": superseded_by}
         tick.db.execute(query("mark_superseded"), values)

@@ -8,9 +8,10 @@ from typing import Any
 
 from semtask.model.job import ExecutionMode, Job, OnInterrupt, ProcessIdentity
 from semtask.model.retry import Decision, decide
-from semtask.model.state import FINAL, Event, State
+from semtask.model.state import FINAL, EndCause, Event, State
 from semtask.store.base import ClaimRequest, Finish, Finished, Promoted
 from semtask.store.sql import query
+from semtask.store.sqlite_damage import UNREADABLE, Damage, quarantine
 from semtask.store.sqlite_rows import (
     Row,
     fetch,
@@ -31,18 +32,19 @@ from semtask.store.writer import Tick
 def claim(tick: Tick, request: ClaimRequest) -> list[Job]:
     free = dict(request.queues)
     claimed: list[Job] = []
-    while len(claimed) < request.limit:
-        before = len(claimed)
-        for candidate in _candidates(tick, request, free, request.limit - before):
+    looking = True
+    while looking and len(claimed) < request.limit:
+        before = len(tick.changes)
+        looking = False
+        for candidate in _candidates(tick, request, free, request.limit - len(claimed)):
             job = _claim_one(tick, request, candidate)
             if job is None:
-                break  # its subject began to run in this very round: look again, or a worse job would overtake
+                # Its subject began to run in this very round, or its row was damaged: look again, or a worse job would
+                # overtake a better one.
+                looking = len(tick.changes) > before
+                break
             free[job.queue] -= 1
             claimed.append(job)
-        else:
-            break
-        if len(claimed) == before:
-            break
     return claimed
 
 
@@ -65,21 +67,22 @@ def _candidates(tick: Tick, request: ClaimRequest, free: Mapping[str, int], limi
 
 def _claim_one(tick: Tick, request: ClaimRequest, candidate: Row) -> Job | None:
     _, seq, _, job_id, claim_no = candidate
-    facts = request.facts(id_text(job_id), claim_no + 1)
-    rows = fetch(
-        tick.db,
-        query("claim_job"),
-        {
-            "seq": seq,
-            "claim_no": claim_no,
-            "now": request.now,
-            "node_id": request.node_id,
-            "claim": to_json(facts),
-        },
-    )
-    if not rows:
+    values = {
+        "seq": seq,
+        "claim_no": claim_no,
+        "now": request.now,
+        "node_id": request.node_id,
+        "claim": to_json(request.facts(id_text(job_id), claim_no + 1)),
+    }
+    try:
+        rows = fetch(tick.db, query("claim_job"), values)
+        if not rows:
+            return None
+        job = to_job(rows[0])
+    except UNREADABLE as error:
+        damage = Damage(seq, claim_no + 1, str(error))
+        quarantine(tick, damage, now=request.now, before=State.QUEUED)
         return None
-    job = to_job(rows[0])
     if job.execution_mode is ExecutionMode.SUBPROCESS or job.on_interrupt is OnInterrupt.FAIL:
         tick.require_sync()  # a claim that a power cut forgets would run twice
     tick.changes.append(job_change(job, State.QUEUED, State.RUNNING, claim_no=job.claim_no))
@@ -102,10 +105,13 @@ def record_kill_failed(tick: Tick, job_id: str, claim_no: int, at: int) -> bool:
 
 
 def finish(tick: Tick, report: Finish) -> Finished:
-    rows = fetch(tick.db, query("get_job"), {"job_id": id_bytes(report.job_id)})
-    if not rows:
-        return Finished(decision=None)
-    job = to_job(rows[0])
+    try:
+        rows = fetch(tick.db, query("get_job"), {"job_id": id_bytes(report.job_id)})
+        if not rows:
+            return Finished(decision=None)
+        job = to_job(rows[0])
+    except UNREADABLE as error:
+        return _finish_damaged(tick, report, str(error))
     decision = decide(job, report.outcome, jitter=report.jitter)
     values = _finished_row(job, report, decision)
     if not fetch(tick.db, query("finish_job"), values):  # no longer the present claim
@@ -124,6 +130,14 @@ def finish(tick: Tick, report: Finish) -> Finished:
         )
     )
     return Finished(decision=decision)
+
+
+def _finish_damaged(tick: Tick, report: Finish, why: str) -> Finished:
+    seq = fetch_value(tick.db, query("seq_of"), {"job_id": id_bytes(report.job_id)})
+    error = quarantine(tick, Damage(seq, report.claim_no, why), now=report.now, before=State.RUNNING)
+    if error is None:
+        return Finished(decision=None)
+    return Finished(decision=Decision(event=Event.FAIL, end_cause=EndCause.BAD_PAYLOAD, error=error))
 
 
 def _finished_row(job: Job, report: Finish, decision: Decision) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class Phase(IntEnum):
     """The order within a tick."""
 
     FINISH = 0  # kept and tried again while the database cannot write
-    CHANGE = 1  # refused as Throttled then
-    CLAIM = 2  # answered with nothing then
+    CHANGE = 1  # refused as Throttled then, as claims are
+    CLAIM = 2
 
 
 class Unusable(Exception):
@@ -298,13 +298,10 @@ class Writer:
     def _turn_away(self, batch: Sequence[Request]) -> None:
         answers: list[tuple[Request, Any]] = []
         for request in batch:
-            match request.phase:
-                case Phase.FINISH:
-                    self._held.append(request)
-                case Phase.CHANGE:
-                    answers.append((request, self._throttled(str(self._trouble))))
-                case Phase.CLAIM:
-                    answers.append((request, []))
+            if request.phase is Phase.FINISH:
+                self._held.append(request)
+            else:
+                answers.append((request, self._throttled(str(self._trouble))))
         if answers:
             self._tell(None, answers)
 

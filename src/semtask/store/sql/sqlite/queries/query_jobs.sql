@@ -1,6 +1,6 @@
--- A page of a listing. {driver} is the comparison that an index answers in the order of seq, {past} is < or >, and
--- {direction} fits it; all three are fixed texts. The other filters are checked row by row: the unary plus keeps the
--- planner from choosing another index for them, which would have to sort.
+-- A listing, of which the reader takes as much as it needs. {driver} is the comparison that an index answers in the
+-- order of seq, {past} is < or >, and {direction} fits it; all three are fixed texts. The other filters are checked row
+-- by row: the unary plus keeps the planner from choosing another index for them, which would have to sort.
 SELECT * FROM jobs
 WHERE {driver} AND seq {past} :after_seq AND seq > :oldest_seq
     AND (:states IS NULL OR +state IN (SELECT value FROM json_each(:states)))
@@ -15,4 +15,3 @@ WHERE {driver} AND seq {past} :after_seq AND seq > :oldest_seq
     ))
     AND (:id_suffix IS NULL OR substr(hex(job_id), -length(:id_suffix)) = upper(:id_suffix))
 ORDER BY seq {direction}
-LIMIT :limit

@@ -1,0 +1,1 @@
+SELECT seq, created_at FROM jobs WHERE seq >= :seq ORDER BY seq LIMIT 1

@@ -1,0 +1,2 @@
+-- {columns} are text columns as bytes.
+SELECT {columns} FROM jobs WHERE seq = :seq

@@ -1,0 +1,1 @@
+SELECT seq, claim_no FROM jobs WHERE state = 'RUNNING' ORDER BY seq
