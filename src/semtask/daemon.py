@@ -210,6 +210,7 @@ class _Daemon:
         reporting = Reporting(
             store,
             self._events,
+            now_ms=clock.now_ms,
             count=engine.count,
             holds=lambda: engine.holds,
             wal_bytes=lambda: _size(f"{settings.database}-wal"),

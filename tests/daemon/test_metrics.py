@@ -106,6 +106,26 @@ def test_every_end_is_counted_by_queue_task_and_outcome(daemon: Daemon, tmp_path
     assert int(scraped.value("semantica_db_size_bytes") or 0) > int(scraped.value("semantica_db_wal_bytes") or 0) > 0
 
 
+def test_the_age_of_the_oldest_ready_job_grows_until_it_runs(daemon: Daemon) -> None:
+    daemon.rpc("queues.pause.v1", queue="stuck")
+    first = daemon.command("true", queue="stuck")
+    waits_since = daemon.job(first)["created_at"] / 1000
+    daemon.command("true", queue="later", schedule={"type": "AFTER", "delay_ms": 600_000})
+    later = daemon.command("true", queue="stuck", priority=9)
+
+    def age(queue: str) -> float:
+        value = scrape(daemon).value("semantica_queue_oldest_ready_age_seconds", queue=queue)
+        assert value is not None
+        return value
+
+    eventually(lambda: age("stuck") > 0.2)
+    assert age("stuck") <= time.time() - waits_since
+    assert age("later") == 0
+    daemon.rpc("queues.resume.v1", queue="stuck")
+    daemon.wait(first, later)
+    assert age("stuck") == 0
+
+
 def test_superseded_jobs_are_counted(daemon: Daemon) -> None:
     daemon.rpc("queues.pause.v1", queue="lane")
     for _ in range(3):

@@ -14,7 +14,7 @@ from semtask.telemetry import events as ev
 from semtask.telemetry.metrics import MAX_NAMES, MAX_PAIRS, OTHER, Metrics
 from tests.telemetry.scraped import Scraped
 
-NOTHING = ev.Levels(jobs={}, counters={}, db_size_bytes=0, db_wal_bytes=0)
+NOTHING = ev.Levels(jobs={}, oldest_ready_s={}, counters={}, db_size_bytes=0, db_wal_bytes=0)
 JOB_ID = "018f0000-0000-7000-8000-00000000abcd"
 
 
@@ -108,6 +108,7 @@ def test_levels_are_those_of_the_scrape(exporter: Exporter) -> None:
     counts = dict.fromkeys(State, 0) | {State.QUEUED: 7}
     levels = ev.Levels(
         jobs={"a": counts, "b": counts},
+        oldest_ready_s={"a": 12.5},
         counters={"recovery.zombies_cleaned": 2, "something.else": 9},
         db_size_bytes=4096,
         db_wal_bytes=512,
@@ -116,6 +117,8 @@ def test_levels_are_those_of_the_scrape(exporter: Exporter) -> None:
     scraped = exporter.scrape(levels)
     assert scraped.value("semantica_jobs", queue="a", state="QUEUED") == 7
     assert scraped.value("semantica_jobs", queue="b", state="DONE") == 0
+    assert scraped.value("semantica_queue_oldest_ready_age_seconds", queue="a") == 12.5
+    assert scraped.value("semantica_queue_oldest_ready_age_seconds", queue="b") == 0
     assert scraped.value("semantica_db_size_bytes") == 4096
     assert scraped.value("semantica_db_wal_bytes") == 512
     assert scraped.value("semantica_orphans_killed_total") == 2
@@ -148,7 +151,13 @@ def test_names_beyond_the_cap_are_one(exporter: Exporter) -> None:
         exporter.events.emit(ev.JobsEnqueued("q", f"t{number}", ExecutionMode.SUBPROCESS, 1))
         exporter.events.emit(ev.JobsEnqueued(f"q{number}", "t0", ExecutionMode.SUBPROCESS, 1))
     counts = dict.fromkeys(State, 1)
-    levels = ev.Levels(jobs={f"q{n}": counts for n in range(1000)}, counters={}, db_size_bytes=0, db_wal_bytes=0)
+    levels = ev.Levels(
+        jobs={f"q{n}": counts for n in range(1000)},
+        oldest_ready_s={"q999": 7.0},
+        counters={},
+        db_size_bytes=0,
+        db_wal_bytes=0,
+    )
     scraped = exporter.scrape(levels)
     name = "semantica_jobs_enqueued_total"
     assert len(scraped.labels(name, "task")) == len(scraped.labels(name, "queue")) == MAX_NAMES + 1
@@ -156,6 +165,7 @@ def test_names_beyond_the_cap_are_one(exporter: Exporter) -> None:
     assert sum(s.value for s in scraped.samples if s.name == name) == 6 * MAX_NAMES
     assert sum(s.value for s in scraped.samples if s.name == "semantica_jobs" and s.labels["state"] == "DONE") == 1000
     assert len(scraped.labels("semantica_jobs", "queue")) <= MAX_NAMES + 1
+    assert scraped.value("semantica_queue_oldest_ready_age_seconds", queue=OTHER) == 7
 
 
 def test_pairs_of_names_have_a_cap_of_their_own(exporter: Exporter) -> None:

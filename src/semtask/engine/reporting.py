@@ -10,7 +10,6 @@ from semtask.model.state import EndCause, State
 from semtask.store.base import Change, Store
 from semtask.telemetry.events import Events, Hold, JobsEnded, JobsEnqueued, JobsRetried, Levels
 
-
 RETRY_COUNT = "worker.retry_count"
 
 
@@ -24,12 +23,14 @@ class Reporting:
         store: Store,
         events: Events,
         *,
+        now_ms: Callable[[], int],
         count: Callable[[str, int], None],
         holds: Callable[[], Collection[Hold]],
         wal_bytes: Callable[[], int],
     ) -> None:
         self._store = store
         self._events = events
+        self._now_ms = now_ms
         self._count = count
         self._holds = holds
         self._wal_bytes = wal_bytes
@@ -56,8 +57,11 @@ class Reporting:
             self._count(RETRY_COUNT, retried.total())
 
     async def levels(self) -> Levels:
+        oldest, now = await self._store.oldest_ready(), self._now_ms()
         return Levels(
             jobs={row.name: row.counts for row in await self._store.queues()},
+            # 0 after the clock was set back.
+            oldest_ready_s={queue: max(now - since, 0) / 1000 for queue, since in oldest.items()},
             counters=await self._store.counters(),
             db_size_bytes=await self._store.size_bytes(),
             db_wal_bytes=self._wal_bytes(),

@@ -85,10 +85,12 @@ database cannot be written."""
 class Levels(msgspec.Struct, frozen=True, kw_only=True):
     """What an exporter reads when it is asked: kept counts and sizes, nothing that needs counting.
 
-    `jobs` by queue and state; `counters` are the persistent ones; `holds` are in force now.
+    `jobs` by queue and state; `oldest_ready_s` (seconds) by queue, where a job waits that could run; `counters` are the
+    persistent ones; `holds` are in force now.
     """
 
     jobs: Mapping[str, Mapping[State, int]]
+    oldest_ready_s: Mapping[str, float]
     counters: Mapping[str, int]
     db_size_bytes: int
     db_wal_bytes: int

@@ -119,6 +119,7 @@ class Metrics:
 
     def _families(self, levels: Levels) -> Iterator[Metric]:
         yield self._jobs(levels.jobs)
+        yield self._oldest_ready(levels)
         yield GaugeMetricFamily(
             "semantica_db_size_bytes", "Database with its write-ahead log.", value=levels.db_size_bytes
         )
@@ -141,6 +142,20 @@ class Metrics:
         family = GaugeMetricFamily("semantica_jobs", "Stored jobs by state.", labels=["queue", "state"])
         for labels, count in sums.items():
             family.add_metric(labels, count)
+        return family
+
+    def _oldest_ready(self, levels: Levels) -> Metric:
+        ages: dict[str, float] = {}
+        for queue in levels.jobs:
+            name = self._names.queue(queue)
+            ages[name] = max(ages.get(name, 0), levels.oldest_ready_s.get(queue, 0))
+        family = GaugeMetricFamily(
+            "semantica_queue_oldest_ready_age_seconds",
+            "How long the oldest job has been waiting that could run; 0 if none waits.",
+            labels=["queue"],
+        )
+        for name, age in ages.items():
+            family.add_metric([name], age)
         return family
 
     # --- pieces ----------------------------------------------------------------------------------------------------

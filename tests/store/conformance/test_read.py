@@ -10,7 +10,7 @@ import pytest
 
 from semtask.errors import DatabaseError
 from semtask.model import outcome as outcomes
-from semtask.model.job import NewJob
+from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.state import State, StopReason
 from semtask.store.base import Change, JobFilter, Store
 from tests.store.harness import NOW, Harness, Opened, new_id, new_job, seen
@@ -41,6 +41,24 @@ async def test_a_retry_waits_and_is_promoted(harness: Harness) -> None:
         assert (await opened.store.promote(NOW + 99, 9)).count == 0
         assert (await opened.store.promote(NOW + 100, 9)).count == 1
         assert [again.claim_no for again in await opened.claim()] == [2]
+
+
+async def test_the_oldest_ready_job_of_a_queue_is_told_whatever_its_priority(harness: Harness) -> None:
+    async with harness.open() as opened:
+        assert await opened.store.oldest_ready() == {}
+        await opened.insert(
+            new_job(queue="a", created_at=NOW + 5, priority=7),
+            new_job(queue="a", created_at=NOW + 3, priority=-7),
+            new_job(queue="a", created_at=NOW + 4, priority=-7),
+            new_job(queue="a", created_at=NOW + 6, execution_mode=ExecutionMode.IN_PROCESS),
+            new_job(queue="b", created_at=NOW, run_at=NOW + 9),
+            new_job(queue="c", created_at=NOW, run_at=NOW + 9_000),
+        )
+        assert await opened.store.oldest_ready() == {"a": NOW + 3}
+        await opened.store.promote(NOW + 9, 10)
+        assert await opened.store.oldest_ready() == {"a": NOW + 3, "b": NOW + 9}
+        await opened.claim(["a", "b"])
+        assert await opened.store.oldest_ready() == {"a": NOW + 6}
 
 
 async def test_queues_appear_with_their_first_job_or_setting(harness: Harness) -> None:
