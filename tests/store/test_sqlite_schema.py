@@ -205,7 +205,6 @@ LANE = "job_type=? AND subject_key=? AND execution_mode=? AND queue=?"
         ("raise_stop", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("promote_due", "SEARCH jobs USING COVERING INDEX jobs_due (run_at<?)"),
         ("oldest_ready", "SEARCH jobs USING INDEX jobs_ready (execution_mode=? AND queue=? AND priority=?)"),
-        ("oldest_ready", "SEARCH jobs USING INDEX jobs_ready (execution_mode=? AND queue=? AND priority=?)"),
         ("next_due", "SEARCH jobs USING COVERING INDEX jobs_due (run_at>?)"),
         ("free_lane", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("free_lane", f"SEARCH jobs USING COVERING INDEX jobs_lane ({LANE})"),

@@ -320,13 +320,6 @@ class Store(Protocol):
         """
         ...
 
-    async def oldest_ready(self) -> dict[str, int]:
-        """By queue: since when (epoch ms) the oldest QUEUED job waits, of those that are next at their priority.
-
-        Queues without one are left out. Reads a row for each queue, mode and priority in use, however many jobs wait.
-        """
-        ...
-
     async def size_bytes(self) -> int:
         """Database and write-ahead log."""
         ...

@@ -165,9 +165,6 @@ class SqliteStore:
     async def oldest_ready(self) -> dict[str, int]:
         return await self._readers.run(reads.oldest_ready)
 
-    async def oldest_ready(self) -> dict[str, int]:
-        return await self._readers.run(reads.oldest_ready)
-
     async def next_expiry(self) -> int | None:
         return await self._readers.run(reads.next_expiry)
 

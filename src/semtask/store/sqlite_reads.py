@@ -133,13 +133,6 @@ def oldest_ready(db: apsw.Connection) -> dict[str, int]:
     return oldest
 
 
-def oldest_ready(db: apsw.Connection) -> dict[str, int]:
-    oldest: dict[str, int] = {}
-    for queue, since in fetch(db, query("oldest_ready")):
-        oldest[queue] = min(since, oldest.get(queue, since))
-    return oldest
-
-
 def next_expiry(db: apsw.Connection) -> int | None:
     expiry: int | None = fetch_value(db, query("next_expiry"))
     return expiry
