@@ -28,6 +28,7 @@ LEAST_INTERVAL_S = 5.0
 
 # A batch of rows is deleted in a few milliseconds; then others have the store for four times as long.
 ROWS_A_BATCH = 200
+LEAST_ROWS = 10
 PAGES_A_STEP = 256
 STEPS_A_PASS = 64
 BATCHES_IN_VAIN = 20  # without a smaller file; live jobs may be growing as fast as history is deleted
@@ -165,17 +166,23 @@ class Janitor:
     async def _purge_for_space(self) -> int:
         """Oldest first, until the file is small enough. Free pages in it count: they are given back first."""
         limit, deleted, in_vain, more = self._retention.max_bytes, 0, 0, True
-        while limit and await self._store.size_bytes() > limit:
+        while limit and (size := await self._store.size_bytes()) > limit:
             if await self._give_back(STEPS_A_PASS):
                 in_vain = 0
             elif more and in_vain < BATCHES_IN_VAIN:
-                count, more = await self._purge(Purge(finished_before=EVER, limit=ROWS_A_BATCH))
+                rows = await self._rows_in(size - limit, size)
+                count, more = await self._purge(Purge(finished_before=EVER, limit=rows))
                 deleted += count
                 in_vain += 1
             else:
                 log.warning("the database stays above max_db_size_mb; %d finished jobs were deleted", deleted)
                 break
         return deleted
+
+    async def _rows_in(self, part: int, size: int) -> int:
+        """About how many jobs take this part of the size, for one batch."""
+        jobs = sum(sum(row.counts.values()) for row in await self._store.queues())
+        return min(max(part * jobs // size, LEAST_ROWS), ROWS_A_BATCH)
 
     async def _purge(self, purge: Purge) -> tuple[int, bool]:
         """Delete one batch, then its logs, and rest; how many jobs went, and whether there are more."""
