@@ -150,7 +150,7 @@ def test_a_job_that_ends_by_itself_in_its_grace_is_told_by_its_stop_reason(daemo
     job_id = daemon.command("sh", "-c", script, timeout_ms=300)
     [job] = daemon.wait(job_id)
     assert (job["state"], job["end_cause"], job["exit_code"]) == ("FAILED", "timeout", 0)
-    assert daemon.log(job_id) == "bye\n"
+    assert daemon.log(job_id).endswith("bye\n")
 
 
 def test_a_cancel_goes_before_a_timeout(daemon: Daemon, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_every_stop_reason_at_every_moment_has_one_end(tmp_path: Path, reason: s
             daemon.rpc("queues.pause.v1", queue="q")
         script = {
             "queued": "true",
-            "starting": "sleep 30",
+            "starting": "sleep 3",
             "running": f"touch {ready}; sleep 30",
             # Stops in order, but only after a while; another stop comes in between.
             "in_grace": f"trap 'touch {ready}; sleep 1; exit 0' TERM; while :; do sleep 0.02; done",
@@ -373,12 +373,12 @@ def test_every_stop_reason_at_every_moment_has_one_end(tmp_path: Path, reason: s
             eventually(lambda: daemon.job(job_id)["state"] == "DONE")
         if moment == "exited_uncommitted":
             shim = freeze_shim(ready, gate)
-            threading.Timer(1.5, os.kill, (shim, signal.SIGCONT)).start()
+            threading.Timer(1.5, thaw, [shim]).start()
         act(daemon, reason, job_id, tmp_path)
         if moment == "queued" and reason != "deadline":
             daemon.rpc("queues.resume.v1", queue="q")
         [job] = daemon.wait(job_id)
-        assert (job["state"], job["end_cause"]) == expected(reason, moment), job
+        assert (job["state"], job["end_cause"]) in expected(reason, moment), job
         assert daemon.job(job_id)["finished_at"] == job["finished_at"]
         eventually(lambda: daemon.stats()["system"]["running_processes"] == 0)
     finally:
@@ -398,16 +398,24 @@ def freeze_shim(ready: Path, gate: Path) -> int:
     return shim
 
 
-def expected(reason: str, moment: str) -> tuple[str, str]:
-    if moment == "exited" or (moment == "exited_uncommitted" and reason in {"shutdown", "interrupted"}):
-        return ("DONE", "success")
+def thaw(shim: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # the stop has woken it before
+        os.kill(shim, signal.SIGCONT)
+
+
+DONE = ("DONE", "success")
+
+
+def expected(reason: str, moment: str) -> list[tuple[str, str]]:
+    outlasted = reason in {"shutdown", "interrupted"}
+    if moment == "exited" or (moment == "exited_uncommitted" and outlasted):
+        return [DONE]
+    if moment == "starting" and outlasted:
+        return [ENDS[reason], DONE]  # proved never to have run, it is given back and runs
     if moment == "queued":
-        return {
-            "cancel": ("CANCELLED", "cancelled"),
-            "superseded": ("SUPERSEDED", "superseded"),
-            "deadline": ("SKIPPED_DEADLINE", "deadline"),
-        }.get(reason, ("DONE", "success"))
-    return ENDS[reason]
+        ends = {"superseded": ("SUPERSEDED", "superseded"), "deadline": ("SKIPPED_DEADLINE", "deadline")}
+        return [{"cancel": ENDS["cancel"], **ends}.get(reason, DONE)]
+    return [ENDS[reason]]
 
 
 def act(daemon: Daemon, reason: str, job_id: str, folder: Path) -> None:

@@ -175,7 +175,8 @@ class Dispatcher:
         queue = job.queue
         if job.state is State.SCHEDULED:
             if job.attempts:
-                text = f"attempt {job.attempts + 1} follows at run_at={job.run_at}; the last one: {job.error}"
+                number = f"attempt {job.attempts + 1} of {max(job.max_attempts, job.attempts + 1)}"
+                text = f"{number} follows at run_at={job.run_at}; the last one: {job.error}"
                 return Waiting(reason="retry", text=text)
             return Waiting(reason="scheduled", text=f"waits for its time, run_at={job.run_at}")
         if job.state is not State.QUEUED:
