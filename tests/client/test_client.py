@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ import pytest
 
 import semtask
 from semtask import errors
+from semtask.client import calls
+from semtask.client.async_client import AsyncClient
 from semtask.client.client import Client
-from semtask.model.job import ExecutionMode
+from semtask.client.http import READS
+from semtask.model.job import ExecutionMode, OnDuplicate, QueueClass
 from semtask.model.state import State
 from semtask.protocol.messages import METHODS, EnqueueParams, QueryFilter, Schedule, TailParams
 from tests.cli.rig import Shell, alive, eventually, kill
 
+ID = "01a207a1-0000-7000-8000-000000000000"
 CALLS = {
     "dev.enqueue.v1": ["enqueue"],
     "dev.enqueue_many.v1": ["enqueue_many"],
@@ -26,39 +31,68 @@ CALLS = {
     "dev.query_jobs.v1": ["query_jobs"],
     "dev.wait.v1": ["wait"],
     "dev.cancel.v1": ["cancel"],
+    "dev.retry.v1": ["retry"],
     "logs.tail.v1": ["tail_lines", "read_log"],
     "queues.list.v1": ["list_queues"],
     "queues.pause.v1": ["pause_queue"],
     "queues.resume.v1": ["resume_queue"],
     "queues.configure.v1": ["configure_queue"],
     "admin.stats.v1": ["stats"],
+    "admin.maintenance.v1": ["maintenance"],
     "rpc.discover": ["discover"],
 }
 
 
-def parameters(name: str) -> dict[str, Any]:
-    found = dict(inspect.signature(getattr(Client, name)).parameters)
+def parameters(name: str, kind: type[Client | AsyncClient] = Client) -> dict[str, Any]:
+    found = dict(inspect.signature(getattr(kind, name)).parameters)
     del found["self"]
     return {key: value.default for key, value in found.items()}
 
 
-def test_every_method_of_the_api_has_one_of_the_client() -> None:
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_every_method_of_the_api_has_one_of_the_client(kind: type[Client | AsyncClient]) -> None:
     assert set(CALLS) == set(METHODS)
-    public = {n for n, f in inspect.getmembers(Client, inspect.isfunction) if not n.startswith("_")} - {"close"}
+    public = {n for n, f in inspect.getmembers(kind, inspect.isfunction) if not n.startswith("_")} - {"close"}
     assert public == {name for names in CALLS.values() for name in names}
+    assert all((getattr(kind, name).__doc__ or "").strip() for name in public)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_served_parameter_can_be_given(method: str) -> None:
-    fields = {f.encode_name: f.default for f in msgspec.structs.fields(METHODS[method].params)}
+    fields = {f.name: f.default for f in msgspec.structs.fields(METHODS[method].params)}
     if method == "dev.query_jobs.v1":
         del fields["filter"]
-        fields |= {f.encode_name: f.default for f in msgspec.structs.fields(QueryFilter)}
+        fields |= {f.name: f.default for f in msgspec.structs.fields(QueryFilter)}
     unserved = {name.split(".")[-1] for name in METHODS[method].unserved}
     given: dict[str, Any] = {}
     for name in CALLS[method]:
         given |= parameters(name)
     assert set(given) == set(fields) - unserved
+
+
+@pytest.mark.parametrize("name", sorted(name for names in CALLS.values() for name in names))
+def test_both_clients_take_the_same(name: str) -> None:
+    assert parameters(name, AsyncClient) == parameters(name, Client)
+    assert inspect.signature(getattr(AsyncClient, name)) == inspect.signature(getattr(Client, name))
+    assert inspect.iscoroutinefunction(getattr(AsyncClient, name))
+
+
+def test_an_instance_shows_its_methods_without_self() -> None:
+    signature = inspect.signature(Client(home="/nowhere").wait)
+    assert list(signature.parameters) == ["job_ids", "mode", "timeout_ms"]
+    assert signature.return_annotation == "Waited"
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_each_call_asks_its_method_and_reads_its_result(method: str) -> None:
+    required: dict[str, Any] = {"job_type": "x", "payload": {}, "job_id": ID, "job_ids": [ID], "jobs": [], "queue": "q"}
+    for name in CALLS[method]:
+        function = getattr(calls, name)
+        wanted = {k for k, p in inspect.signature(function).parameters.items() if p.default is p.empty}
+        call = function(**{k: required[k] for k in wanted})
+        assert call.method == method
+        assert type(call.params) is METHODS[method].params
+        assert call.repeatable == (method in READS or name == "enqueue_many")  # of no jobs: nothing can happen twice
 
 
 def test_defaults_are_those_of_the_api() -> None:
@@ -146,6 +180,50 @@ def test_queues(client: Client) -> None:
     assert client.wait([job.job_id]).jobs[0].state is State.DONE
     assert {q.name: q.done for q in client.list_queues()}["client"] == 1
     assert client.configure_queue("client", concurrency=None).concurrency != 3
+    assert client.configure_queue("client", class_=QueueClass.BACKGROUND).class_ is QueueClass.BACKGROUND
+    assert client.configure_queue("client", class_=QueueClass.NORMAL).class_ is QueueClass.NORMAL
+
+
+def test_policies_reach_the_job(client: Client) -> None:
+    deadline = round(time.time() * 1000) + 3_600_000
+    accepted = client.enqueue(
+        "p",
+        command("false"),
+        subject_key="policies",
+        on_duplicate=OnDuplicate.AFTER,
+        max_attempts=2,
+        backoff_factor=3.0,
+        retry_base_delay_ms=10,
+        retry_max_delay_ms=20,
+        retry_on_crash=True,
+        timeout_ms=5000,
+        deadline=deadline,
+        ttl_ms=60_000,
+    )
+    (job,) = client.wait([accepted.job_id]).jobs
+    assert (job.subject_key, job.max_attempts, job.attempts, job.failures) == ("policies", 2, 2, 2)
+    assert (job.backoff_factor, job.retry_base_delay_ms, job.retry_max_delay_ms) == (3.0, 10, 20)
+    assert (job.retry_on_crash, job.timeout_ms, job.deadline, job.ttl_ms) == (True, 5000, deadline, 60_000)
+    assert [j.job_id for j in client.query_jobs(subject_key_prefix="polic").items] == [job.job_id]
+
+
+def test_a_failed_job_is_retried_as_a_copy(client: Client) -> None:
+    failed = client.enqueue("r", command("false"), tag="again").job_id
+    client.wait([failed])
+    one = client.retry(failed)
+    assert (one.retried_count, one.retry_of) == (1, failed)
+    assert one.job_id is not None
+    client.wait([one.job_id])
+    assert client.get_job(one.job_id).retry_of == failed
+    rest = client.retry(tag="again")
+    assert [job.retry_of for job in rest.jobs] == [one.job_id]  # the first one was retried already
+    assert not rest.more
+
+
+def test_maintenance(client: Client) -> None:
+    done = client.maintenance(force_vacuum=True)
+    assert done.jobs_deleted == 0  # all of them are young
+    assert done.db_size_before >= done.db_size_after > 0
 
 
 def test_stats_and_the_api_document(client: Client, shell: Shell) -> None:
@@ -155,7 +233,7 @@ def test_stats_and_the_api_document(client: Client, shell: Shell) -> None:
 
 def test_errors_are_the_servers_classes(client: Client) -> None:
     with pytest.raises(errors.NotFound):
-        client.get_job("01a207a1-0000-7000-8000-000000000000")
+        client.get_job(ID)
     with pytest.raises(errors.ValidationError, match="queue"):
         client.enqueue("x", {}, queue="no spaces")
     with pytest.raises(errors.ValidationError, match="JSON"):
@@ -197,5 +275,7 @@ def test_a_client_outlives_its_daemon(tmp_path: Path, monkeypatch: pytest.Monkey
         shell.stop()
 
 
-def test_the_client_is_public() -> None:
+def test_the_clients_are_public() -> None:
     assert semtask.Client is Client
+    assert semtask.AsyncClient is AsyncClient
+    assert set(semtask.__all__) == set(dir(semtask))
