@@ -187,11 +187,14 @@ def test_names_of_others_break_nothing_and_nothing_private_is_told(daemon: Daemo
 
 def test_a_thousand_queues_do_not_stop_the_daemon_for_a_scrape(daemon: Daemon) -> None:
     later = {"type": "AFTER", "delay_ms": 600_000}
-    jobs = [command_params("true", queue=f"q{n}", schedule=later) for n in range(1000)]
+    names = [(f"q{n}", f"t{n % 7}") for n in range(1000)] + [(f"q{n}", f"t{m}") for n in range(200) for m in range(7)]
+    jobs = [{**command_params("true", queue=queue, tag="all", schedule=later), "job_type": t} for queue, t in names]
     daemon.rpc("dev.enqueue_many.v1", jobs=jobs)
+    daemon.rpc("dev.cancel.v1", tag="all")
     scraped = scrape(daemon)
     assert len(scraped.samples) < 6000
-    assert sum(s.value for s in scraped.samples if s.name == "semantica_jobs") == 1000
+    for name in ("semantica_jobs", "semantica_jobs_enqueued_total", "semantica_jobs_finished_total"):
+        assert sum(s.value for s in scraped.samples if s.name == name) == len(jobs)
     done = threading.Event()
 
     def scrape_again_and_again() -> None:
@@ -209,7 +212,9 @@ def test_a_thousand_queues_do_not_stop_the_daemon_for_a_scrape(daemon: Daemon) -
             assert connection.getresponse().read() == b'{"status":"ok"}'
             pings.append(time.perf_counter() - start)
     scraper.join()
-    assert sorted(pings)[len(pings) // 2] < 0.02, "the loop turns while a scrape is written"
+    # A scrape takes some 30 ms: if it were written on the loop, nearly all of this time would go by in such pauses.
+    paused = sum(ping for ping in pings if ping > 0.02)
+    assert paused < 0.4 * sum(pings), sorted(pings)[-10:]
 
 
 def test_over_tcp_the_token_is_asked_for(tmp_path: Path) -> None:
