@@ -41,7 +41,7 @@ class Dispatcher:
         node_id: str,
         max_processes: int,
         queue_concurrency: int,
-        before_claim: Callable[[], None],
+        before_claim: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._start = start
