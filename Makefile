@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench chaos clean
+.PHONY: help demo test check format docs bench chaos clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: check ## the checks, then all tests
 format: $(STAMP) ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP) ## write the generated reference again
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP) ## measure, side by side with the limits of this machine
 	$(BIN)/python -m benchmarks

@@ -248,7 +248,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "queues": "in the order of their names",
     },
     m.SystemView: {
-        "cpu_count": "CPUs the daemon may use",
+        "cpu_count": "CPUs of this machine",
         "max_processes": "commands that may run at once",
         "running_processes": "commands that run",
         "cpu_usage": "percent, smoothed; none while nothing needs it",

@@ -1,0 +1,42 @@
+"""The settings and the environment variables, from config.py."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from generator import glossary
+from generator.markdown import code, compare, gaps, sentence, table
+from semtask import config
+
+
+def settings() -> str:
+    defaults = {f.name: f.default for f in dataclasses.fields(config.Settings)}
+    computed = [name for name, _, _ in config.documented() if defaults[name] in {dataclasses.MISSING, None}]
+    compare(glossary.DEFAULTS, computed, "docs/generator/glossary.py, DEFAULTS")
+    values = config.schema()["properties"]
+    rows = []
+    for name, variable, meaning in config.documented():
+        if not meaning:
+            gaps.append(f"config.py: nothing explains {name}")
+        default = glossary.DEFAULTS.get(name) or code(_written(defaults[name]))
+        rows.append((code(name), code(variable) if variable else "", default, _values(values[name]), sentence(meaning)))
+    return table(["in a file", "environment", "default", "values", "meaning"], rows)
+
+
+def variables() -> str:
+    compare(glossary.ENVIRONMENT, config.OTHER_ENV, "docs/generator/glossary.py, ENVIRONMENT")
+    return table(["environment", "meaning"], [(code(n), sentence(what)) for n, what in glossary.ENVIRONMENT.items()])
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(code(value) for value in schema["enum"] if isinstance(value, str))
+    if schema["type"] == "integer":
+        return f"{schema['minimum']:,} to {schema['maximum']:,}"
+    return {"string": "a path", "array": "a list; in the environment with commas"}[schema["type"]]
