@@ -282,26 +282,95 @@ def assert_no_scan(steps: list[str]) -> None:
         assert "TEMP B-TREE" not in step
 
 
-def vm_steps(db: apsw.Connection, sql: str, values: dict[str, Any]) -> int:
-    """Of SQLite's machine, for one execution that finds one row."""
+def vm_steps(db: apsw.Connection, sql: str, values: dict[str, Any], rows: int = 1) -> int:
+    """Of SQLite's machine, for one execution that finds so many rows."""
     seen: list[int] = []
     db.trace_v2(apsw.SQLITE_TRACE_PROFILE, lambda event: seen.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"]))
-    assert len(db.execute(sql, values).fetchall()) == 1
+    assert len(db.execute(sql, values).fetchall()) == rows
     db.trace_v2(0)
     return sum(seen)
 
 
+def ready(**other: Any) -> dict[str, Any]:
+    values = {"mode": ExecutionMode.SUBPROCESS, "queue": "default", "min_priority": -100, "now": NOW, "limit": 1}
+    return values | other
+
+
 def test_a_claim_costs_the_same_in_a_long_queue(db: apsw.Connection) -> None:
     """In steps, not in time."""
-    ready = {"mode": ExecutionMode.SUBPROCESS, "queue": "default", "min_priority": -100, "now": NOW, "limit": 1}
     claim = {"seq": 50, "claim_no": 0, "now": 1, "node_id": "n", "claim": "{}"}
     steps: list[int] = []
     for first in (1, 101):
         rows = [of_new_job(new_job(), seq, State.QUEUED) for seq in range(first, 101 if first == 1 else 20_001)]
-        db.executemany(query("insert_job"), rows)
+        with db:
+            db.executemany(query("insert_job"), rows)
         db.execute("BEGIN")
         steps.append(
-            sum(vm_steps(db, query(name), values) for name, values in (("ready_jobs", ready), ("claim_job", claim)))
+            sum(vm_steps(db, query(name), values) for name, values in (("ready_jobs", ready()), ("claim_job", claim)))
         )
+        db.execute("ROLLBACK")
+    assert steps[0] == steps[1] > 0
+
+
+def insert_lane(db: apsw.Connection, numbers: range) -> None:
+    jobs = ((seq, new_job(subject_key="s")) for seq in numbers)
+    rows = (of_new_job(job, seq, State.QUEUED) | {"generation": seq} for seq, job in jobs)
+    with db:
+        db.executemany(query("insert_job"), rows)
+
+
+def test_a_claim_passes_a_long_lane_that_cannot_go_on(db: apsw.Connection) -> None:
+    """100,000 jobs of a subject wait behind a running one, and before another job."""
+    insert_lane(db, range(1, 2))
+    db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 1")
+    insert(db, 1_000_000)
+    steps = [vm_steps(db, query("ready_jobs"), ready())]
+    for numbers in (range(2, 3), range(3, 100_002)):
+        insert_lane(db, numbers)
+        steps.append(vm_steps(db, query("ready_jobs"), ready()))
+    assert steps[1] == steps[2]  # one blocked head, whatever is behind it
+    assert steps[2] < 3 * steps[0]
+
+    db.execute(f"UPDATE jobs SET {DONE} WHERE seq = 1")  # the running one has ended
+    assert [row[1] for row in db.execute(query("ready_jobs"), ready(limit=9))] == [2, 1_000_000]
+    lane = {"job_type": "command", "subject_key": "s", "mode": "SUBPROCESS", "queue": "default"}
+    db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 2")
+    assert vm_steps(db, query("free_lane"), lane, rows=0) < 200
+    assert db.execute("SELECT seq FROM jobs WHERE state = 'QUEUED' AND behind = 0").fetchall() == [(3,), (1_000_000,)]
+
+
+def test_a_claim_reads_no_row_of_jobs_whose_time_is_over(db: apsw.Connection) -> None:
+    """Until the timer has come to them they are passed in the index."""
+    late = (of_new_job(new_job(deadline=NOW, payload="x" * 3000), seq, State.QUEUED) for seq in range(1, 2001))
+    with db:
+        db.executemany(query("insert_job"), late)
+    insert(db, 5000)
+    db.execute("PRAGMA cache_size = 0")
+    before = db.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0]
+    assert len(db.execute(query("ready_jobs"), ready()).fetchall()) == 1
+    assert db.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0] - before < 100
+
+
+@pytest.mark.parametrize("name", ["overdue_jobs", "next_expiry", "next_due", "promote_due", "finished_jobs"])
+def test_timers_and_the_purge_cost_the_same_in_a_long_queue(db: apsw.Connection, name: str) -> None:
+    """In steps: one job is over its time, due and finished each, however many others wait or have ended."""
+    values = {"now": NOW, "limit": 1, "after": -1, "after_seq": 0}
+    steps: list[int] = []
+    number = 1
+    for count in (10, 5_000):
+        for fields, state in (
+            ({"deadline": NOW + count, "ttl_ms": 1}, State.QUEUED),
+            ({"run_at": NOW + 9}, State.SCHEDULED),
+            ({}, State.QUEUED),
+        ):
+            with db:
+                rows = [of_new_job(new_job(**fields), number + n, state) for n in range(count)]
+                db.executemany(query("insert_job"), rows)
+            number += count
+        db.execute(f"UPDATE jobs SET {DONE} WHERE seq >= {number - count}")
+        db.execute("BEGIN")
+        insert(db, number, deadline=NOW)
+        db.execute(query("insert_job"), of_new_job(new_job(run_at=NOW), number + 1, State.SCHEDULED))
+        steps.append(vm_steps(db, query(name), {k: v for k, v in values.items() if f":{k}" in query(name)}))
         db.execute("ROLLBACK")
     assert steps[0] == steps[1] > 0
