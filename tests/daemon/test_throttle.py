@@ -46,9 +46,11 @@ def throttle(daemon: Daemon) -> dict[str, Any]:
 @pytest.mark.timeout(240)
 def test_background_work_waits_for_a_busy_machine_and_starts_again_by_itself(daemon: Daemon, tmp_path: Path) -> None:
     daemon.rpc("queues.configure.v1", queue="later", **{"class": "background"})
+    eventually(lambda: daemon.stats()["system"]["cpu_usage"] is None, within=60, what="the daemon is idle")
     with all_processors_busy():
+        eventually(lambda: psutil.cpu_percent(0.5) >= THRESHOLD, what="the machine is busy")
         before = time.time() * 1000
-        # The daemon was idle and has not looked at the load yet: they must not slip through.
+        # The daemon does not know the load yet: they must not slip through.
         low = daemon.command("touch", str(tmp_path / "low"), priority=-1)
         background = daemon.command("touch", str(tmp_path / "background"), queue="later", priority=50)
         state = eventually(lambda: (t := throttle(daemon))["active"] and t, what="the throttle is on")
@@ -78,9 +80,9 @@ def test_background_work_waits_for_a_busy_machine_and_starts_again_by_itself(dae
 
 def test_a_calm_machine_hardly_delays_background_work(tmp_path: Path) -> None:
     with running_daemon(tmp_path / "home", SEMANTICA_CPU_THROTTLE_THRESHOLD="100") as daemon:
-        daemon.rpc("queues.configure.v1", queue="later", **{"class": "background"})
         if psutil.cpu_percent(1) > 80:
             pytest.skip("others keep this machine busy")
+        daemon.rpc("queues.configure.v1", queue="later", **{"class": "background"})
         start = time.monotonic()
         daemon.wait(daemon.command("true", queue="later"), daemon.command("true", priority=-100))
         assert time.monotonic() - start < 5
