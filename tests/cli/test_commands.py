@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import semtask
+from semtask.cli.main import COMMANDS, cli
 from tests.cli.rig import Shell
 from tests.client.fake import answer, serving
 
@@ -19,10 +22,11 @@ SHAPES = json.loads((Path(__file__).parent / "shapes.json").read_text())
 def shape(value: Any) -> Any:
     """The type of every part of a JSON value: what a program that reads it relies on.
 
-    A pid is null where the job was over before it was noted.
+    A pid is null where the job was over before it was noted, and which counters there are depends on what happened.
     """
     if isinstance(value, dict):
-        return {name: "int or null" if name == "pid" else shape(part) for name, part in sorted(value.items())}
+        loose = {"pid": "int or null", "counters": "int by name"}
+        return {name: loose.get(name) or shape(part) for name, part in sorted(value.items())}
     if isinstance(value, list):
         return [shape(value[0])] if value else []
     return "null" if value is None else type(value).__name__
@@ -159,7 +163,8 @@ def test_queues(served: Shell) -> None:
     assert (rows["q-one"]["paused"], rows["q-one"]["queued"], rows["q-two"]["paused"]) == (True, 1, True)
     assert "paused" in served("show", held).out
     assert (
-        served("queues", "set", "q-one", "--concurrency", "7").err == "semtask: queue q-one runs up to 7 jobs at once\n"
+        served("queues", "set", "q-one", "--concurrency", "7").err
+        == "semtask: queue q-one runs up to 7 jobs at once, class normal\n"
     )
     assert served("resume", "q-one").code == 0
     assert served("wait", held).code == 0
@@ -195,12 +200,56 @@ def test_settings(served: Shell, tmp_path: Path) -> None:
     assert shown["origin"]["rpc_port"] == "default"
     checked = served("config", "validate", env={"SEMANTICA_MAX_PROCESES": "3"})
     assert checked.code == 0
-    assert "did you mean 'SEMANTICA_MAX_PROCESSES'" in checked.err
+    assert (
+        checked.err == "semtask: SEMANTICA_MAX_PROCESES is read by nothing (did you mean 'SEMANTICA_MAX_PROCESSES'?)\n"
+    )
+    later = served("config", "validate", env={"SEMANTICA_STORE": "postgresql://x"})
+    assert later.err == "semtask: SEMANTICA_STORE is not served by this version\n"
     (tmp_path / "semantica.toml").write_text("max_proceses = 3")
     wrong = served("config", "validate", cwd=tmp_path)
     assert wrong.code == 2
     assert "did you mean 'max_processes'" in wrong.err
     assert served("config", "show", env={"SEMANTICA_MAX_PROCESSES": "many"}).code == 2
+
+
+def test_settings_of_a_project_that_only_the_daemon_reads(shell: Shell) -> None:
+    """They have no effect, and `config validate` says so."""
+    project = shell.home.parent / "project"
+    project.mkdir()
+    (project / "semantica.toml").write_text("queue_concurrency = 17\nmax_processes = 3\nautostart = true\n")
+    assert shell("run", "true", cwd=project).code == 0
+    (queue,) = shell("queues", "--json").json_lines
+    assert queue["concurrency"] != 17
+    del shell.env["SEMANTICA_MAX_PROCESSES"]
+    checked = shell("config", "validate", cwd=project)
+    assert checked.code == 0
+    first, second = checked.err.splitlines()
+    assert first.startswith(f"semtask: queue_concurrency in {project / 'semantica.toml'} has no effect")
+    assert "~/.config/semtask/config.toml" in first
+    assert "max_processes" in second
+    as_json = shell("config", "validate", "--json", cwd=project).json
+    assert [found["name"] for found in as_json["without_effect"]] == ["queue_concurrency", "max_processes"]
+    # The daemon of a home below the project does read it.
+    inside = {"SEMANTICA_HOME": str(project / ".semtask")}
+    assert shell("config", "validate", cwd=project, env=inside).err == ""
+
+
+def test_the_schema_of_the_settings_takes_what_the_settings_take(served: Shell) -> None:
+    schema = served("config", "schema").json
+    shown = served("config", "show", "--json").json["settings"]
+    assert set(schema["properties"]) == set(shown)
+    assert schema["additionalProperties"] is False
+    kinds = {"integer": int, "string": str, "array": list, "boolean": bool}
+    for name, value in shown.items():
+        rule = schema["properties"][name]
+        assert rule["description"]
+        if value is not None:
+            assert value in rule["enum"] if "enum" in rule else isinstance(value, kinds[rule["type"]]), name
+        if rule.get("type") == "integer":
+            assert rule["minimum"] <= value <= rule["maximum"]
+    too_much = str(schema["properties"]["rpc_port"]["maximum"] + 1)
+    assert served("config", "validate", env={"SEMANTICA_RPC_PORT": too_much}).code == 2
+    assert served("config", "schema", "--json").json == schema
 
 
 UNKNOWN = "01a207a1-0000-7000-8000-000000000000"
@@ -223,6 +272,23 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--grace", "61s", "true"], 2, "at most 60 s"),
     (["run", "--on-interrupt", "maybe", "true"], 2, "requeue"),
     (["run", "--name", "x" * 129, "true"], 2, "job_type"),
+    (["run", "--retries", "-1", "true"], 2, "-1"),
+    (["run", "--retries", "1000", "true"], 2, "999"),
+    (["run", "--retries", "many", "true"], 2, "many"),
+    (["run", "--retry-base", "soon", "true"], 2, "1h30m"),
+    (["run", "--retry-base", "2h", "--retry-max", "1h", "true"], 2, "retry_max_delay_ms"),
+    (["run", "--backoff", "0.5", "true"], 2, "0.5"),
+    (["run", "--backoff", "nan", "true"], 2, "no factor from 1 to 1000"),
+    (["run", "--timeout", "0", "true"], 2, "timeout_ms"),
+    (["run", "--timeout", "-1s", "true"], 2, "-1s"),
+    (["run", "--deadline", "tomorrow", "true"], 2, "neither a duration"),
+    (["run", "--deadline", "2020-01-01", "true"], 2, "could never run"),
+    (["run", "--in", "2h", "--deadline", "1h", "true"], 2, "could never run"),
+    (["run", "--ttl", "0", "true"], 2, "ttl_ms"),
+    (["run", "--subject", "", "true"], 2, "subject_key"),
+    (["run", "--on-duplicate", "join", "true"], 2, "subject"),
+    (["run", "--subject", "s", "--on-duplicate", "new", "true"], 2, "supersede_running"),
+    (["enqueue", "t", "--retries", "x"], 2, "x"),
     (["run", "-d", "-t", "", "true"], 2, "tag"),
     (["run", ""], 2, "payload.command"),
     (["enqueue"], 2, "TASK"),
@@ -245,6 +311,32 @@ BAD: list[tuple[list[str], int, str]] = [
     (["ls", "-s", "sleeping"], 2, "sleeping"),
     (["ls", "--limit", "0"], 2, "0"),
     (["ls", "--cursor", "nonsense"], 2, "cursor"),
+    (["ls", "--since", "soon"], 2, "neither a duration"),
+    (["ls", "--watch"], 2, "terminal"),
+    (["ls", "--subject", "x" * 513], 2, "subject_key_prefix"),
+    (["show", "@"], 2, "@KEY"),
+    (["show", "@nobody"], 4, "nobody"),
+    (["show", "last:0"], 2, "last:2"),
+    (["show", "last:99999"], 4, "there "),
+    (["logs"], 2, "--daemon"),
+    (["logs", "--daemon", "last"], 2, "--daemon goes with"),
+    (["logs", "--daemon", "--stderr"], 2, "--daemon goes with"),
+    (["logs", "last", "--since", "1h"], 2, "carries no times"),
+    (["retry"], 2, "--failed"),
+    (["retry", "last", "--failed"], 2, "either"),
+    (["retry", "--tag", "x"], 2, "--failed"),
+    (["retry", "--failed", "--tag", "x", "--queue", "y"], 2, "one of"),
+    (["retry", UNKNOWN], 4, UNKNOWN),
+    (["gc", "now"], 2, "now"),
+    (["db", "rollback"], 2, "--to"),
+    (["db", "rollback", "--to", "-1"], 2, "-1"),
+    (["db", "nonsense"], 2, "nonsense"),
+    (["completion"], 2, "Choose from: bash, zsh, fish"),
+    (["completion", "tcsh"], 2, "tcsh"),
+    (["config", "nonsense"], 2, "nonsense"),
+    (["doctor", "nonsense"], 2, "nonsense"),
+    (["queues", "set", "q"], 2, "--concurrency"),
+    (["queues", "set", "q", "--class", "slow"], 2, "background"),
     (["pause"], 2, "QUEUE"),
     (["pause", "no spaces"], 2, "queue"),
     (["queues", "set", "q", "--concurrency", "0"], 2, "concurrency"),
@@ -314,8 +406,6 @@ def test_version(served: Shell) -> None:
 
 
 def test_help_of_every_command(served: Shell) -> None:
-    from semtask.cli.main import COMMANDS
-
     listed = served("--help").out
     for name in COMMANDS:
         assert f"\n  {name}" in listed
@@ -323,3 +413,34 @@ def test_help_of_every_command(served: Shell) -> None:
         assert (said.code, said.err) == (0, "")
         assert said.out.startswith(f"Usage: semtask {name}")
     assert served().out == listed
+
+
+def walk(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            assert found is not None
+            yield from walk(found, f"{path} {name}")
+
+
+@pytest.mark.parametrize(("path", "command"), list(walk(cli, "semtask")), ids=str)
+def test_every_command_and_option_says_what_it_is_for(path: str, command: click.Command) -> None:
+    assert command.help
+    first = command.help.strip().splitlines()[0]
+    assert len(first) < 130
+    assert first[0].isupper()
+    assert {"--json", "--quiet", "--home", "--color"} <= {name for p in command.params for name in p.opts}
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            assert option.help, f"{path} {option.opts}"
+            assert option.help.endswith((".", "...", ",")), f"{path} {option.opts}: {option.help}"
+
+
+def test_the_list_of_commands_is_that_of_the_modules() -> None:
+    for name, (_, line) in COMMANDS.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.name == name
+        assert line.endswith(".")

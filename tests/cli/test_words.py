@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import click
 import pytest
 
 from semtask.cli import render
-from semtask.cli.arguments import moment, parse_duration, task_arguments, variables
+from semtask.cli.arguments import deadline, moment, parse_duration, past, task_arguments, variables
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import describe
 from semtask.cli.follow import _start_of_last_lines
@@ -59,6 +60,29 @@ def test_times() -> None:
 def test_no_times(text: str) -> None:
     with pytest.raises(click.BadParameter):
         moment(text)
+
+
+def test_a_deadline_is_a_time_or_how_long_from_now() -> None:
+    now = time.time() * 1000
+    assert deadline("90s") - now == pytest.approx(90_000, abs=2000)
+    assert deadline("2099-01-01T00:00Z") == moment("2099-01-01T00:00Z")
+    assert 0 < deadline("00:00") - now <= 25 * 3_600_000
+
+
+def test_a_past_time_is_one_or_how_long_ago() -> None:
+    now = time.time() * 1000
+    assert now - past("90s") == pytest.approx(90_000, abs=2000)
+    assert past("2026-01-01T00:00Z") == moment("2026-01-01T00:00Z")
+    for text in ("00:00", "12:00", "23:59"):
+        assert 0 <= now - past(text) <= 25 * 3_600_000
+    assert past("999999d") == 0
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1s", "25:00", "yesterday"])
+@pytest.mark.parametrize("kind", [deadline, past])
+def test_neither_a_time_nor_a_duration(kind: Callable[[str], int], text: str) -> None:
+    with pytest.raises(click.BadParameter, match="neither a duration"):
+        kind(text)
 
 
 def test_variables() -> None:
@@ -114,6 +138,63 @@ def test_columns_align_and_colours_have_no_width() -> None:
     assert lines[0] == "A    B    C"
     assert lines[1] == "x    \x1b[31mRED\x1b[0m  1"
     assert lines[2] == "yyy  Z    2"
+
+
+NOW = 1_700_000_000_000
+
+
+def live(**fields: Any) -> dict[str, Any]:
+    defaults = {
+        "job_id": "01a207a1-0000-7000-8000-0000deadbeef", "state": "SCHEDULED", "claim_no": 1, "attempts": 1,
+        "max_attempts": 5, "failures": 1, "crashes": 0, "interruptions": 0, "finished_at": None,
+        "run_at": NOW + 3000, "error": "exit code 3", "started_at": NOW - 1000, "end_cause": None,
+    }  # fmt: skip
+    return {**defaults, **fields}
+
+
+@pytest.mark.parametrize(
+    ("job", "shown"),
+    [
+        (live(), "2 of 5"),
+        (live(state="RUNNING"), "2 of 5"),
+        (live(finished_at=NOW, state="FAILED", attempts=5), "5 of 5"),
+        (live(attempts=0, max_attempts=1), "1"),
+        (live(attempts=0, max_attempts=0), "1"),
+        (live(attempts=3, failures=1, interruptions=2), "4 of 7"),
+        (live(attempts=1, failures=0, crashes=1, max_attempts=1), "2 of 2"),
+    ],
+)
+def test_which_attempt_it_is(job: dict[str, Any], shown: str) -> None:
+    assert render.attempt_of(job) == shown
+
+
+@pytest.mark.parametrize(
+    ("job", "text"),
+    [
+        (live(), "attempt 1 ended (exit code 3); attempt 2 of 5 in 3.0 s"),
+        (live(state="QUEUED"), "attempt 1 ended (exit code 3); attempt 2 of 5 when its turn comes"),
+        (live(state="RUNNING", claim_no=2), "attempt 2 has begun"),
+        (live(error="a\x1b[2Jb"), "attempt 1 ended (a\\x1b[2Jb); attempt 2 of 5 in 3.0 s"),
+    ],
+)
+def test_what_follows_an_attempt(job: dict[str, Any], text: str) -> None:
+    assert render.next_attempt(job, 1, NOW) == text
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"state": "SUPERSEDED", "superseded_by": "x" * 28 + "cafecafe"}, "was superseded by cafecafe after 1.0 s"),
+        ({"state": "SUPERSEDED"}, "was superseded by another job"),
+        ({"state": "SKIPPED_TTL", "ttl_ms": 5000}, "was skipped: it did not start within its ttl of 5.0 s"),
+        ({"state": "SKIPPED_DEADLINE"}, "was skipped: its deadline passed before it started"),
+        ({"state": "FAILED", "end_cause": "timeout", "timeout_ms": 2000}, "ran longer than its timeout of 2.0 s"),
+        ({"state": "FAILED", "end_cause": "exit_code", "exit_code": 3, "attempts": 5}, "in attempt 5 of 5"),
+        ({"state": "DONE", "attempts": 2}, "succeeded in 1.0 s, in attempt 2 of 5"),
+    ],
+)
+def test_how_a_job_ended(fields: dict[str, Any], text: str) -> None:
+    assert text in render.sentence(live(finished_at=NOW, **fields))
 
 
 def ended(**fields: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 MAX_GRACE_MS = 60_000
+MAX_FACTOR = 1000
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 
@@ -34,6 +35,17 @@ def grace(text: str) -> int:
     if ms > MAX_GRACE_MS:
         raise click.BadParameter(f"{text!r} is too long; at most {MAX_GRACE_MS // 1000} s")
     return ms
+
+
+def factor(text: str) -> float:
+    """How much longer each pause is than the one before."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= MAX_FACTOR:  # nor NaN
+        raise click.BadParameter(f"{text!r} is no factor from 1 to {MAX_FACTOR}")
+    return value
 
 
 def parse_duration(text: str) -> int | None:

@@ -25,6 +25,7 @@ from semtask.host.filesystem import free_bytes, require_local
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _MIB = 1 << 20
+_PATIENCE_S = 3.0
 _FEW_BYTES, _TOO_FEW_BYTES = 1024 * _MIB, 100 * _MIB
 _LONG_WAL = 256 * _MIB
 _SLOW_SYNC_MS = 20
@@ -48,27 +49,29 @@ class Patient:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.skew: str | None = None
 
-    @cached_property
+    @property
     def stats(self) -> dict[str, Any] | None:
         """What the daemon says; None if there is none. Raises SemtaskError if it does not answer as it should."""
-        with Transport(address_of(self.settings), notice=self._note) as transport:
-            try:
-                return dict(transport.call("admin.stats.v1", {}, 5.0))
-            except NotRunning:
-                return None
-
-    def _note(self, line: str) -> None:
-        self.skew = line
+        if isinstance(self._answer, SemtaskError):
+            raise self._answer
+        return self._answer
 
     @property
     def pid(self) -> int | None:
         """The daemon's, if it answers."""
-        try:
-            return None if self.stats is None else int(self.stats["pid"])
-        except SemtaskError:
-            return None
+        return int(self._answer["pid"]) if isinstance(self._answer, dict) else None
+
+    @cached_property
+    def _answer(self) -> dict[str, Any] | SemtaskError | None:
+        """Asked once: a daemon that hangs is not waited for by every check."""
+        with Transport(address_of(self.settings), notice=lambda _: None) as transport:
+            try:
+                return dict(transport.call("admin.stats.v1", {}, _PATIENCE_S))
+            except NotRunning:
+                return None
+            except SemtaskError as error:
+                return error
 
 
 Check = Callable[[Patient], Iterator[Finding]]
@@ -342,9 +345,10 @@ def _attempts(patient: Patient) -> Iterator[Finding]:
         folders = [name for name in os.listdir(patient.settings.attempts_dir) if not name.startswith(".")]
     except FileNotFoundError:
         folders = []
-    running = patient.stats["running_jobs"] if patient.stats else 0
+    stats = patient.stats
+    running = stats["running_jobs"] if stats else 0
     left = len(folders) - running
-    if patient.stats is None and folders:
+    if stats is None and folders:
         yield _warn(f"{len(folders)} of a daemon that is gone are not settled", "semtask up")
     elif left > max(10, running):
         yield _warn(f"{left} are left over of jobs that have ended", "`semtask down`, then `semtask up` removes them")

@@ -99,7 +99,7 @@ def report(failure: Failure | int, *, as_json: bool) -> int:
 def _usage(error: click.ClickException) -> Failure:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "semtask"
-    message = error.format_message()
+    message = " ".join(error.format_message().split())  # click writes some on several lines
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     return Failure(error.exit_code, "USAGE", message, f"see `{path} --help`")
 

@@ -16,7 +16,7 @@ from semtask.errors import DaemonUnavailable, Throttled
 
 RECONNECT_S = 15.0
 _WAIT_MS = 20_000
-_LOOK_AGAIN_MS = 500
+_LOOK_AGAIN_MS = 100
 _FIRST_LOOK_BACK = 8192
 _CHUNK = 1 << 20
 FINAL = frozenset({"DONE", "FAILED", "CANCELLED", "SUPERSEDED", "SKIPPED_TTL", "SKIPPED_DEADLINE"})
@@ -145,7 +145,7 @@ def _until_due(job: dict[str, Any]) -> int:
     if job["state"] != "SCHEDULED" or job.get("run_at") is None:
         return _LOOK_AGAIN_MS
     left = int(job["run_at"]) - round(time.time() * 1000)
-    return min(max(left, _LOOK_AGAIN_MS), _WAIT_MS)
+    return min(left, _WAIT_MS) if left > 0 else _LOOK_AGAIN_MS
 
 
 def writes_apart(job: dict[str, Any]) -> bool:

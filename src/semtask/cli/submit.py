@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from semtask.cli import render
-from semtask.cli.arguments import deadline, duration, grace, moment, require_utf8, task_arguments, variables
+from semtask.cli.arguments import deadline, duration, factor, grace, moment, require_utf8, task_arguments, variables
 from semtask.cli.complete import queue_names, tag_names
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config import inherited
@@ -35,7 +35,7 @@ _COMMON: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--backoff",
         "backoff_factor",
-        type=click.FloatRange(1, 1000),
+        type=factor,
         metavar="FACTOR",
         help="How much longer each pause is than the one before; 2.",
     ),
@@ -48,7 +48,7 @@ _COMMON: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option("--ttl", "ttl_ms", type=duration, metavar="DURATION", help="Skip it if it has not started by then."),
     click.option(
-        "--subject", "subject_key", metavar="KEY", help="What it is about: one job of a subject runs at once."
+        "--subject", "subject_key", metavar="KEY", help="What it is about: one job of a name and subject runs at once."
     ),
     click.option(
         "--on-duplicate",
