@@ -182,7 +182,7 @@ def test_a_bad_value_in_the_environment_is_one_line(place: Place, variable: str,
         ("max_payload_bytes = 20000000", "max_payload_bytes (20000000) must be less than max_body_bytes (11534336)"),
         ("max_conections = 5", "{file}: there is no setting 'max_conections' (did you mean 'max_connections'?)"),
         ("[queues]\nx = 1", "{file}: there is no setting 'queues'"),
-        ("retention_days = 7", "{file}: the setting 'retention_days' is not served by this version"),
+        ("store = 'x'", "{file}: the setting 'store' is not served by this version"),
         ("home", "cannot read the settings in {file}: "),
     ],
 )
@@ -239,14 +239,14 @@ def test_variables_without_effect_are_named_with_the_reason() -> None:
         "SEMANTICA_JOB_ID": "1",
         "SEMANTICA_HOEM": "/h",
         "SEMANTICA_XYZZY": "",
-        "SEMANTICA_RETRY_BASE_DELAY_MS": "5",
+        "SEMANTICA_STORE": "5",
         "SEMANTICA_RATE_LIMIT_QUEUE": "5",
         "OTHER": "1",
     }
     assert unknown_environment(env) == {
         "SEMANTICA_HOEM": "is read by nothing (did you mean 'SEMANTICA_HOME'?)",
         "SEMANTICA_RATE_LIMIT_QUEUE": "is not served by this version",
-        "SEMANTICA_RETRY_BASE_DELAY_MS": "is not served by this version",
+        "SEMANTICA_STORE": "is not served by this version",
         "SEMANTICA_XYZZY": "is read by nothing",
     }
 
