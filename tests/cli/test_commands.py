@@ -18,15 +18,22 @@ from tests.client.fake import answer, serving
 
 SHAPES = json.loads((Path(__file__).parent / "shapes.json").read_text())
 
+LOOSE = {
+    "pid": "int or null",  # a job may be over before it is noted
+    "counters": "int by name",
+    "cpu_usage": "float or null",
+    "memory_usage": "float or null",
+    "throttle": "active, reason, since",
+}
+
 
 def shape(value: Any) -> Any:
     """The type of every part of a JSON value: what a program that reads it relies on.
 
-    A pid is null where the job was over before it was noted, and which counters there are depends on what happened.
+    What depends on the moment has one name for all that it can be.
     """
     if isinstance(value, dict):
-        loose = {"pid": "int or null", "counters": "int by name"}
-        return {name: loose.get(name) or shape(part) for name, part in sorted(value.items())}
+        return {name: LOOSE.get(name) or shape(part) for name, part in sorted(value.items())}
     if isinstance(value, list):
         return [shape(value[0])] if value else []
     return "null" if value is None else type(value).__name__
