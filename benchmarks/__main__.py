@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import commands, daemon, startup, store
+from benchmarks import commands, daemon, schedule, startup, store
 
-for module in (startup, commands, store, daemon):
+for module in (startup, commands, store, schedule, daemon):
     print(f"\n== {module.__name__.rpartition('.')[2]}: {(module.__doc__ or '').strip().splitlines()[0]}")
     module.main()
