@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,22 @@ def test_output_can_be_chosen_by_the_environment(served: Shell) -> None:
     said = served("status", env={"SEMANTICA_OUTPUT": "yaml"})
     assert (said.code, said.out) == (2, "")
     assert "table, json or quiet" in said.err
+
+
+def test_the_status_says_why_background_work_waits(tmp_path: Path) -> None:
+    """A machine cannot be made busy on demand, so the answer comes from a scripted daemon."""
+    with serving(tmp_path / "home" / "run") as fake:
+        since = round(time.time() * 1000) - 90_000
+        stats = {
+            "pid": 1, "version": semtask.__version__, "uptime_seconds": 5.0, "accepting": True, "db_size_bytes": 1,
+            **dict.fromkeys([f"{s}_jobs" for s in ("total", "running", "queued", "scheduled", "done", "failed")], 0),
+            "system": {"running_processes": 0, "max_processes": 8}, "queues": [],
+            "throttle": {"active": True, "reason": "CPU 97 %", "since": since},
+        }  # fmt: skip
+        fake.script = [answer(stats), answer(stats)]
+        shell = Shell(tmp_path / "home")
+        assert re.search(r"^background work waits, for 1m3\ds by now: CPU 97 %$", shell("status").out, re.MULTILINE)
+        assert shell("status", "--json").json["throttle"]["since"].endswith("Z")
 
 
 def test_settings(served: Shell, tmp_path: Path) -> None:

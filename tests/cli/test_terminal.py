@@ -86,6 +86,24 @@ def test_ctrl_c_reaches_the_job_and_not_the_daemon(shell: Shell) -> None:
     assert alive(pid)
 
 
+def test_watching_a_list(served: Shell) -> None:
+    served("pause", "watched")
+    job_id = served("run", "-d", "-Q", "watched", "true").id
+    with Terminal([*COMMAND, "ls", "--watch", "-Q", "watched", "--limit", "5"], served.env) as terminal:
+        terminal.read_until("\x1b[?1049h")  # a screen of its own: what was on the terminal comes back
+        terminal.read_until(job_id[-8:])
+        terminal.read_until("QUEUED")
+        served("resume", "watched")
+        terminal.read_until("DONE")
+        for _ in range(40):  # more than the terminal has rows
+            served("run", "-d", "-q", "-Q", "watched", "--name", "more", "true")
+        terminal.press(b"\x03")
+        code, text = terminal.finish()
+    assert code == 130
+    assert text.endswith("\x1b[?1049l")
+    assert all(screen.count("\n") < 30 for screen in text.split("\x1b[H\x1b[J"))
+
+
 def test_ctrl_c_on_a_viewer_only_ends_the_viewer(served: Shell) -> None:
     job_id = served("run", "-d", "sh", "-c", "echo ready; exec sleep 60").id
     for argv in (["logs", "-f", job_id], ["wait", job_id]):
