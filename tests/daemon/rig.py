@@ -63,7 +63,9 @@ class Daemon:
         self.home = home
         # HOME too: no file of the user is read, and every job can be told by its environment.
         clean = {k: v for k, v in os.environ.items() if not k.startswith("SEMANTICA_")}
-        self.env = {**clean, "HOME": str(home), "SEMANTICA_HOME": str(home), **env}
+        # Tests run beside each other and keep the machine busy: nothing waits for it unless the test asks for that.
+        calm = {"SEMANTICA_CPU_THROTTLE_THRESHOLD": "101"}
+        self.env = {**clean, "HOME": str(home), "SEMANTICA_HOME": str(home), **calm, **env}
         self.process: subprocess.Popen[bytes] | None = None
 
     # --- the process ------------------------------------------------------------------------------------------------
