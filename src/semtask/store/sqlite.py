@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, QueueClass
 from semtask.model.state import State
 from semtask.store import sqlite_reads as reads
@@ -34,6 +36,9 @@ from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_insert import insert
 from semtask.store.sqlite_reads import Readers
 from semtask.store.writer import Phase, Writer
+
+# Deleted in one tick: a few milliseconds.
+PURGE_ROWS = 250
 
 
 async def open_store(
@@ -171,7 +176,18 @@ class SqliteStore:
     # --- upkeep ---
 
     async def purge(self, purge: Purge) -> Purged:
-        # A power cut may bring deleted jobs back, which harms nobody.
+        """In several short ticks, so that nobody waits long; a power cut may bring deleted jobs back, harming nobody."""
+        jobs: list[tuple[str, int]] = []
+        more = True
+        for start in range(0, purge.limit, PURGE_ROWS):
+            if more:
+                step = msgspec.structs.replace(purge, limit=min(PURGE_ROWS, purge.limit - start))
+                purged = await self._purge_step(step)
+                jobs += purged.jobs
+                more = purged.more
+        return Purged(jobs=jobs, more=more)
+
+    async def _purge_step(self, purge: Purge) -> Purged:
         purged, self._purge_place = await self._writer.submit(
             lambda tick: upkeep.purge(tick, purge, self._purge_place), relaxed=True, rows=purge.limit
         )

@@ -13,7 +13,7 @@ from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text
 from semtask.store.writer import Tick
 
 # The last condition names the index.
-SUBJECT = "job_type = :job_type AND subject_key = :subject_key AND state IN ('SCHEDULED', 'QUEUED', 'RUNNING')"
+SUBJECT = "job_type = :job_type AND subject_key = :subject_key AND finished_at IS NULL"
 
 
 def stop(tick: Tick, request: StopRequest) -> Stopped:

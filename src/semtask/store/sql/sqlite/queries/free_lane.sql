@@ -3,7 +3,7 @@ UPDATE jobs SET behind = 0
 WHERE behind = 1 AND seq = (
     SELECT seq FROM jobs
     WHERE job_type = :job_type AND subject_key = :subject_key AND execution_mode = :mode AND queue = :queue
-        AND subject_key IS NOT NULL AND state = 'QUEUED'
+        AND state = 'QUEUED'
     ORDER BY priority DESC, seq
     LIMIT 1
 )

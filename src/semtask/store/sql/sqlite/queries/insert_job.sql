@@ -15,7 +15,7 @@ INSERT INTO jobs (
         SELECT 1 FROM jobs AS other
         WHERE other.job_type = :job_type AND other.subject_key = :subject_key
             AND other.execution_mode = :execution_mode AND other.queue = :queue
-            AND other.subject_key IS NOT NULL AND other.state = 'QUEUED' AND other.priority >= :priority
+            AND other.state = 'QUEUED' AND other.priority >= :priority
     ))
 )
 ON CONFLICT DO NOTHING

@@ -4,5 +4,5 @@ FROM json_each(:subjects) AS subject
 WHERE EXISTS (
     SELECT 1 FROM jobs
     WHERE job_type = subject.value ->> 0 AND subject_key = subject.value ->> 1
-        AND subject_key IS NOT NULL AND state IN ('SCHEDULED', 'QUEUED', 'RUNNING')
+        AND subject_key IS NOT NULL AND finished_at IS NULL
 )
