@@ -25,7 +25,8 @@ check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/lint-imports
 
 test: check ## the checks, then all tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .

@@ -18,6 +18,8 @@ from tests.daemon.rig import Daemon, eventually, running_daemon
 
 THRESHOLD = 95  # high, because other tests may run beside this one
 
+pytestmark = pytest.mark.alone
+
 
 @contextmanager
 def all_processors_busy() -> Iterator[None]:
