@@ -1,0 +1,151 @@
+"""The reference is what the code says now, and explains all of it."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import click
+import pytest
+
+from semtask import config
+from semtask.cli import main, session
+from semtask.model.state import TRANSITIONS
+from semtask.protocol.meanings import MEANINGS
+from semtask.protocol.messages import METHODS, EnqueueParams, JobView
+from semtask.protocol.openrpc import document
+from semtask.telemetry.events import Levels
+from semtask.telemetry.metrics import Metrics
+from tests.docs.pages import DOCS
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """The modules of docs/generator, fresh."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    names = ["markdown", "glossary", "api", "settings", "command_line", "states", "failures", "metrics"]
+    before = set(sys.modules)
+    yield {name: importlib.import_module(f"generator.{name}") for name in names}
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "generator":
+            del sys.modules[name]
+
+
+def test_the_generated_parts_are_up_to_date_and_nothing_is_unexplained() -> None:
+    done = subprocess.run(
+        [sys.executable, str(DOCS / "generate.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"run `make docs`, and explain what is new:\n{done.stdout}{done.stderr}"
+
+
+def test_a_parameter_a_result_and_a_method_without_a_word_are_noticed(
+    generator: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps = generator["markdown"].gaps
+    monkeypatch.delitem(MEANINGS[EnqueueParams], "ttl_ms")
+    monkeypatch.delitem(MEANINGS[JobView], "end_cause")
+    monkeypatch.setitem(MEANINGS[JobView], "colour", "of the job")
+    monkeypatch.delitem(generator["api"].ERRORS, "dev.wait.v1")
+    generator["api"].methods()
+    generator["api"].shapes()
+    assert {gap.partition(": ")[2] for gap in gaps} == {
+        "nothing explains EnqueueParams.ttl_ms",
+        "nothing explains JobView.end_cause",
+        "there is no JobView.colour",
+        "nothing explains dev.wait.v1",
+    }
+
+
+def test_other_words_that_nothing_explains_are_noticed(
+    generator: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gaps = generator["markdown"].gaps
+    glossary = generator["glossary"]
+    for table in (
+        glossary.STATES,
+        glossary.EVENTS,
+        glossary.STOP_REASONS,
+        glossary.END_CAUSES,
+        glossary.WAITING,
+        glossary.FAILURES,
+        glossary.WHAT_TO_DO,
+        glossary.HTTP_STATUSES,
+        glossary.EXIT_CODES,
+        glossary.ENVIRONMENT,
+        glossary.DEFAULTS,
+    ):
+        del table[next(iter(table))]
+    monkeypatch.setattr(config, "documented", lambda: [("home", None, "")])
+    option = next(iter(session.common_options()))
+    option.help = None
+    monkeypatch.setattr(generator["command_line"].session, "common_options", lambda: [option])
+    command = main.cli.get_command(generator["command_line"].click.Context(main.cli), "ls")
+    assert command is not None
+    monkeypatch.setattr(command, "help", "")
+    for build in (
+        *(getattr(generator["states"], n) for n in ("states", "events", "stop_reasons", "end_causes")),
+        *(getattr(generator["states"], n) for n in ("waiting_reasons", "failure_classes")),
+        generator["failures"].rpc_errors,
+        generator["failures"].http_statuses,
+        generator["command_line"].exit_codes,
+        generator["command_line"].common_options,
+        generator["command_line"].commands,
+        generator["settings"].variables,
+        generator["settings"].settings,
+    ):
+        before = len(gaps)
+        build()
+        assert len(gaps) > before, build
+
+
+def test_nothing_is_left_out() -> None:
+    """What the generator could forget as a whole, looked for in the text."""
+    api = (DOCS / "reference" / "api.md").read_text()
+    methods = document("0")["methods"]
+    assert {method["name"] for method in methods} == set(METHODS)
+    for method in methods:
+        section = section_of(api, f"`{method['name']}`")
+        for parameter in method["params"]:
+            assert f"| `{parameter['name']}` |" in section, (method["name"], parameter["name"])
+
+    settings = (DOCS / "reference" / "settings.md").read_text()
+    for name, variable, _ in config.documented():
+        assert f"| `{name}` | {f'`{variable}`' if variable else ''} |" in settings
+
+    commands = (DOCS / "reference" / "command-line.md").read_text()
+    common = {option.opts[-1] for option in session.common_options()}
+    for path, command in every_command("semtask", main.cli):
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.hidden and option.opts[-1] not in common:
+                assert option.opts[-1] in section_of(commands, path), (path, option.opts)
+
+    states = (DOCS / "reference" / "states.md").read_text()
+    for (before, event), after in TRANSITIONS.items():
+        assert f"| `{before}` | `{event}` | `{after}` |" in states
+        assert re.search(rf"^    {before} --> {after}: .*\b{event}\b", states, re.MULTILINE)
+
+    metrics = (DOCS / "reference" / "metrics.md").read_text()
+    exporter = Metrics(version="", sqlite="")
+    levels = Levels(jobs={}, oldest_ready_s={}, counters={}, db_size_bytes=0, db_wal_bytes=0)
+    for name, kind in re.findall(r"^# TYPE (semantica_\w+) (\w+)", exporter.render(levels).decode(), re.MULTILINE):
+        assert f"| `{name}` | {kind} |" in metrics
+
+
+def section_of(text: str, heading: str) -> str:
+    found = text.partition(f"### {heading}\n")[2].partition("\n### ")[0]
+    assert found, heading
+    return found
+
+
+def every_command(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield f"{path} {name}", inner
+            yield from every_command(f"{path} {name}", inner)
