@@ -23,10 +23,10 @@ def offered(shell: Shell, line: str, **env: str) -> list[str]:
         COMMAND,
         env={
             **shell.env,
-            **env,
             "_SEMTASK_COMPLETE": "bash_complete",
             "COMP_WORDS": line,
             "COMP_CWORD": str(len(words) - 1),
+            **env,
         },
         capture_output=True,
         text=True,
@@ -68,6 +68,7 @@ def test_without_a_daemon_it_is_silent_quick_and_starts_nothing(shell: Shell) ->
     assert offered(shell, "semtask show ") == ["last"]
     assert offered(shell, "semtask pause ") == []
     assert offered(shell, "semtask pause ", SEMANTICA_MAX_PROCESSES="nonsense") == []
+    assert offered(shell, "semtask pause ", COMP_CWORD="nonsense") == []
     assert time.monotonic() - begin < 5
     assert not shell.home.exists()
 

@@ -10,7 +10,7 @@ import pytest
 
 from semtask.cli.submit import _ON_DUPLICATE
 from semtask.model.job import OnDuplicate
-from tests.cli.rig import LIMIT_S, Shell, eventually
+from tests.cli.rig import COMMAND, LIMIT_S, Shell, Terminal, eventually
 
 
 def counting(folder: Path, succeed_at: int) -> str:
@@ -143,11 +143,14 @@ def test_a_newer_job_of_the_subject_takes_the_place(served: Shell) -> None:
 def test_who_joins_sees_all_output_of_the_other(served: Shell) -> None:
     """The first one wrote its streams apart; the second one, with both on a terminal, must not lose one of them."""
     go = served.home.parent / "go"
-    script = f"until [ -e {go} ]; do sleep 0.02; done; echo to-out; echo to-err >&2"
-    with served.start("run", "--subject", "both", "sh", "-c", script) as first:
+    command = ["sh", "-c", f"until [ -e {go} ]; do sleep 0.02; done; echo to-out; echo to-err >&2"]
+    with served.start("run", "--subject", "both", *command) as first:
         eventually(lambda: served("ls", "-q", "--subject", "both", "-s", "running").out)
-        go.touch()
-        code, text = served.on_terminal("run", "--subject", "both", "--on-duplicate", "join", "--", "sh", "-c", script)
+        join = [*COMMAND, "run", "--subject", "both", "--on-duplicate", "join", *command]
+        with Terminal(join, served.env) as terminal:
+            terminal.read_until("joined")
+            go.touch()
+            code, text = terminal.finish()
         out, _ = first.communicate(timeout=LIMIT_S)
     assert (first.returncode, out) == (0, b"to-out\n")
     assert code == 0
@@ -254,8 +257,15 @@ def test_words_for_jobs(served: Shell) -> None:
     assert served("show", "-q", "@w1").id == ids[1]
     assert served("show", "-q", "@w1/longer").id == longer
     far = served("show", "last:99999")
-    assert (far.code, "there are only" in far.err) == (4, True)
+    assert (far.code, "too far back" in far.err) == (4, True)
     assert served("show", "@nobody").code == 4
+
+
+def test_there_is_no_job_before_the_first(shell: Shell) -> None:
+    shell("run", "-q", "true")
+    assert shell("show", "-q", "last:1").code == 0
+    said = shell("show", "last:2")
+    assert (said.code, "last:2 is too far back" in said.err) == (4, True), said
 
 
 def test_classes_of_queues(served: Shell) -> None:

@@ -89,14 +89,15 @@ def test_ctrl_c_reaches_the_job_and_not_the_daemon(shell: Shell) -> None:
 def test_watching_a_list(served: Shell) -> None:
     served("pause", "watched")
     job_id = served("run", "-d", "-Q", "watched", "true").id
-    with Terminal([*COMMAND, "ls", "--watch", "-Q", "watched", "--limit", "5"], served.env) as terminal:
+    with Terminal([*COMMAND, "ls", "--watch", "-Q", "watched"], served.env) as terminal:
         terminal.read_until("\x1b[?1049h")  # a screen of its own: what was on the terminal comes back
         terminal.read_until(job_id[-8:])
         terminal.read_until("QUEUED")
         served("resume", "watched")
         terminal.read_until("DONE")
         for _ in range(40):  # more than the terminal has rows
-            served("run", "-d", "-q", "-Q", "watched", "--name", "more", "true")
+            last = served("run", "-d", "-Q", "watched", "true").id
+        terminal.read_until(last[-8:])
         terminal.press(b"\x03")
         code, text = terminal.finish()
     assert code == 130

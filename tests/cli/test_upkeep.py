@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import apsw
 import pytest
 
 from tests.cli.rig import LIMIT_S, Shell, alive, eventually, kill
+from tests.client.fake import answer, serving
 
 
 @pytest.fixture
@@ -110,12 +112,13 @@ def test_looking_is_allowed_while_the_daemon_works(shell: Shell) -> None:
     assert shell("run", "-q", "true").code == 0
 
 
-def test_damage_is_found(stopped: Shell) -> None:
+@pytest.mark.parametrize("table", ["jobs", "queues"])
+def test_damage_is_found(stopped: Shell, table: str) -> None:
     path = stopped.home / "meta.db"
     with apsw.Connection(str(path)) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         root: Any
-        ((root,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'jobs'").fetchall()
+        ((root,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchall()
         page = int(db.pragma("page_size"))
     with path.open("r+b") as file:
         file.seek((root - 1) * page)
@@ -184,6 +187,22 @@ def test_gc_deletes_what_is_over_its_retention(shell: Shell) -> None:
     assert shell("gc", "-q").out == ""
 
 
+def test_gc_waits_for_the_vacuum_that_it_asks_for(shell: Shell) -> None:
+    done = {
+        "vacuum_run": True,
+        "jobs_deleted": 1,
+        "artifacts_deleted": 2,
+        "db_size_before": 4096,
+        "db_size_after": 1024,
+    }
+    with serving(shell.home / "run") as fake:
+        fake.script = [answer(done), answer(done)]
+        assert shell("gc").code == 0
+        assert shell("gc", "--vacuum").out == ("deleted 1 job and 2 files; the database has 1.0 KiB, before 4.0 KiB\n")
+    assert [r["params"] for r in fake.requests] == [{"force_vacuum": False}, {"force_vacuum": True}]
+    shutil.rmtree(shell.home)
+
+
 # --- doctor ----------------------------------------------------------------------------------------------------------
 
 
@@ -232,7 +251,7 @@ def test_a_finding_says_what_to_do(shell: Shell) -> None:
 def test_open_files_of_the_home(shell: Shell) -> None:
     shell("up")
     for path in (shell.home / "run" / "rpc.sock", shell.home / "meta.db"):
-        path.chmod(0o666)
+        path.chmod(0o660)
         finding = of(doctor(shell), "home")
         assert (finding["verdict"], finding["fix"]) == ("fail", f"chmod 600 {path}")
         path.chmod(0o600)

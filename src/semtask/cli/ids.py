@@ -66,7 +66,7 @@ def _nth_newest(session: Session, number: int) -> str:
         cursor = page["next_cursor"]
         if cursor is None:
             there = number - left
-            raise NotFound("there is no job yet" if there == 0 else f"there are only {there} jobs, no last:{number}")
+            raise NotFound(f"last:{number} is too far back, there are {there} jobs" if there else "there is no job yet")
 
 
 def _newest_of_subject(session: Session, subject: str) -> str:
