@@ -167,19 +167,23 @@ def test_a_cancel_goes_before_a_timeout(daemon: Daemon, tmp_path: Path) -> None:
 # --- subjects ---
 
 
-def test_of_a_thousand_enqueues_of_a_subject_the_first_and_the_last_run(daemon: Daemon, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first_fails", [False, True])
+def test_of_a_thousand_enqueues_of_a_subject_the_first_and_the_last_run(
+    daemon: Daemon, tmp_path: Path, first_fails: bool
+) -> None:
     gate, history = tmp_path / "gate", tmp_path / "history"
     script = f'echo "start $1" >> {history}; while [ ! -e {gate} ]; do sleep 0.02; done; echo "end $1" >> {history}'
-    ids = [daemon.command("sh", "-c", script, "sh", "0", subject_key="s")]
+    fails = f"{script}; exit 1" if first_fails else script
+    ids = [daemon.command("sh", "-c", fails, "sh", "0", subject_key="s", max_attempts=5, retry_base_delay_ms=1)]
     eventually(lambda: daemon.job(ids[0])["state"] == "RUNNING")
     batch = [command_params("sh", "-c", script, "sh", str(n), subject_key="s") for n in range(1, 1001)]
     ids += [j["job_id"] for j in daemon.rpc("dev.enqueue_many.v1", jobs=batch)["jobs"]]
     gate.touch()
     first, last = daemon.wait(ids[0], ids[-1])
-    assert (first["state"], last["state"]) == ("DONE", "DONE")
+    assert (first["state"], last["state"]) == ("SUPERSEDED" if first_fails else "DONE", "DONE")
     assert history.read_text().splitlines() == ["start 0", "end 0", "start 1000", "end 1000"]
     queue = daemon.rpc("queues.list.v1")["queues"][0]
-    assert (queue["done"], queue["superseded"]) == (2, 999)
+    assert (queue["done"], queue["superseded"]) == ((1, 1000) if first_fails else (2, 999))
     middle = daemon.job(ids[500])
     assert (middle["state"], middle["end_cause"], middle["superseded_by"]) == ("SUPERSEDED", "superseded", ids[501])
     assert (first["generation"], last["generation"]) == (1, 1001)
