@@ -176,7 +176,7 @@ class SqliteStore:
     # --- upkeep ---
 
     async def purge(self, purge: Purge) -> Purged:
-        """In several short ticks, so that nobody waits long; a power cut may bring deleted jobs back, harming nobody."""
+        """In several short ticks, so that nobody waits long. A power cut may bring deleted jobs back: no harm."""
         jobs: list[tuple[str, int]] = []
         more = True
         for start in range(0, purge.limit, PURGE_ROWS):

@@ -13,7 +13,7 @@ from semtask.model.job import Job
 from semtask.model.state import EndCause, State
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import fetch, id_text, row_change, to_job
-from semtask.store.sqlite_stop import free_lane
+from semtask.store.sqlite_stop import free_lanes
 from semtask.store.writer import Tick
 
 log = logging.getLogger("semtask.store")
@@ -79,7 +79,7 @@ def quarantine(tick: Tick, damage: Damage, *, now: int, before: State) -> str | 
     if before is State.QUEUED:
         tick.changes.append(row_change(job, State.QUEUED, State.RUNNING))
         if subject_key is not None:
-            free_lane(tick, job_type, subject_key, mode, queue)
+            free_lanes(tick, [(job_type, subject_key, mode, queue)])
     tick.changes.append(row_change(job, State.RUNNING, State.FAILED, end_cause=EndCause.BAD_PAYLOAD))
     log.error("a job is in quarantine: %s", error, extra={"job_id": id_text(job_id)})
     return error

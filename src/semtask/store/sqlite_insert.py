@@ -11,8 +11,8 @@ from semtask.model.job import NewJob, OnDuplicate
 from semtask.model.state import EndCause, State
 from semtask.store.base import Inserted, Running
 from semtask.store.sql import query
-from semtask.store.sqlite_rows import fetch, fetch_value, id_bytes, id_text, job_change, of_new_job, to_json
-from semtask.store.sqlite_stop import supersede
+from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, job_change, of_new_job, to_json
+from semtask.store.sqlite_stop import Superseded, live_of, subject_of
 from semtask.store.writer import Tick
 
 Subject: TypeAlias = tuple[str, str]  # job_type and subject_key
@@ -42,9 +42,15 @@ class _New:
 
 @dataclass(slots=True)
 class _Lane:
-    """A subject while a request goes in. `stored`: jobs of it may live in the store; the rest is of this request."""
+    """A subject while a request goes in.
 
-    stored: bool
+    `live`: there are live jobs of it in the store. Those that wait and the one that runs are read only if a job of the
+    request supersedes. `new` and `waiting` are of the request.
+    """
+
+    live: bool = False
+    stored_waiting: list[Row] = field(default_factory=list)
+    stored_running: Row | None = None
     new: list[_New] = field(default_factory=list)
     waiting: list[_New] = field(default_factory=list)
 
@@ -52,6 +58,7 @@ class _Lane:
 def insert(tick: Tick, jobs: Sequence[NewJob]) -> list[Inserted]:
     keys = _Keys(tick, jobs)
     lanes = _lanes(tick, jobs)
+    superseded = Superseded(tick)
     seq = _allocate(tick, len(jobs))
     rows: list[dict[str, Any]] = []
     answers: list[Callable[[], Inserted]] = []
@@ -65,9 +72,10 @@ def insert(tick: Tick, jobs: Sequence[NewJob]) -> list[Inserted]:
             keys.keep(new)
             tick.changes.append(job_change(job, None, state, claim_no=0, run_at=job.run_at))
             if lane:
-                _enter(tick, lane, new)
+                _enter(tick, lane, new, superseded)
             answer = new.answer
         answers.append(answer)
+    superseded.write()
     _number(tick, lanes)
     before = tick.db.total_changes()
     tick.db.executemany(query("insert_job"), rows)
@@ -123,12 +131,33 @@ def _always(answer: Inserted) -> Callable[[], Inserted]:
 # --- subjects ---
 
 
+_SUPERSEDING = {OnDuplicate.SUPERSEDE, OnDuplicate.SUPERSEDE_RUNNING}
+_LOOKING = {OnDuplicate.JOIN, OnDuplicate.REJECT}
+
+
 def _lanes(tick: Tick, jobs: Sequence[NewJob]) -> dict[Subject, _Lane]:
-    subjects = {(job.job_type, job.subject_key) for job in jobs if job.subject_key is not None}
-    if not subjects:
-        return {}
-    stored = set(fetch(tick.db, query("live_subjects"), {"subjects": to_json(list(subjects))}))
-    return {subject: _Lane(stored=subject in stored) for subject in subjects}
+    lanes: dict[Subject, _Lane] = {}
+    superseding: set[Subject] = set()
+    looking: set[Subject] = set()
+    for job in jobs:
+        if job.subject_key is not None:
+            subject = job.job_type, job.subject_key
+            lanes[subject] = _Lane()
+            if job.on_duplicate in _SUPERSEDING:
+                superseding.add(subject)
+            elif job.on_duplicate in _LOOKING:
+                looking.add(subject)
+    if looking:
+        for subject in fetch(tick.db, query("live_subjects"), {"subjects": to_json(list(looking))}):
+            lanes[subject].live = True
+    if superseding:
+        for state, row in live_of(tick, superseding):
+            lane = lanes[subject_of(row)]
+            if state is State.RUNNING:
+                lane.stored_running = row
+            else:
+                lane.stored_waiting.append(row)
+    return lanes
 
 
 def _joined(tick: Tick, job: NewJob, lane: _Lane, index: int) -> Callable[[], Inserted] | None:
@@ -137,12 +166,12 @@ def _joined(tick: Tick, job: NewJob, lane: _Lane, index: int) -> Callable[[], In
         case OnDuplicate.JOIN:
             if lane.waiting:
                 return lane.waiting[-1].answer_again
-            stored = _newest(tick, job, any_live=False) if lane.stored else None
+            stored = _newest(tick, job, any_live=False) if lane.live else None
             return _always(stored) if stored else None
         case OnDuplicate.REJECT:
             if lane.waiting:
                 raise _rejected(job, lane.waiting[-1].job.job_id, index)
-            if lane.stored and (live := _newest(tick, job, any_live=True)):
+            if lane.live and (live := _newest(tick, job, any_live=True)):
                 raise _rejected(job, live.job_id, index)
     return None
 
@@ -160,18 +189,19 @@ def _rejected(job: NewJob, job_id: str, index: int) -> Conflict:
     )
 
 
-def _enter(tick: Tick, lane: _Lane, new: _New) -> None:
+def _enter(tick: Tick, lane: _Lane, new: _New, superseded: Superseded) -> None:
     """A new job of a subject: supersede the older ones if it says so, and take the last place."""
-    if new.job.on_duplicate in {OnDuplicate.SUPERSEDE, OnDuplicate.SUPERSEDE_RUNNING}:
-        new.superseded = len(lane.waiting)
+    if new.job.on_duplicate in _SUPERSEDING:
         for older in lane.waiting:
             _end_at_once(tick, older, new)
-        lane.waiting.clear()
-        if lane.stored:
+        superseded.waiting(lane.stored_waiting, new.job)
+        new.superseded = len(lane.waiting) + len(lane.stored_waiting)
+        if lane.stored_running:
             stop = new.job.on_duplicate is OnDuplicate.SUPERSEDE_RUNNING
-            ended, running, new.stopping = supersede(tick, new.job, stop=stop)
-            new.superseded += ended + running
-            lane.stored = running > 0
+            new.stopping = superseded.running(lane.stored_running, new.job, stop=stop)
+            new.superseded += 1
+        lane.stored_waiting = []
+        lane.waiting = []
     lane.new.append(new)
     lane.waiting.append(new)
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from semtask.model.job import NewJob
 from semtask.model.state import FINAL, TRANSITIONS, EndCause, Event, State, StopReason, may_raise
 from semtask.store.base import Expired, Running, Stopped, StopRequest, StopSelector
 from semtask.store.sql import query
-from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, row_change
+from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, row_change, to_json
 from semtask.store.writer import Tick
 
-# The last condition names the index.
-SUBJECT = "job_type = :job_type AND subject_key = :subject_key AND finished_at IS NULL"
+Lane: TypeAlias = tuple[str, str, str, str]  # job_type, subject_key, execution mode and queue
 
 
 def stop(tick: Tick, request: StopRequest) -> Stopped:
@@ -24,7 +23,7 @@ def stop(tick: Tick, request: StopRequest) -> Stopped:
     if request.reason is StopReason.CANCEL:
         waiting = fetch(tick.db, query("waiting_of").format(selector=selector), where)
         _end_waiting(tick, waiting, Event.CANCEL, EndCause.CANCELLED, now=request.now)
-        _free_lanes(tick, waiting)
+        _free_lanes_of(tick, waiting)
         ended = len(waiting)
     running = fetch(tick.db, query("running_of").format(selector=selector), where)
     stopping = [_stop_running(tick, row, request.reason, request.grace_ms) for row in running]
@@ -32,18 +31,47 @@ def stop(tick: Tick, request: StopRequest) -> Stopped:
     return Stopped(found=found, ended=ended, stopping=stopping, final_state=State(state) if named else None)
 
 
-def supersede(tick: Tick, by: NewJob, *, stop: bool) -> tuple[int, int, Sequence[Running]]:
-    """Mark all live jobs of the subject of `by`: how many ended, how many run, and those to be stopped if `stop`."""
-    where = {"job_type": by.job_type, "subject_key": by.subject_key}
-    superseded_by = id_bytes(by.job_id)
-    waiting = fetch(tick.db, query("waiting_of").format(selector=SUBJECT), where)
-    _end_waiting(tick, waiting, Event.SUPERSEDE, EndCause.SUPERSEDED, now=by.created_at, superseded_by=superseded_by)
-    running = fetch(tick.db, query("running_of").format(selector=SUBJECT), where)
-    for row in running:
-        values = {"seq": row[0], "claim_no": _claim_no(row), "superseded_by": superseded_by}
-        tick.db.execute(query("mark_superseded"), values)
-    stopping = [_stop_running(tick, row, StopReason.SUPERSEDED, None) for row in running] if stop else ()
-    return len(waiting), len(running), stopping
+def live_of(tick: Tick, subjects: Iterable[tuple[str, str]]) -> Iterator[tuple[State, Row]]:
+    """The live jobs of subjects: rows as of waiting_of.sql, and of running_of.sql for those that run."""
+    rows = fetch(tick.db, query("live_of_subjects"), {"subjects": to_json(list(subjects))})
+    for seq, state, behind, grace_ms, stop_reason, stop_grace_ms, *job in rows:
+        if state == State.RUNNING:
+            yield State.RUNNING, (seq, grace_ms, stop_reason, stop_grace_ms, *job)
+        else:
+            yield State(state), (seq, state, behind, *job)
+
+
+def subject_of(row: Row) -> tuple[str, str]:
+    """Of a row of either kind."""
+    return row[-4], row[-1]
+
+
+class Superseded:
+    """Gathers what the jobs of one request supersede in the store, to be written together."""
+
+    def __init__(self, tick: Tick) -> None:
+        self._tick = tick
+        self._ends: list[dict[str, Any]] = []
+        self._marks: list[dict[str, Any]] = []
+        self._stopping: dict[int, Running] = {}
+
+    def waiting(self, rows: Iterable[Row], by: NewJob) -> None:
+        cause, superseded_by = EndCause.SUPERSEDED, id_bytes(by.job_id)
+        self._ends += _ends(self._tick, rows, Event.SUPERSEDE, cause, now=by.created_at, superseded_by=superseded_by)
+
+    def running(self, row: Row, by: NewJob, *, stop: bool) -> Sequence[Running]:
+        """A running job goes on, unless it is to be stopped."""
+        seq = row[0]
+        self._marks.append({"seq": seq, "claim_no": _claim_no(row), "superseded_by": id_bytes(by.job_id)})
+        if not stop:
+            return ()
+        if seq not in self._stopping:
+            self._stopping[seq] = _stop_running(self._tick, row, StopReason.SUPERSEDED, None)
+        return [self._stopping[seq]]
+
+    def write(self) -> None:
+        self._tick.db.executemany(query("end_waiting"), self._ends)
+        self._tick.db.executemany(query("mark_superseded"), self._marks)
 
 
 def expire(tick: Tick, now: int, limit: int) -> Expired:
@@ -52,20 +80,24 @@ def expire(tick: Tick, now: int, limit: int) -> Expired:
     late = [row for deadline, *row in over if not deadline]
     _end_waiting(tick, missed, Event.MISS_DEADLINE, EndCause.DEADLINE, now=now)
     _end_waiting(tick, late, Event.EXPIRE, EndCause.TTL, now=now)
-    _free_lanes(tick, [*missed, *late])
+    _free_lanes_of(tick, [*missed, *late])
     return Expired(count=len(over), next_at=fetch_value(tick.db, query("next_expiry")))
 
 
-def free_lane(tick: Tick, job_type: str, subject_key: str, mode: str, queue: str) -> None:
-    """The head of a lane has left it: let the next one be seen by claims."""
-    lane = {"job_type": job_type, "subject_key": subject_key, "mode": mode, "queue": queue}
-    tick.db.execute(query("free_lane"), lane)
+def free_lanes(tick: Tick, lanes: Collection[Lane]) -> None:
+    """The heads of these lanes have left them: let the next ones be seen by claims."""
+    if lanes:
+        tick.db.execute(query("free_lanes"), {"lanes": to_json(list(lanes))})
 
 
 # --- what waits: rows of waiting_of.sql ---
 
 
-def _end_waiting(
+def _end_waiting(tick: Tick, rows: Iterable[Sequence[Any]], event: Event, cause: EndCause, *, now: int) -> None:
+    tick.db.executemany(query("end_waiting"), _ends(tick, rows, event, cause, now=now))
+
+
+def _ends(
     tick: Tick,
     rows: Iterable[Sequence[Any]],
     event: Event,
@@ -73,12 +105,13 @@ def _end_waiting(
     *,
     now: int,
     superseded_by: bytes | None = None,
-) -> None:
-    updates = []
+) -> list[dict[str, Any]]:
+    """The parameters of end_waiting.sql."""
+    ends = []
     for seq, state, _, *job in rows:
         before = State(state)
         after = TRANSITIONS[before, event]
-        updates.append(
+        ends.append(
             {
                 "seq": seq,
                 "claim_no": job[4],
@@ -90,18 +123,17 @@ def _end_waiting(
             }
         )
         tick.changes.append(row_change(job, before, after, end_cause=cause))
-    tick.db.executemany(query("end_waiting"), updates)
+    return ends
 
 
-def _free_lanes(tick: Tick, rows: Iterable[Sequence[Any]]) -> None:
+def _free_lanes_of(tick: Tick, rows: Iterable[Sequence[Any]]) -> None:
     """Of all the lanes whose heads are among these rows, which wait no more."""
     lanes = {
         (job_type, subject_key, mode, queue)
         for _, state, behind, _, queue, job_type, mode, _, subject_key in rows
         if subject_key is not None and state == State.QUEUED and not behind
     }
-    for lane in lanes:
-        free_lane(tick, *lane)
+    free_lanes(tick, lanes)
 
 
 # --- what runs: rows of running_of.sql ---

@@ -23,7 +23,7 @@ from semtask.store.sqlite_rows import (
     to_job,
     to_json,
 )
-from semtask.store.sqlite_stop import free_lane
+from semtask.store.sqlite_stop import free_lanes
 from semtask.store.writer import Tick
 
 # --- claim ---
@@ -45,6 +45,8 @@ def claim(tick: Tick, request: ClaimRequest) -> list[Job]:
                 break
             free[job.queue] -= 1
             claimed.append(job)
+    lanes = [(j.job_type, j.subject_key, j.execution_mode, j.queue) for j in claimed if j.subject_key is not None]
+    free_lanes(tick, lanes)
     return claimed
 
 
@@ -86,8 +88,6 @@ def _claim_one(tick: Tick, request: ClaimRequest, candidate: Row) -> Job | None:
     if job.execution_mode is ExecutionMode.SUBPROCESS or job.on_interrupt is OnInterrupt.FAIL:
         tick.require_sync()  # a claim that a power cut forgets would run twice
     tick.changes.append(job_change(job, State.QUEUED, State.RUNNING, claim_no=job.claim_no))
-    if job.subject_key is not None:
-        free_lane(tick, job.job_type, job.subject_key, job.execution_mode, job.queue)
     return job
 
 

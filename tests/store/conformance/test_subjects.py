@@ -233,8 +233,13 @@ async def test_one_batch_does_what_one_by_one_does(harness: Harness) -> None:
                     (place[row.job_id], place.get(row.superseded_by or ""), *(getattr(row, f) for f in fields))
                     for row in sorted(stored.values(), key=lambda row: row.seq)
                 ]
+                changes = sorted(
+                    (place[c.job_id], str(c.before), c.after, c.stop_reason)
+                    for c in opened.changes
+                    if c.job_id in place and c.queue == name
+                )
                 told = [(place[a.job_id], a.deduplicated, a.generation, a.superseded) for a in answers]
-                results.append((rows, told, [len(a.stopping) for a in answers], await opened.counts(name)))
+                results.append((rows, told, changes, [len(a.stopping) for a in answers], await opened.counts(name)))
             assert results[0] == results[1], sequence
 
 
