@@ -21,7 +21,9 @@ from semtask.model import outcome as outcomes
 from semtask.model.job import Job, NewJob, OnDuplicate, OnInterrupt
 from semtask.model.outcome import Outcome
 from semtask.model.retry import decide
+from semtask.model.schedule import expires_at
 from semtask.model.state import FINAL, WAITING, State, StopReason, may_raise
+from semtask.store.base import Purge
 from tests.store.harness import NOW, STORES, Harness, Opened, new_job
 
 T = TypeVar("T")
@@ -46,9 +48,13 @@ JOBS = st.fixed_dictionaries(
         "max_attempts": st.integers(1, 3),
         "retry_on_crash": st.booleans(),
         "on_interrupt": st.sampled_from(list(OnInterrupt)),
-        "run_at": st.none() | st.integers(NOW, NOW + 3),
+        "run_at": st.none() | st.integers(0, 3),  # from now
+        "ttl_ms": st.sampled_from([None, None, 0, 1, 4]),
+        "deadline": st.sampled_from([None, None, 0, 2, 5]),  # from now
         "tag": st.sampled_from([None, "t", "u"]),
-        "subject_key": st.sampled_from([None, None, "s"]),
+        "subject_key": st.sampled_from([None, "s", "s", "t"]),
+        "on_duplicate": st.sampled_from([OnDuplicate.AFTER, *OnDuplicate]),
+        "parent": st.none() | st.integers(0, 9),
         "idempotency_key": st.sampled_from([None, None, None, "k", "l"]),
         "content_hash": st.sampled_from([b"one", b"one", b"two"]),
     }
@@ -57,7 +63,7 @@ POISON = st.sampled_from([None, None, None, None, "taken id", "own id twice", "b
 
 
 class Queues(RuleBasedStateMachine):
-    """The model is `self.jobs` (rows by id), `self.keys` and `self.generation`; time only moves forward."""
+    """The model is `self.jobs` (rows by id, in the order of seq) and `self.generations`; time only moves forward."""
 
     kind = STORES[0]
 
@@ -71,7 +77,9 @@ class Queues(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
         self.attempts: Counter[str] = Counter()
         self.paused: set[str] = set()
-        self.generation = 0
+        self.generations: dict[str, int] = {}
+        self.seq = 0
+        self.gone: set[str] = set()
         self.now = NOW
         self.seen: list[Any] = []
 
@@ -105,6 +113,9 @@ class Queues(RuleBasedStateMachine):
         claimed = self.do(self.opened.claim(slots, limit=limit, now=self.now))
         expected: list[str] = []
         for job in self.ready():
+            over = expires_at(job, job.state, job.claim_no)
+            if over is not None and over <= self.now:
+                continue
             if len(expected) < limit and slots.get(job.queue, 0) > 0 and not self.sibling_runs(job):
                 slots[job.queue] -= 1
                 expected.append(job.job_id)
@@ -127,6 +138,7 @@ class Queues(RuleBasedStateMachine):
             state=expected.state,
             stop_reason=job.stop_reason if final else None,
             run_at=self.now + expected.delay_ms if expected.state is State.SCHEDULED else job.run_at,
+            finished_at=self.now if final else None,
         )
         self.attempts[job.job_id] += int(outcome.executed)
 
@@ -157,7 +169,7 @@ class Queues(RuleBasedStateMachine):
         for job in named:
             if job.state in WAITING and reason is StopReason.CANCEL:
                 ended += 1
-                self.jobs[job.job_id] = msgspec.structs.replace(job, state=State.CANCELLED)
+                self.jobs[job.job_id] = msgspec.structs.replace(job, state=State.CANCELLED, finished_at=self.now)
             elif job.state is State.RUNNING and may_raise(job.stop_reason, reason):
                 self.jobs[job.job_id] = msgspec.structs.replace(job, stop_reason=reason)
         running = [j.job_id for j in named if j.state is State.RUNNING]
@@ -177,6 +189,43 @@ class Queues(RuleBasedStateMachine):
         left = [self.due(job) for job in self.jobs.values() if job.state is State.SCHEDULED]
         assert promoted.next_due == min(left, default=None)
 
+    @rule(wait=st.integers(0, 3), limit=st.integers(0, 3))
+    def expire(self, wait: int, limit: int) -> None:
+        self.now += wait
+        times = {job.job_id: expires_at(job, job.state, job.claim_no) for job in self.jobs.values()}
+        order = sorted((at, self.jobs[job_id].seq, job_id) for job_id, at in times.items() if at is not None)
+        over = [job_id for at, _, job_id in order if at <= self.now][:limit]
+        for job_id in over:
+            state = State.SKIPPED_DEADLINE if self.jobs[job_id].deadline == times[job_id] else State.SKIPPED_TTL
+            self.jobs[job_id] = msgspec.structs.replace(self.jobs[job_id], state=state, finished_at=self.now)
+        expired = self.do(self.opened.store.expire(self.now, limit))
+        assert expired.count == len(over)
+        assert expired.next_at == min((at for at, _, job_id in order if job_id not in over), default=None)
+
+    @rule(keep=st.none() | st.integers(0, 9), older=st.none() | st.integers(0, 9))
+    def purge(self, keep: int | None, older: int | None) -> None:
+        finished = sorted(
+            (job for job in self.jobs.values() if job.finished_at is not None),
+            key=lambda job: (job.finished_at, job.seq),
+        )
+        named = {job.parent_job_id for job in self.jobs.values() if job.state not in FINAL}
+        before = None if older is None else self.now - older
+        expected = []
+        for rank, job in enumerate(finished):
+            old = before is not None and job.finished_at is not None and job.finished_at < before
+            if (old or (keep is not None and rank < len(finished) - keep)) and job.job_id not in named:
+                expected.append((job.job_id, job.claim_no))
+        purged = self.do(self.opened.store.purge(Purge(finished_before=before, keep=keep)))
+        assert (list(purged.jobs), purged.more) == (expected, False)
+        for job_id, _ in expected:
+            del self.jobs[job_id]
+            self.gone.add(job_id)
+        used = {job.subject_key for job in self.jobs.values()}
+        unused = [subject for subject in self.generations if subject not in used]
+        assert self.do(self.opened.store.purge_subjects(100)) == len(unused)
+        for subject in unused:
+            del self.generations[subject]
+
     @rule(queue=QUEUES, paused=st.booleans())
     def pause(self, queue: str, paused: bool) -> None:
         assert self.do(self.opened.store.configure_queue(queue, paused=paused)).paused is paused
@@ -194,8 +243,9 @@ class Queues(RuleBasedStateMachine):
     def rows_agree(self) -> None:
         stored = self.do(self.opened.store.get_many(list(self.jobs)))
         for job_id, job in self.jobs.items():
-            for name in ("state", "claim_no", "stop_reason", "run_at", "generation", "queue"):
+            for name in ("state", "claim_no", "stop_reason", "run_at", "generation", "queue", "superseded_by"):
                 assert getattr(stored[job_id], name) == getattr(job, name), name
+            assert stored[job_id].finished_at == job.finished_at
         assert [j.job_id for j in self.do(self.opened.store.running())] == [
             j.job_id for j in self.jobs.values() if j.state is State.RUNNING
         ]
@@ -203,7 +253,8 @@ class Queues(RuleBasedStateMachine):
     @invariant()
     def attempts_agree(self) -> None:
         for job_id, count in self.attempts.items():
-            assert len(self.do(self.opened.store.attempts(job_id))) == count
+            expected = 0 if job_id in self.gone else count
+            assert len(self.do(self.opened.store.attempts(job_id))) == expected
 
     @invariant()
     def counters_agree(self) -> None:
@@ -219,12 +270,29 @@ class Queues(RuleBasedStateMachine):
         for change in self.seen + self.opened.changes:
             assert states.get(change.job_id) is change.before
             states[change.job_id] = change.after
+        for job_id in self.gone:
+            assert states.pop(job_id) in FINAL
         assert states == {job_id: job.state for job_id, job in self.jobs.items()}
+
+    @invariant()
+    def times_agree(self) -> None:
+        times = [expires_at(job, job.state, job.claim_no) for job in self.jobs.values()]
+        expected = min((at for at in times if at is not None), default=None)
+        assert self.do(self.opened.store.next_expiry()) == expected
 
     # --- the model ---
 
-    def make(self, fields: dict[str, Any]) -> NewJob:
-        return new_job(**fields, on_duplicate=OnDuplicate.AFTER if fields["subject_key"] else None)
+    def make(self, drawn: dict[str, Any]) -> NewJob:
+        fields = {**drawn, "created_at": self.now}
+        parent = fields.pop("parent")
+        if parent is not None and self.jobs:
+            fields["parent_job_id"] = list(self.jobs)[parent % len(self.jobs)]
+        for name in ("run_at", "deadline"):
+            if fields[name] is not None:
+                fields[name] += self.now
+        if fields["subject_key"] is None:
+            fields["on_duplicate"] = None
+        return new_job(**fields)
 
     def poisoned(self, jobs: list[NewJob], poison: str | None) -> list[NewJob]:
         match poison:
@@ -237,41 +305,67 @@ class Queues(RuleBasedStateMachine):
         return jobs
 
     def expect_inserted(self, jobs: list[NewJob], answer: Any) -> None:
-        by_key = {job.idempotency_key: job for job in self.jobs.values() if job.idempotency_key is not None}
-        fresh: dict[str, Job] = {}
-        generation = self.generation
+        before = self.jobs, self.generations, self.seq
+        self.jobs, self.generations = dict(self.jobs), dict(self.generations)
+        expected = []
         for job in jobs:
-            stored = by_key.get(job.idempotency_key) if job.idempotency_key else None
-            if stored is not None and stored.content_hash != job.content_hash:
-                assert isinstance(answer, Conflict)
-                assert answer.details["job_id"] == stored.job_id
-                return
-            if stored is not None:
-                continue
-            if job.job_id in self.jobs or job.job_id in fresh or job.priority > 100:
+            one = self.enter(job)
+            if isinstance(one, str):
+                self.jobs, self.generations, self.seq = before
                 assert isinstance(answer, Conflict | DatabaseError)
+                if one:
+                    assert isinstance(answer, Conflict)
+                    assert answer.details["job_id"] == one
                 return
-            generation += job.subject_key is not None
-            row = self.row(job, generation)
-            fresh[job.job_id] = row
-            if job.idempotency_key:
-                by_key[job.idempotency_key] = row
+            expected.append(one)
         assert not isinstance(answer, BaseException), answer
-        for job, inserted in zip(jobs, answer, strict=True):
-            known = by_key.get(job.idempotency_key) if job.idempotency_key else None
-            assert inserted.job_id == (known.job_id if known else job.job_id)
-            assert inserted.deduplicated == (inserted.job_id != job.job_id)
-        self.jobs |= fresh
-        self.generation = generation
+        told = [
+            (a.job_id, a.deduplicated, a.generation, a.superseded, [running.job_id for running in a.stopping])
+            for a in answer
+        ]
+        assert told == expected
 
-    def row(self, job: NewJob, generation: int) -> Job:
+    def enter(self, job: NewJob) -> tuple[str, bool, int | None, int, list[str]] | str:
+        """What is answered; or the job that is in its way, or "" if the row is refused."""
+        for other in self.jobs.values():
+            if job.idempotency_key is not None and other.idempotency_key == job.idempotency_key:
+                same = other.content_hash == job.content_hash
+                return (other.job_id, True, other.generation, 0, []) if same else other.job_id
+        live = [o for o in self.jobs.values() if o.state not in FINAL and o.subject_key == job.subject_key]
+        live = live if job.subject_key is not None else []
+        if live and job.on_duplicate is OnDuplicate.REJECT:
+            return live[-1].job_id
+        will_do = [o for o in live if o.superseded_by is None and o.stop_reason is None]
+        if will_do and job.on_duplicate is OnDuplicate.JOIN:
+            return will_do[-1].job_id, True, will_do[-1].generation, 0, []
+        if job.job_id in self.jobs or job.priority > 100:
+            return ""
+        superseding = job.on_duplicate in {OnDuplicate.SUPERSEDE, OnDuplicate.SUPERSEDE_RUNNING}
+        stopping = []
+        for other in live if superseding else []:
+            changed = msgspec.structs.replace(other, superseded_by=job.job_id)
+            if other.state in WAITING:
+                changed = msgspec.structs.replace(changed, state=State.SUPERSEDED, finished_at=job.created_at)
+            elif job.on_duplicate is OnDuplicate.SUPERSEDE_RUNNING:
+                stopping.append(other.job_id)
+                if may_raise(other.stop_reason, StopReason.SUPERSEDED):
+                    changed = msgspec.structs.replace(changed, stop_reason=StopReason.SUPERSEDED)
+            self.jobs[other.job_id] = changed
+        generation = None
+        if job.subject_key is not None:
+            generation = self.generations[job.subject_key] = self.generations.get(job.subject_key, 0) + 1
+        self.jobs[job.job_id] = self.row(job, generation)
+        return job.job_id, False, generation, len(live) if superseding else 0, stopping
+
+    def row(self, job: NewJob, generation: int | None) -> Job:
+        self.seq += 1
         waits = job.run_at is not None and job.run_at > job.created_at
         shared = {name: getattr(job, name) for name in NewJob.__struct_fields__ if name in Job.__struct_fields__}
         return Job(
             **shared,
-            seq=len(self.jobs),
+            seq=self.seq,
             state=State.SCHEDULED if waits else State.QUEUED,
-            generation=generation if job.subject_key else None,
+            generation=generation,
         )
 
     def ready(self) -> list[Job]:
