@@ -32,8 +32,8 @@ def name(page: Path) -> str:
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    reader = Reader(tmp_path)
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    reader = Reader(tmp_path_factory.mktemp("r"))  # short: curl takes no path of a socket above 107 characters
     try:
         yield reader
     finally:

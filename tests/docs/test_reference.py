@@ -135,6 +135,17 @@ def test_nothing_is_left_out() -> None:
         assert f"| `{name}` | {kind} |" in metrics
 
 
+def test_rpc_discover_says_what_every_field_means() -> None:
+    schemas = document("0")["components"]["schemas"]
+    silent = [
+        f"{name}.{field}"
+        for name, schema in schemas.items()
+        for field, kind in schema.get("properties", {}).items()
+        if not kind.get("description")
+    ]
+    assert not silent
+
+
 def section_of(text: str, heading: str) -> str:
     found = text.partition(f"### {heading}\n")[2].partition("\n### ")[0]
     assert found, heading
