@@ -98,69 +98,52 @@ class _Daemon:
     async def run(self, ready_fd: int | None) -> int:
         self._handle_signals()
         async with contextlib.AsyncExitStack() as stack:
-            log_attempts(self._events)
-            metrics = Metrics(version=semtask.__version__, sqlite=apsw.sqlite_lib_version())
-            metrics.attach(self._events)
-            engine, operations, store, reporting = await self._open(stack)
-            await engine.recover()
-
-            async def ready() -> None:
-                if not operations.accepting:
-                    raise Throttled("the daemon is stopping")
-                await store.healthy()
-
-            async def scrape() -> bytes:
-                # In a thread: a thousand series take tens of milliseconds.
-                return await asyncio.to_thread(metrics.render, await reporting.levels())
-
-            server = RpcServer(
-                self._settings,
-                operations,
-                ready=ready,
-                metrics=scrape,
-                events=self._events,
-                version=semtask.__version__,
-            )
-            await server.start()
-            stack.push_async_callback(server.close)
-            await engine.start()
-            gc.collect()
-            gc.freeze()
-            _announce(ready_fd)
-            log.info("ready: pid %d, home %s", os.getpid(), self._settings.home)
-            await self._stopping.wait()
-            log.info("stopping")
-            operations.accepting = False
-            server.drain()
-            await engine.stop(wait_s=self._settings.shutdown_grace_ms / 1000, at_once=self._at_once)
+            await self._serve(stack, ready_fd)
         log.info("stopped")
         return self._exit_code
 
-    async def _open(self, stack: contextlib.AsyncExitStack) -> tuple[Engine, Operations, SqliteStore, Reporting]:
-        settings, clock = self._settings, self._clock
+    async def _serve(self, stack: contextlib.AsyncExitStack, ready_fd: int | None) -> None:
+        """Open the parts from the bottom up, serve, and stop the engine; the stack closes the parts in reverse."""
+        settings = self._settings
         changes = Changes()
-        store = await open_store(settings.database, on_commit=changes.publish, now=clock.now_ms, fatal=self._fatal)
+        store = await open_store(
+            settings.database, on_commit=changes.publish, now=self._clock.now_ms, fatal=self._fatal
+        )
         stack.push_async_callback(store.close)
-        attempts_dir = AttemptsDir(settings.attempts_dir)
         logs = LogFiles(settings.logs_dir / "jobs")
         stack.callback(logs.close)
-        engine: Engine
-        launcher = await stack.enter_async_context(
-            _running(Launcher(attempts_dir, lambda ended: engine.count(ZOMBIES_CLEANED, ended)))
-        )
-        executor = SubprocessExecutor(
-            attempts_dir,
-            launcher,
-            logs.open,
-            lambda job_id, claim_no: engine.kill_failed(job_id, claim_no),  # noqa: PLW0108 - made below
-            lambda name, by: engine.count(name, by),  # noqa: PLW0108
-        )
-        cap = LogCap(logs, settings.log_max_bytes, lambda job_id, claim_no: engine.log_limit(job_id, claim_no))  # noqa: PLW0108
+        engine = await self._open_engine(stack, store, changes, logs)
+        operations = self._operations(engine, store, changes, logs)
+        server = self._server(engine, store, changes, operations)
+        await engine.recover()
+        await server.start()
+        stack.push_async_callback(server.close)
+        await engine.start()
+        gc.collect()
+        gc.freeze()
+        _announce(ready_fd)
+        log.info("ready: pid %d, home %s", os.getpid(), settings.home)
+        await self._stopping.wait()
+        log.info("stopping")
+        operations.accepting = False
+        server.drain()
+        await engine.stop(wait_s=settings.shutdown_grace_ms / 1000, at_once=self._at_once)
+
+    async def _open_engine(
+        self, stack: contextlib.AsyncExitStack, store: SqliteStore, changes: Changes, logs: LogFiles
+    ) -> Engine:
+        settings, clock = self._settings, self._clock
+        upcalls = _Upcalls()
+        attempts_dir = AttemptsDir(settings.attempts_dir)
+        launcher = Launcher(attempts_dir, lambda ended: upcalls.count(ZOMBIES_CLEANED, ended))
+        await launcher.start()
+        stack.push_async_callback(launcher.close)
+        cap = LogCap(logs, settings.log_max_bytes, upcalls.log_limit)
         await stack.enter_async_context(_background(cap.run()))
-        engine = Engine(
+        upcalls.engine = Engine(
             store=store,
-            executor=executor,
-            former=FormerAttempts(attempts_dir, lambda name, by: engine.count(name, by)),  # noqa: PLW0108
+            executor=SubprocessExecutor(attempts_dir, launcher, logs.open, upcalls.kill_failed, upcalls.count),
+            former=FormerAttempts(attempts_dir, upcalls.count),
             log_watch=cap,
             changes=changes,
             clock=clock,
@@ -186,7 +169,11 @@ class _Daemon:
                 max_bytes=settings.max_db_size_mb * 1024 * 1024,
             ),
         )
-        operations = Operations(
+        return upcalls.engine
+
+    def _operations(self, engine: Engine, store: SqliteStore, changes: Changes, logs: LogFiles) -> Operations:
+        settings, clock = self._settings, self._clock
+        return Operations(
             store=store,
             dispatcher=engine.dispatcher,
             changes=changes,
@@ -207,16 +194,38 @@ class _Daemon:
             pid=os.getpid(),
             cpu_count=os.cpu_count() or 1,
         )
+
+    def _server(self, engine: Engine, store: SqliteStore, changes: Changes, operations: Operations) -> RpcServer:
+        log_attempts(self._events)
+        metrics = Metrics(version=semtask.__version__, sqlite=apsw.sqlite_lib_version())
+        metrics.attach(self._events)
         reporting = Reporting(
             store,
             self._events,
-            now_ms=clock.now_ms,
+            now_ms=self._clock.now_ms,
             count=engine.count,
             holds=lambda: engine.holds,
-            wal_bytes=lambda: _size(f"{settings.database}-wal"),
+            wal_bytes=lambda: _size(f"{self._settings.database}-wal"),
         )
         changes.listen(reporting.on_changes)
-        return engine, operations, store, reporting
+
+        async def ready() -> None:
+            if not operations.accepting:
+                raise Throttled("the daemon is stopping")
+            await store.healthy()
+
+        async def scrape() -> bytes:
+            # In a thread: a thousand series take tens of milliseconds.
+            return await asyncio.to_thread(metrics.render, await reporting.levels())
+
+        return RpcServer(
+            self._settings,
+            operations,
+            ready=ready,
+            metrics=scrape,
+            events=self._events,
+            version=semtask.__version__,
+        )
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -237,13 +246,19 @@ class _Daemon:
         self._at_once.set()
 
 
-@contextlib.asynccontextmanager
-async def _running(launcher: Launcher) -> AsyncIterator[Launcher]:
-    await launcher.start()
-    try:
-        yield launcher
-    finally:
-        await launcher.close()
+class _Upcalls:
+    """What executors and logs have to tell the engine, which is made of them and hence after them."""
+
+    engine: Engine
+
+    def kill_failed(self, job_id: str, claim_no: int) -> None:
+        self.engine.kill_failed(job_id, claim_no)
+
+    def log_limit(self, job_id: str, claim_no: int) -> None:
+        self.engine.log_limit(job_id, claim_no)
+
+    def count(self, name: str, by: int) -> None:
+        self.engine.count(name, by)
 
 
 @contextlib.asynccontextmanager
