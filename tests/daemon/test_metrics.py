@@ -185,6 +185,7 @@ def test_names_of_others_break_nothing_and_nothing_private_is_told(daemon: Daemo
     assert "\nsemantica_fake" not in log
 
 
+@pytest.mark.alone
 def test_a_thousand_queues_do_not_stop_the_daemon_for_a_scrape(daemon: Daemon) -> None:
     later = {"type": "AFTER", "delay_ms": 600_000}
     names = [(f"q{n}", f"t{n % 7}") for n in range(1000)] + [(f"q{n}", f"t{m}") for n in range(200) for m in range(7)]

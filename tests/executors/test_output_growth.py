@@ -134,7 +134,7 @@ def test_the_timeout_ends_the_wait(files: LogFiles) -> None:
     write_log(files, b"abc")
     began = time.monotonic()
     asyncio.run(files.wait_for_growth(JOB, 1, "stdout", 3, 0.05))
-    assert 0.05 <= time.monotonic() - began < 1
+    assert 0.05 <= time.monotonic() - began < 10
 
 
 def test_who_waits_before_the_log_exists_is_woken_by_its_first_byte(files: LogFiles) -> None:
