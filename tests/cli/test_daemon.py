@@ -64,7 +64,11 @@ def test_what_a_started_daemon_inherits(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_up_and_down_tell_what_they_do(shell: Shell) -> None:
-    assert shell("down").code == 3
+    down = shell("down")
+    assert (down.code, down.err) == (
+        3,
+        f"semtask: no daemon answers at {shell.home}/run/rpc.sock; there is nothing to stop\n",
+    )
     assert shell("status").code == 3
     up = shell("up")
     assert up.out.startswith("daemon: running (pid ")

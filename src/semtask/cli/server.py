@@ -13,6 +13,7 @@ import click
 from semtask.cli import render
 from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
+from semtask.client.address import NotRunning, address_of
 from semtask.client.transport import Transport
 from semtask.errors import DaemonUnavailable, SystemFailure
 
@@ -50,8 +51,6 @@ def status(session: Session) -> None:
         f"database: {render.size(stats['db_size_bytes'])}"
     )
     if stats["throttle"]["active"]:
-        session.line(f"background work waits: {stats['throttle']['reason']}")
-    if stats["throttle"]["active"]:
         throttle = stats["throttle"]
         how_long = render.duration(now_ms() - throttle["since"])
         session.line(f"background work waits, for {how_long} by now: {render.printable(throttle['reason'])}")
@@ -68,7 +67,11 @@ def status(session: Session) -> None:
 @pass_session
 def down(session: Session, now: bool) -> None:
     """Stop the daemon and wait until it is gone. What is queued waits for its next start."""
-    transport = session.connect(start=False)
+    try:
+        transport = session.connect(start=False)
+    except NotRunning as error:
+        address = address_of(session.settings)
+        raise NotRunning(f"no daemon answers at {address}; there is nothing to stop") from error
     stats = transport.call("admin.stats.v1", {})
     pid = stats["pid"]
     process = _open_daemon(transport, pid)
