@@ -123,6 +123,13 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
         make_private(tmp_path)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder that belongs to somebody else")
+def test_root_uses_no_folder_of_another_user_either(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(StartupError, match=r"belongs to another user \(uid 12345, you are 0\)"):
+        make_private(tmp_path)
+
+
 def test_a_symbolic_link_is_followed_if_it_is_ours(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir(mode=0o700)
     link = tmp_path / "link"

@@ -96,7 +96,7 @@ def make_private(path: Path) -> None:
     mode = stat.S_IMODE(folder.st_mode)
     if not stat.S_ISDIR(folder.st_mode):
         raise StartupError(f"{path} is not a folder")
-    if link.st_uid not in {me, 0}:
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in {me, 0}:
         raise StartupError(
             f"{path} is a symbolic link of another user (uid {link.st_uid}); remove it or use another path"
         )
