@@ -7,9 +7,15 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
+from semtask.cli.failure import Failure, describe
+from semtask.cli.session import Session
+from semtask.errors import SemtaskError
 from tests.cli.rig import COMMAND, LIMIT_S, Shell, alive, eventually, processes_of
 
 
@@ -150,6 +156,30 @@ def test_a_home_that_cannot_be_made(shell: Shell) -> None:
     assert said.code == 1
     assert "SEMANTICA_HOME" in said.err
     shell.home.unlink()
+
+
+def test_a_home_that_is_closed_to_us() -> None:
+    """In this process, as somebody else where root tests: another one might not even be able to read the package."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        home.mkdir(mode=0o000)
+        session = Session()
+        session.flags["home"] = str(home)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(12345)
+        try:
+            for reach in (lambda: session.stored, lambda: session.daemon):
+                with pytest.raises(SemtaskError) as caught:
+                    reach()
+                failure = describe(caught.value)
+                assert isinstance(failure, Failure)
+                assert failure.exit_code == 6
+                assert failure.message.startswith(f"cannot connect to {home}/run/rpc.sock: Permission denied; ")
+                assert failure.message.endswith("choose a home of your own with SEMANTICA_HOME")
+        finally:
+            if root:
+                os.seteuid(0)
 
 
 def test_the_daemons_output_file_is_kept_small(shell: Shell) -> None:

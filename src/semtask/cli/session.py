@@ -103,7 +103,7 @@ class Session:
     @cached_property
     def stored(self) -> Transport:
         """The daemon, started only where there is a database: for commands that look at what is there."""
-        return self.connect(start=self.settings.autostart and self.settings.database.exists())
+        return self.connect(start=self.settings.autostart and os.path.exists(self.settings.database))
 
     def call(self, method: str, params: Mapping[str, Any] | None = None, timeout: float = 30.0) -> Any:
         return self.stored.call(method, params or {}, timeout)

@@ -106,6 +106,11 @@ def connect(address: Address, timeout: float) -> socket.socket:
         raise errors.DaemonUnavailable(
             f"the daemon at {address} accepts no connection within {timeout:g} s; is it stopped or overloaded?"
         ) from error
+    except PermissionError as error:
+        raise errors.Unauthorized(
+            f"cannot connect to {address}: {error.strerror}; if it is another user's, choose a home of your own with "
+            "SEMANTICA_HOME"
+        ) from error
     except OSError as error:
         raise errors.DaemonUnavailable(f"cannot connect to {address}: {error.strerror or error}") from error
 
