@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semtask.api import http
-from semtask.api.methods import Caller, Dispatcher
+from semtask.api.methods import Caller, Responder
 from semtask.errors import Conflict, DatabaseError, StartupError
 from semtask.model.state import State
 from semtask.protocol import messages
@@ -386,9 +386,9 @@ names = sorted({field.encode_name for m in METHODS.values() for field in msgspec
     anything | st.dictionaries(st.sampled_from(names), anything, max_size=4),
     st.none() | st.integers() | st.text(max_size=3),
 )
-def test_no_request_makes_the_dispatcher_fail(method: str, params: Any, request_id: Any) -> None:
-    dispatcher = Dispatcher(NotingOperations(), version="1", events=Events())
-    answer = asyncio.run(dispatcher.answer(call(method, params, id=request_id), Caller()))
+def test_no_request_makes_the_responder_fail(method: str, params: Any, request_id: Any) -> None:
+    responder = Responder(NotingOperations(), version="1", events=Events())
+    answer = asyncio.run(responder.answer(call(method, params, id=request_id), Caller()))
     assert answer.body is not None
     response = json.loads(answer.body)
     assert response["id"] == request_id

@@ -19,7 +19,7 @@ import msgspec
 from semtask.api import guard, listeners
 from semtask.api.connection import Connection, Limits, Response
 from semtask.api.guard import Head, Place
-from semtask.api.methods import Caller, Dispatcher, Operations
+from semtask.api.methods import Caller, Operations, Responder
 from semtask.config import Settings
 from semtask.errors import SemtaskError
 from semtask.telemetry.events import Events
@@ -55,7 +55,7 @@ class RpcServer:
         self._settings = settings
         self._ready = ready
         self._metrics = metrics
-        self._dispatcher = Dispatcher(operations, version=version, events=events)
+        self._responder = Responder(operations, version=version, events=events)
         self._own_uid = os.geteuid()
         self._max_connections = _connection_cap(settings.max_connections)
         self._servers: list[asyncio.Server] = []
@@ -88,7 +88,7 @@ class RpcServer:
 
         Looking, waiting, reading logs, cancelling, pausing and configuring go on until `close`.
         """
-        self._dispatcher.drain(retry_after_s)
+        self._responder.drain(retry_after_s)
 
     async def close(self) -> None:
         """Listen no more, let the requests in work end for a few seconds, give up waits, close all connections."""
@@ -156,16 +156,16 @@ class RpcServer:
         return await self._readiness()
 
     async def _rpc(self, body: bytes, caller: Caller) -> Response:
-        answer = await self._dispatcher.answer(body, caller)
+        answer = await self._responder.answer(body, caller)
         if answer.refused:
-            headers = [(b"retry-after", b"%d" % (self._dispatcher.retry_after_s or 0))]
+            headers = [(b"retry-after", b"%d" % (self._responder.retry_after_s or 0))]
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, answer.body or b"", headers)
         if answer.body is None:
             return Response(HTTPStatus.NO_CONTENT)
         return Response(HTTPStatus.OK, answer.body)
 
     async def _readiness(self) -> Response:
-        if self._dispatcher.retry_after_s is not None:
+        if self._responder.retry_after_s is not None:
             return _unavailable("the daemon is stopping")
         try:
             await self._ready()
