@@ -108,11 +108,13 @@ async def test_paused_queues_too_and_never_more_than_the_limit(harness: Harness)
 async def test_the_times_are_those_of_the_model(harness: Harness) -> None:
     """For every combination, before and after an attempt; told with the change, and by next_expiry."""
     offsets: list[int | None] = [None, -5, 0, 7, 60]
+    base = NOW + 10_000  # so that none is over when it is claimed
     async with harness.open() as opened:
         for run_at, deadline, ttl_ms in itertools.product(offsets, offsets, [None, 0, 8, 70]):
             job = new_job(
-                run_at=None if run_at is None else NOW + run_at,
-                deadline=None if deadline is None else NOW + deadline,
+                created_at=base,
+                run_at=None if run_at is None else base + run_at,
+                deadline=None if deadline is None else base + deadline,
                 ttl_ms=ttl_ms,
                 on_interrupt=OnInterrupt.REQUEUE,
             )
@@ -123,10 +125,10 @@ async def test_the_times_are_those_of_the_model(harness: Harness) -> None:
                 assert row.claim_no == claim_no
                 assert opened.changes[-1].expires_at == expected
                 assert await opened.store.next_expiry() == expected
-                await opened.store.promote(NOW + 1000, 1)
+                await opened.store.promote(base + 1000, 1)
                 row = await opened.job(job.job_id)
                 assert opened.changes[-1].expires_at == expires_at(row, State.QUEUED, claim_no)
-                for claimed in await opened.claim(now=NOW - 1000):
+                for claimed in await opened.claim(now=NOW):
                     await opened.finish(claimed, outcomes.interrupted("the daemon died"))
             await opened.stop(StopReason.CANCEL, job_id=job.job_id)
 
