@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -192,6 +193,22 @@ def test_a_bad_file_is_one_line(place: Place, line: str, message: str) -> None:
         place.load()
     assert message.format(file=place.project_file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_closed_to_us_has_no_settings() -> None:
+    """As with `sudo -u somebody` in one's own home."""
+    with tempfile.TemporaryDirectory() as folder:
+        closed = Path(folder) / "closed"
+        closed.mkdir(mode=0o000)
+        root = os.geteuid() == 0  # root may enter any folder, so it plays somebody else
+        if root:
+            os.seteuid(12345)
+        try:
+            settings = load({"HOME": str(closed)}, cwd=str(closed / "project"))
+        finally:
+            if root:
+                os.seteuid(0)
+    assert set(settings.origin.values()) <= {"default"}
 
 
 def test_a_file_that_is_no_text_is_named(place: Place) -> None:

@@ -329,13 +329,13 @@ def _comes_later(variable: str) -> bool:
 
 def _files(env: Mapping[str, str], cwd: str | None) -> list[Path]:
     user_file = _user_folder(env, "XDG_CONFIG_HOME", ".config") / USER_FILE
-    found = [user_file] if user_file.is_file() else []
+    found = [user_file] if os.path.isfile(user_file) else []  # False, too, in a folder that this user may not enter
     try:
         folder = Path(cwd or os.getcwd())
     except FileNotFoundError:  # the working directory was deleted: there is no project
         return found
     for parent in (folder, *folder.parents):
-        if (parent / PROJECT_FILE).is_file():
+        if os.path.isfile(parent / PROJECT_FILE):
             _require_trusted(parent / PROJECT_FILE)
             return [*found, parent / PROJECT_FILE]
     return found
