@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from semtask.executors import control, folder, shim
 from semtask.host import linux, procfs, tree
@@ -188,10 +189,11 @@ class _Launcher:
 
     def _end_orphans(self) -> None:
         """A child that is no shim was left by a shim that died."""
-        if all(map(self._is_shim, procfs.children(os.getpid()))):
-            self._orphans = False
-        else:
-            tree.kill_round(self._is_shim)
+        with suppress(OSError):  # no descriptor to look with: again after the pause
+            if all(map(self._is_shim, procfs.children(os.getpid()))):
+                self._orphans = False
+            else:
+                tree.kill_round(self._is_shim)
 
     def _is_shim(self, pid: int) -> bool:
         return pid in self._shims

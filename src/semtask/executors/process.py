@@ -7,19 +7,20 @@ launcher that died become its own children: then it reaps and kills by named pid
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from semtask.errors import StartupError
 from semtask.executors import control
 from semtask.executors.folder import AttemptFolder, AttemptsDir
 from semtask.executors.launcher_process import LauncherProcess
+from semtask.executors.leftovers import NONCE
 from semtask.host import identity, linux, procfs, tree
 from semtask.host.procfs import Mark
 from semtask.model.job import ProcessIdentity
@@ -32,6 +33,7 @@ _MAX_UNANSWERED = 32  # below what the socket can hold, so that a send never wai
 _FIRST_PAUSE_S = 1.0
 _MAX_PAUSE_S = 30.0
 _POLL_S = 0.005
+_LOOK_AGAIN_S = 0.5
 
 
 class NotSpawnedError(Exception):
@@ -117,9 +119,11 @@ class Launcher:
         self._sweeping = asyncio.Lock()
         self._sweeps: set[asyncio.Task[None]] = set()
         self._notices = b""
+        self._has_strangers = False  # children that this process did not start, or will be given
 
     async def start(self) -> None:
         """Start the launcher. Raises StartupError if it does not come up."""
+        self._has_strangers = os.getpid() == 1 or bool(procfs.children(os.getpid()))
         linux.become_child_subreaper()
         self._attempts.empty_trash()  # of former daemons
         self._daemon_out, self._daemon_in = os.pipe()
@@ -286,25 +290,25 @@ class Launcher:
         self, number: int, request: SpawnRequest, parent: LauncherProcess | None = None
     ) -> SpawnedShim | None:
         """A spawn without an answer: the folder knows whether a shim has it. See DESIGN section 3."""
+        pause = _POLL_S
         while True:
-            with request.folder.locked() as free:
-                started = request.folder.started()
-                if free and started is None:
-                    request.folder.poison()
-                    raise NotSpawnedError("the launcher died before it could start the command")
-                if free:
-                    return None
-            if started is not None and started.shim is not None:
-                known = identity.from_mark(started.shim)
-                try:
-                    pidfd = identity.open_verified(known) if known else None
-                except OSError as error:
-                    if error.errno not in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
-                        raise
-                    pidfd = None
-                if pidfd is not None:
-                    return SpawnedShim(number, started.shim.pid, pidfd, parent)
-            await asyncio.sleep(_POLL_S)
+            try:
+                with request.folder.locked() as free:
+                    started = request.folder.started()
+                    if free and started is None:
+                        request.folder.poison()
+                        raise NotSpawnedError("the launcher died before it could start the command")
+                    if free:
+                        return None
+                known = identity.from_mark(started.shim) if started else None
+                pidfd = identity.open_verified(known) if known else None
+                if known is not None and pidfd is not None:
+                    return SpawnedShim(number, known.pid, pidfd, parent)
+            except OSError as error:  # it cannot be looked at: so nobody knows that it was not started
+                text = "whether a command was started cannot be looked at now, trying again: %s"
+                log.log(logging.WARNING if pause == _POLL_S else logging.DEBUG, text, error, extra=request.about)
+                pause = _LOOK_AGAIN_S
+            await asyncio.sleep(pause)
 
     def _read_notices(self) -> None:
         try:
@@ -334,27 +338,38 @@ class Launcher:
             pause = 0.001
             while True:
                 await self._all_clear.wait()  # a shim whose spawn was not answered must be known first
-                orphans = [pid for pid in procfs.children(os.getpid()) if not self._is_ours(pid)]
-                if not orphans:
-                    return
-                tree.kill_round(self._is_ours)
-                ended = sum(_reap_orphan(pid) for pid in orphans)
-                if ended:
-                    self._on_orphans(ended)
+                with suppress(OSError):  # no descriptor to look with: again after the pause
+                    orphans = [pid for pid in procfs.children(os.getpid()) if not self._is_spared(pid)]
+                    if not orphans:
+                        return
+                    tree.kill_round(self._is_spared)
+                    ended = sum(_reap_orphan(pid) for pid in orphans)
+                    if ended:
+                        self._on_orphans(ended)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 0.1)
 
-    def _is_ours(self, pid: int) -> bool:
-        """Whether a child of this process is no orphan.
+    def _is_spared(self, pid: int) -> bool:
+        """Whether a child of this process is no orphan of a lost shim.
 
         A launcher begins a session of its own, so nothing that comes from one can be in the session of the daemon.
+        Where others may leave their orphans to this process, only what bears a nonce is proved to come from a shim.
         """
         if pid in self._shims or (self._process is not None and pid == self._process.pid):
             return True
         try:
-            return os.getsid(pid) == os.getsid(0)
+            if os.getsid(pid) == os.getsid(0):
+                return True
         except ProcessLookupError:
             return True
+        seen = procfs.stat(pid)
+        return self._has_strangers and seen is not None and seen.alive and not _has_nonce(pid)
+
+
+def _has_nonce(pid: int) -> bool:
+    """Whether a process comes from an attempt; one that this process itself comes from does not count."""
+    own = f"{NONCE}={os.environ.get(NONCE)}".encode()
+    return any(pair.startswith(f"{NONCE}=".encode()) and pair != own for pair in identity.environment(pid))
 
 
 def _reap(shim: SpawnedShim) -> int | None:

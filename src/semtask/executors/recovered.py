@@ -54,7 +54,8 @@ class FormerAttempts:
             record = folder.record()
             if record is not None:
                 return outcome_of(record)
-            never_started = same_place and folder.started() is None
+            # A row that knows the command outweighs a folder that somebody has removed.
+            never_started = same_place and job.process is None and folder.started() is None
             # In the lock: a shim that comes after this finds the poison, one that came before would hold the lock.
             folder.poison()
         if never_started:
@@ -87,7 +88,7 @@ class FormerAttempts:
         if job.claim is None:
             return True
         started = folder.started()
-        command = identity.from_mark(started.command) if started else None
+        command = (identity.from_mark(started.command) if started else None) or job.process
         killed: set[int] = set()
         try:
             async with asyncio.timeout(self._patience_s):

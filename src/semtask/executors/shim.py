@@ -13,6 +13,7 @@ import select
 import signal
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import NamedTuple
 
 from semtask.executors import command, folder
@@ -186,7 +187,8 @@ class _Attempt:
             if alarm is not None and time.monotonic() > alarm:
                 alarm = None
                 self._tell("stuck")
-            tree.kill_round()
+            with suppress(OSError):  # no descriptor to look with: again after the pause
+                tree.kill_round()
             wakeup.poll(pause_ms)
             linux.pending_signals(self._task.signals)
             pause_ms = min(2 * pause_ms, _MAX_PAUSE_MS)

@@ -24,6 +24,7 @@ from semtask.model.state import StopReason
 
 log = logging.getLogger(__name__)
 
+_LOOK_AGAIN_S = 1.0
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 OpenLogs = Callable[[str, int, bool], tuple[int, int | None]]
@@ -52,6 +53,8 @@ class _Attempt:
         self.stop: Stop | None = None
         self.handed_over = False
         self.kill_failed = False
+        self.settled = False
+        self.status: int | None = None  # of a shim that was lost
         self.alarm: asyncio.TimerHandle | None = None
         self._on_started: Callable[[ProcessIdentity], None] | None = on_started
 
@@ -181,31 +184,47 @@ class SubprocessExecutor:
             self._on_kill_failed(job_id, claim_no)
 
     async def _finish(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
+        """Look at the facts until they can be seen: without a descriptor nobody may say that it has ended."""
         shim = attempt.shim
+        told = False
         try:
             if shim is not None:
                 await shim.ended()
-            started = attempt.folder.started()
-            if started is not None:
-                attempt.started(identity.from_mark(started.command))
-            record = attempt.folder.record()
-            if record is not None:
-                return outcome_of(record)
-            return await self._lost(spec, attempt, shim)
+            while True:
+                try:
+                    return await self._seen(spec, attempt)
+                except OSError as error:
+                    if not told:
+                        text = "the end of attempt %d cannot be looked at now, trying again: %s"
+                        log.warning(text, spec.claim_no, error, extra=attempt.about)
+                    told = True
+                await asyncio.sleep(_LOOK_AGAIN_S)
         finally:
             if shim is not None:
                 self._launcher.release(shim)
 
-    async def _lost(self, spec: CommandSpec, attempt: _Attempt, shim: SpawnedShim | None) -> Outcome:
+    async def _seen(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
+        started = attempt.folder.started()
+        if started is not None:
+            attempt.started(identity.from_mark(started.command))
+        record = attempt.folder.record()
+        return await self._lost(spec, attempt) if record is None else outcome_of(record)
+
+    async def _lost(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
         """The shim is gone and left no record: end all that is left of the attempt before saying so."""
         with attempt.folder.locked():
             attempt.folder.poison()
-        status = await self._launcher.settle(shim)
+        if not attempt.settled:
+            attempt.status = await self._launcher.settle(attempt.shim)
+            attempt.settled = True
+        status = attempt.status
         killed: set[int] = set()
         started = attempt.folder.started()
-        await end_leftovers(spec.nonce, identity.from_mark(started.command) if started else None, killed)
-        if killed:
-            self._count("recovery.zombies_cleaned", len(killed))
+        try:
+            await end_leftovers(spec.nonce, identity.from_mark(started.command) if started else None, killed)
+        finally:
+            if killed:
+                self._count("recovery.zombies_cleaned", len(killed))
         if status is not None and os.waitstatus_to_exitcode(status) == control.EXIT_NO_ROOM:
             return outcome.no_room("the shim of the command had no room for its files or processes")
         return outcome.lost(f"the shim that watched the command {_how(status)} and left no record")

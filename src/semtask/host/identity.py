@@ -13,20 +13,6 @@ from semtask.host import procfs
 from semtask.model.job import ProcessIdentity
 
 
-def identify(pid: int, pidfd: int | None = None) -> ProcessIdentity | None:
-    """The identity of a process, None if there is none; `pidfd` is one of the same process, if there is one."""
-    if pidfd is not None:
-        return from_mark(procfs.mark(pid, pidfd))
-    try:
-        opened = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
-    try:
-        return from_mark(procfs.mark(pid, opened))
-    finally:
-        os.close(opened)
-
-
 def from_mark(mark: procfs.Mark | None) -> ProcessIdentity | None:
     """The identity that an attempt folder names."""
     return None if mark is None else ProcessIdentity(**mark._asdict())
@@ -38,10 +24,13 @@ def open_verified(identity: ProcessIdentity) -> int | None:
         pidfd = os.pidfd_open(identity.pid)
     except ProcessLookupError:
         return None
-    if _is(identity, pidfd):
-        return pidfd
-    os.close(pidfd)
-    return None
+    ours = False
+    try:
+        ours = _is(identity, pidfd)
+    finally:
+        if not ours:
+            os.close(pidfd)
+    return pidfd if ours else None
 
 
 def send_signal(identity: ProcessIdentity, number: int) -> bool:
@@ -72,17 +61,17 @@ def is_alive(identity: ProcessIdentity) -> bool:
 
 def has_environment(pid: int, name: str, value: str) -> bool:
     """Whether a process was started with NAME=VALUE in its environment. Those of other users cannot be read."""
+    return f"{name}={value}".encode() in environment(pid)
+
+
+def environment(pid: int) -> list[bytes]:
+    """What a process was started with, each NAME=VALUE; empty for a zombie and where it cannot be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{name}={value}".encode() in file.read().split(b"\0")
-    except OSError:  # gone, or another user's
-        return False
-
-
-def pids_with_environment(name: str, value: str) -> list[int]:
-    """The living processes, but this one, that were started with NAME=VALUE in their environment."""
-    me = os.getpid()
-    return [pid for pid in procfs.processes() if pid != me and has_environment(pid, name, value)]
+            return file.read().split(b"\0")
+    except OSError as error:  # gone, or another user's
+        procfs.raise_if_not_seen(error)
+        return []
 
 
 def _is(identity: ProcessIdentity, pidfd: int) -> bool:

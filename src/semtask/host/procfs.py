@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from functools import cache
 from typing import NamedTuple
 
 _GONE = "ZXx"
+_NOT_SEEN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Stat(NamedTuple):
@@ -74,15 +76,23 @@ def pidfs_inode(pidfd: int) -> int | None:
     return None if status.st_dev == _device_of_plain_descriptors() else status.st_ino
 
 
+def raise_if_not_seen(error: OSError) -> None:
+    """Raise what only says that this process has no room to look: it must not pass for a process that is gone."""
+    if error.errno in _NOT_SEEN:
+        raise error
+
+
 def stat(pid: int) -> Stat | None:
     """None if there is no such process."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        raise_if_not_seen(error)
         return None
     try:
         data = os.read(fd, 4096)
-    except OSError:  # it went away between open and read
+    except OSError as error:  # it went away between open and read
+        raise_if_not_seen(error)
         return None
     finally:
         os.close(fd)
@@ -105,14 +115,15 @@ def children(pid: int) -> list[int]:
     found: list[int] = []
     try:
         threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
+    except OSError as error:
+        raise_if_not_seen(error)
         return found
     for thread in threads:
         try:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 found += map(int, file.read().split())
-        except OSError:  # the thread ended meanwhile
-            continue
+        except OSError as error:  # the thread ended meanwhile
+            raise_if_not_seen(error)
     return found
 
 
