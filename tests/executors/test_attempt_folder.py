@@ -173,12 +173,3 @@ def test_a_claim_number_is_used_once_with_spares_too(tmp_path: Path) -> None:
         attempts.attempt("job", 1).create()
     assert AttemptsDir(tmp_path).attempt("job", 1).exists()
     assert os.listdir(tmp_path / ".spare") == []  # those of a former daemon are removed
-
-
-def test_folders_that_a_dead_daemon_left_are_removed_but_for_running_claims(tmp_path: Path) -> None:
-    attempts = AttemptsDir(tmp_path)
-    for claim_no in (1, 2, 11):
-        attempts.attempt("job", claim_no).create()
-    assert attempts.remove_all_but({("job", 2), ("other", 1)}) == 2
-    assert [name for name in os.listdir(tmp_path) if not name.startswith(".")] == ["job.2"]
-    assert len(attempts.attempts_id) == 32

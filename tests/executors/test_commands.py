@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from semtask.executors import shim
 from semtask.host import identity
 from semtask.model import outcome
 from semtask.model.outcome import FailureClass, Outcome
@@ -109,7 +110,7 @@ def test_the_identity_of_the_command_is_told_while_it_runs(tmp_path: Path) -> No
             running = r.begin(make_spec(["sleep", "60"]))
             pid = await r.command_of()
             assert Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
-            assert r.started["job"] == identity.identify(pid)
+            assert r.started["job"] == identity.from_mark(shim.mark(pid))
             r.executor.stop("job", 1, StopReason.CANCEL, 0)
             await running
 

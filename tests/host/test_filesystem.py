@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from semtask.errors import StartupError
-from semtask.host.filesystem import free_bytes, make_private, mount_of, punch_hole, require_local, same_file
+from semtask.host.filesystem import free_bytes, make_private, mount_of, punch_hole, require_local
 
 MOUNTINFO = r"""
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -183,16 +183,6 @@ def test_a_folder_that_cannot_be_written_to_is_refused() -> None:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-def test_same_file_notices_that_a_path_leads_elsewhere(tmp_path: Path) -> None:
-    path = tmp_path / "meta.db"
-    with path.open("w") as file:
-        assert same_file(file.fileno(), path)
-        path.rename(tmp_path / "moved")
-        assert not same_file(file.fileno(), path)
-        path.touch()
-        assert not same_file(file.fileno(), path)
 
 
 def test_free_bytes_shrinks_when_the_disk_fills(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import fcntl
 import itertools
 import os
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -290,19 +290,6 @@ class AttemptsDir:
 
     def attempt(self, job_id: str, claim_no: int) -> AttemptFolder:
         return AttemptFolder(os.path.join(self.path, f"{job_id}.{claim_no}"), self._trash, self._spares)
-
-    def remove_all_but(self, keep: Container[tuple[str, int]]) -> int:
-        """Remove the folders of all attempts but these (job_id, claim_no); how many there were.
-
-        A daemon that died between the commit of an end and `remove` leaves its folder here.
-        """
-        removed = 0
-        for name in os.listdir(self.path):
-            job_id, dot, claim_no = name.rpartition(".")
-            if job_id and dot and claim_no.isdigit() and (job_id, int(claim_no)) not in keep:
-                self.attempt(job_id, int(claim_no)).remove()
-                removed += 1
-        return removed
 
     def scratch(self) -> str:
         """The path of a folder that does not exist; whatever is left of it is removed with the trash."""

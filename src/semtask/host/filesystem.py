@@ -116,14 +116,6 @@ def free_bytes(path: Path) -> int:
     return usage.f_bavail * usage.f_frsize
 
 
-def same_file(fd: int, path: Path) -> bool:
-    """Whether `path` still leads to the file that is open as `fd`."""
-    try:
-        return os.path.samestat(os.fstat(fd), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def punch_hole(fd: int, start: int, length: int) -> None:
     """Give the disk space of these bytes back; they read as NUL, and size and offsets stay as they are.
 
