@@ -81,7 +81,7 @@ END_CAUSES = {
 WAITING = {
     "scheduled": "its time has not come",
     "retry": "an attempt failed; the next one follows at `run_at`",
-    "subject_busy": "another job of its subject runs; for one job only (`semtask show`), lists say `behind_others`",
+    "subject_busy": "another job of its subject runs",
     "throttled": "the machine is busy, and this is background work",
     "queue_paused": "its queue is paused: `semtask resume QUEUE`",
     "queue_full": "its queue runs as many jobs as it may: `semtask queues set QUEUE --concurrency N`",

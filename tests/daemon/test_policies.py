@@ -195,7 +195,9 @@ def test_a_superseded_job_is_not_retried(daemon: Daemon, tmp_path: Path) -> None
     old = daemon.command("sh", "-c", script, subject_key="s", max_attempts=5, retry_base_delay_ms=10)
     eventually(history.exists)
     new = daemon.command("sh", "-c", f"echo new >> {history}", subject_key="s")
-    assert daemon.job(new)["waiting"]["reason"] == "subject_busy"
+    [listed] = daemon.rpc("dev.query_jobs.v1", filter={"state": ["QUEUED"]})["items"]
+    assert listed["waiting"]["reason"] == daemon.job(new)["waiting"]["reason"] == "subject_busy"
+    assert old in listed["waiting"]["text"]
     gate.touch()
     first, second = daemon.wait(old, new)
     assert (first["state"], first["end_cause"], first["attempts"]) == ("SUPERSEDED", "superseded", 1)

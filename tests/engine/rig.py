@@ -132,7 +132,7 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         jitter=lambda: random.uniform(JITTER_LOW, JITTER_HIGH),  # as the daemon draws it
         events=Events(),
         on_timeout=lambda job: None,
-        on_finishing=lambda job, result: dispatcher.release(job.queue),
+        on_finishing=lambda job, result: dispatcher.release(job),
         on_end=lambda job: None,
     )
     promoter, expiry = Promoter(store, clock), Expiry(store, attempts, clock, stop_at_deadline)

@@ -57,6 +57,7 @@ class Dispatcher:
         self._throttled: str | None = None
         self._suspended: str | None = None
         self._busy: Counter[str] = Counter()
+        self._subjects: dict[tuple[str, str], str] = {}  # (job_type, subject_key) -> job_id of what runs
         self._known: set[str] = set()
         self._ready: set[str] = set()
         self._claiming: asyncio.Task[None] | None = None
@@ -116,14 +117,18 @@ class Dispatcher:
         if queued:
             self.wake(queued)
 
-    def occupy(self, queue: str) -> None:
-        """A job of a former daemon still holds a slot."""
-        self._busy[queue] += 1
+    def occupy(self, job: Job) -> None:
+        """The job holds a slot of its queue, and its subject: it was claimed, now or by a former daemon."""
+        self._busy[job.queue] += 1
+        if job.subject_key is not None:
+            self._subjects[job.job_type, job.subject_key] = job.job_id
 
-    def release(self, queue: str) -> None:
-        self._busy[queue] -= 1
-        if not self._busy[queue]:
-            del self._busy[queue]
+    def release(self, job: Job) -> None:
+        self._busy[job.queue] -= 1
+        if not self._busy[job.queue]:
+            del self._busy[job.queue]
+        if job.subject_key is not None:
+            self._subjects.pop((job.job_type, job.subject_key), None)
         self._pump()
 
     def throttle(self, reason: str | None) -> None:
@@ -172,35 +177,40 @@ class Dispatcher:
 
     def waiting(self, job: Job) -> Waiting | None:
         """Why a waiting job does not run; None for others."""
-        queue = job.queue
         if job.state is State.SCHEDULED:
-            if job.attempts:
-                number = f"attempt {job.attempts + 1} of {max(job.max_attempts, job.attempts + 1)}"
-                text = f"{number} follows at run_at={job.run_at}; the last one: {job.error}"
-                return Waiting(reason="retry", text=text)
-            return Waiting(reason="scheduled", text=f"waits for its time, run_at={job.run_at}")
+            return _not_due(job)
         if job.state is not State.QUEUED:
             return None
+        return self._closed_to(job) or self._busy_for(job)
+
+    def _closed_to(self, job: Job) -> Waiting | None:
+        """Why jobs like this are not claimed at all now."""
         if job.execution_mode is ExecutionMode.IN_PROCESS:
             return Waiting(reason="no_app", text=f"no app offers the task {job.job_type!r}; nothing can run it")
         if not self._open:
             return Waiting(reason="stopping_daemon", text="the daemon is stopping; it runs after the next start")
-        if queue in self._paused:
-            return Waiting(reason="queue_paused", text=f"queue {queue!r} is paused: semtask resume {queue}")
+        if job.queue in self._paused:
+            return Waiting(reason="queue_paused", text=f"queue {job.queue!r} is paused: semtask resume {job.queue}")
         if self._suspended:
             return Waiting(reason="machine_full", text=f"nothing is started now: {self._suspended}")
         if self._resume is not None:
             return Waiting(reason="machine_full", text=f"claiming pauses for a moment: {self._why_pause}")
-        if self._throttled and (queue in self._background or job.priority < 0):
+        if self._throttled and (job.queue in self._background or job.priority < 0):
             return Waiting(reason="throttled", text=f"background work waits: {self._throttled}")
+        return None
+
+    def _busy_for(self, job: Job) -> Waiting:
+        """Which slot is taken that it needs."""
+        queue = job.queue
+        if job.subject_key is not None and (other := self._subjects.get((job.job_type, job.subject_key))):
+            text = f"job {other} of the same subject {job.subject_key!r} runs"
+            return Waiting(reason="subject_busy", text=text)
         if self._busy[queue] >= self.limit(queue):
-            return Waiting(
-                reason="queue_full", text=f"queue {queue!r} runs {self._busy[queue]} of {self.limit(queue)} jobs"
-            )
+            text = f"queue {queue!r} runs {self._busy[queue]} of {self.limit(queue)} jobs"
+            return Waiting(reason="queue_full", text=text)
         if self.running >= self.max_processes:
-            return Waiting(
-                reason="machine_full", text=f"{self.running} of max_processes={self.max_processes} commands run"
-            )
+            text = f"{self.running} of max_processes={self.max_processes} commands run"
+            return Waiting(reason="machine_full", text=text)
         return Waiting(reason="behind_others", text="its turn comes next, or others go before it")
 
     # --- claiming ---------------------------------------------------------------------------------------------------
@@ -236,7 +246,7 @@ class Dispatcher:
             self._rest(STORE_PAUSE_S, error.message, "store")
             return
         for job in jobs:
-            self._busy[job.queue] += 1
+            self.occupy(job)
             self._start(job)
         taken = Counter(job.queue for job in jobs)
         full = len(jobs) == limit
@@ -252,3 +262,10 @@ class Dispatcher:
     def _end_pause(self) -> None:
         self._resume = None
         self._pump()
+
+
+def _not_due(job: Job) -> Waiting:
+    if not job.attempts:
+        return Waiting(reason="scheduled", text=f"waits for its time, run_at={job.run_at}")
+    number = f"attempt {job.attempts + 1} of {max(job.max_attempts, job.attempts + 1)}"
+    return Waiting(reason="retry", text=f"{number} follows at run_at={job.run_at}; the last one: {job.error}")

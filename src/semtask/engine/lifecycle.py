@@ -262,7 +262,7 @@ class Engine:
             self.dispatcher.back_off(outcome.error or "")
         elif outcome.executed:
             self.dispatcher.room_again()
-        self.dispatcher.release(job.queue)
+        self.dispatcher.release(job)
 
     def _ended(self, job: Job) -> None:
         self._log_watch.remove(job.job_id, job.claim_no)

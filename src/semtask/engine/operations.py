@@ -109,8 +109,6 @@ class Operations:
     async def get_job(self, params: m.GetJobParams) -> m.JobView:
         job = await self._job(params.job_id)
         view = self._view(job, with_payload="payload" in params.include)
-        if view.waiting is not None and job.subject_key is not None:
-            view.waiting = await self._behind_subject(job) or view.waiting
         if "attempts" in params.include:
             view.attempts_list = attempt_views(job, await self._store.attempts(job.job_id))
         return view
@@ -289,18 +287,6 @@ class Operations:
             log_path=self._tailing.log_path(job),
             with_payload=with_payload,
         )
-
-    async def _behind_subject(self, job: Job) -> m.Waiting | None:
-        """Whether a QUEUED job waits for the running one of its subject."""
-        if job.state is not State.QUEUED:
-            return None
-        lane = JobFilter(state=[State.RUNNING], job_type=job.job_type, subject_key_prefix=job.subject_key)
-        page = await self._store.query(lane, newest_first=True, limit=RETRIED_AT_ONCE, after_seq=None)
-        for other in page.items:
-            if other.subject_key == job.subject_key:
-                text = f"job {other.job_id} of the same subject {job.subject_key!r} runs"
-                return m.Waiting(reason="subject_busy", text=text)
-        return None
 
     def _queue(self, row: QueueRow) -> m.QueueView:
         return queue_view(row, self._dispatcher.queue_concurrency)

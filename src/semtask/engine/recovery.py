@@ -42,7 +42,7 @@ class Recovery:
         store: Store,
         judge: Judge,
         *,
-        occupy: Callable[[str], None],
+        occupy: Callable[[Job], None],
         settle: Callable[[Job, Outcome], Awaitable[None]],
         now_ms: Callable[[], int],
         window_s: float,
@@ -64,7 +64,7 @@ class Recovery:
         log.info("judging %d attempts of a former daemon", len(jobs))
         await self._store.count({ORPHANED_JOBS: len(jobs)})
         for job in jobs:
-            self._occupy(job.queue)
+            self._occupy(job)
             self._background.spawn(self._settle_one(job), f"settling {job.job_id}.{job.claim_no}", about=about(job))
         await self._background.idle(READY_WITHIN_S)
 

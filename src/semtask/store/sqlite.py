@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
 from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, QueueClass
 from semtask.model.state import State
@@ -62,7 +63,7 @@ async def open_store(
         db.close()
         raise
     writer = Writer(file, db, on_commit=on_commit, fatal=fatal, retry_s=disk_retry_s)
-    store = SqliteStore(file, writer, readers)
+    store = SqliteStore(file, writer, readers, now)
     try:
         await store.quarantine_running(now())
     except BaseException:
@@ -72,11 +73,12 @@ async def open_store(
 
 
 class SqliteStore:
-    def __init__(self, file: SqliteFile, writer: Writer, readers: Readers) -> None:
+    def __init__(self, file: SqliteFile, writer: Writer, readers: Readers, now: Callable[[], int]) -> None:
         self.daemon_epoch = file.daemon_epoch
         self._file = file
         self._writer = writer
         self._readers = readers
+        self._now = now
         self._purge_place = upkeep.Place()
 
     async def quarantine_running(self, now: int) -> None:
@@ -93,7 +95,8 @@ class SqliteStore:
 
     async def claim(self, request: ClaimRequest) -> list[Job]:
         return await self._writer.submit(
-            lambda tick: writes.claim(tick, request),
+            # By the time of the tick: a finish may have come into it later than this request, and it goes first.
+            lambda tick: writes.claim(tick, structs.replace(request, now=max(request.now, self._now()))),
             phase=Phase.CLAIM,
             relaxed=request.mode is ExecutionMode.IN_PROCESS,
             rows=request.limit,
