@@ -10,7 +10,6 @@ import contextlib
 import gc
 import logging
 import os
-import random
 import secrets
 import signal
 import sys
@@ -24,7 +23,7 @@ import semtask
 from semtask.api.http import RpcServer
 from semtask.config import Settings, inherited, require_linux
 from semtask.engine.admission import Admission
-from semtask.engine.attempt import CommandDefaults
+from semtask.engine.attempt import CommandDefaults, draw_jitter
 from semtask.engine.changes import Changes
 from semtask.engine.janitor import Retention
 from semtask.engine.lifecycle import Engine
@@ -45,7 +44,6 @@ from semtask.host.ownership import owned_folders
 from semtask.host.probe import SystemProbe
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts
-from semtask.model.retry import JITTER_HIGH, JITTER_LOW
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.telemetry.events import Events
 from semtask.telemetry.logs import configure_logging, log_attempts
@@ -147,7 +145,7 @@ class _Daemon:
             log_watch=cap,
             changes=changes,
             clock=clock,
-            jitter=lambda: random.uniform(JITTER_LOW, JITTER_HIGH),  # noqa: S311
+            jitter=draw_jitter,
             events=self._events,
             defaults=CommandDefaults(
                 env=inherited(os.environ, settings.env_allowlist),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from semtask.engine.attempt import Attempts, CommandDefaults
+from semtask.engine.attempt import Attempts, CommandDefaults, draw_jitter
 from semtask.engine.changes import Changes
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
@@ -19,7 +18,6 @@ from semtask.executors.base import CommandSpec, Executor
 from semtask.model import outcome
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, ProcessIdentity
 from semtask.model.outcome import Outcome
-from semtask.model.retry import JITTER_HIGH, JITTER_LOW
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector
 from semtask.store.sqlite import SqliteStore, open_store
@@ -129,7 +127,7 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         executor,
         defaults=CommandDefaults(env={}, working_dir="/", umask=0o022),
         clock=clock,
-        jitter=lambda: random.uniform(JITTER_LOW, JITTER_HIGH),  # as the daemon draws it
+        jitter=draw_jitter,
         events=Events(),
         on_timeout=lambda job: None,
         on_finishing=lambda job, result: dispatcher.release(job),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -14,6 +15,7 @@ from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import Clock
 from semtask.model.job import Job, ProcessIdentity
 from semtask.model.outcome import Outcome, bad_payload, never_ran
+from semtask.model.retry import JITTER_HIGH, JITTER_LOW
 from semtask.model.state import StopReason
 from semtask.protocol.messages import CommandPayload
 from semtask.store.base import Finish, Running, Store
@@ -31,6 +33,11 @@ class CommandDefaults(msgspec.Struct, frozen=True, kw_only=True):
     env: Mapping[str, str]
     working_dir: str
     umask: int
+
+
+def draw_jitter() -> float:
+    """Drawn anew for each retry, so that jobs that failed together do not come back together."""
+    return random.uniform(JITTER_LOW, JITTER_HIGH)  # noqa: S311 - no secret hangs on it
 
 
 def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
