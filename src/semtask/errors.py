@@ -180,6 +180,9 @@ class DaemonUnavailable(SemtaskError):
     """No semtask daemon answers. Start one with `semtask up`."""
 
 
+EXIT_OTHER_DAEMON = 100  # of a process that needs a home which a daemon owns already
+
+
 class StartupError(SemtaskError):
     """The daemon cannot start."""
 

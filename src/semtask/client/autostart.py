@@ -15,17 +15,14 @@ from typing import TYPE_CHECKING
 from semtask.client.address import NotRunning, UnixAddress, address_of
 from semtask.client.http import Notice, print_notice
 from semtask.client.transport import Transport
-from semtask.config import Settings, inherited
-from semtask.errors import DaemonUnavailable, StartupError
+from semtask.config import OF_ONE_JOB, Settings, inherited
+from semtask.errors import EXIT_OTHER_DAEMON, DaemonUnavailable, StartupError
 
 if TYPE_CHECKING:
     from subprocess import Popen
 
 START_LIMIT = 10.0
-ANOTHER_DAEMON = 100  # the exit code of a daemon whose home is owned already
 _MAX_OUTPUT = 1024 * 1024
-# They belong to one job and are no configuration.
-_OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
 _WHERE_SETTINGS_ARE = ("XDG_CONFIG_HOME",)
 
 
@@ -77,7 +74,7 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
 def environment(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
     """What a started daemon inherits: the allowlist, the settings in the environment, and this home."""
     passed = inherited(env, (*settings.env_allowlist, *_WHERE_SETTINGS_ARE))
-    passed |= {k: v for k, v in env.items() if k.startswith("SEMANTICA_") and k not in _OF_ONE_JOB}
+    passed |= {k: v for k, v in env.items() if k.startswith("SEMANTICA_") and k not in OF_ONE_JOB}
     passed["SEMANTICA_HOME"] = str(settings.home)
     if settings.db_path is not None:
         passed["SEMANTICA_DB_PATH"] = str(settings.db_path)  # absolute: the daemon has another working directory
@@ -181,7 +178,7 @@ def _explain_failure(process: Popen[bytes], output: Path, begin: int, transport:
             f"the daemon (pid {process.pid}) was started but is not ready after {START_LIMIT:g} s; "
             f"its messages are in {output}"
         ) from None
-    while code == ANOTHER_DAEMON and time.monotonic() < deadline:
+    while code == EXIT_OTHER_DAEMON and time.monotonic() < deadline:
         with suppress(NotRunning):
             transport.connect()
             return

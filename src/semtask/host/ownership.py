@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from semtask.config import Settings
-from semtask.errors import StartupError
+from semtask.errors import EXIT_OTHER_DAEMON, StartupError
 from semtask.host.filesystem import make_private, require_local
 from semtask.host.locks import FolderBusy, FolderLocks
-
-EXIT_OTHER_DAEMON = 100
 
 
 @contextmanager
