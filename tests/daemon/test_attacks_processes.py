@@ -126,3 +126,21 @@ def test_removed_attempt_folders_do_not_make_a_job_start_twice(tmp_path: Path) -
         assert (job["state"], job["end_cause"], job["attempts"]) == ("FAILED", "interrupted", 1)
         assert not alive(command)
         assert starts.read_text().split() == [str(command)]
+
+
+def test_work_goes_on_after_the_attempts_folder_was_removed(daemon: Daemon, tmp_path: Path) -> None:
+    for _ in range(3):
+        daemon.wait(daemon.command("true"))
+    gate = tmp_path / "gate"
+    ended = daemon.command("sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done", queue="a")
+    stopped = daemon.command("sleep", "300", queue="b", grace_ms=500)
+    eventually(lambda: all(daemon.job(job)["pid"] for job in (ended, stopped)))
+    shutil.rmtree(daemon.home / "attempts")
+    os.kill(launcher_of(daemon), signal.SIGKILL)
+    daemon.rpc("dev.cancel.v1", job_id=stopped)
+    gate.touch()
+    [lost, cancelled] = daemon.wait(ended, stopped)
+    # Nobody could write down how it ended.
+    assert (lost["state"], lost["end_cause"]) == ("FAILED", "worker_crash")
+    assert cancelled["state"] == "CANCELLED"
+    assert daemon.wait(daemon.command("true"))[0]["state"] == "DONE"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import stat
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -173,3 +176,55 @@ def test_a_claim_number_is_used_once_with_spares_too(tmp_path: Path) -> None:
         attempts.attempt("job", 1).create()
     assert AttemptsDir(tmp_path).attempt("job", 1).exists()
     assert os.listdir(tmp_path / ".spare") == []  # those of a former daemon are removed
+
+
+def test_two_threads_that_remove_a_folder_leave_no_spare_that_is_locked_or_broken(tmp_path: Path) -> None:
+    """The removal after the finish, and a janitor that has found the folder: the next shim must get its lock."""
+    before = sys.getswitchinterval()
+    attempts = AttemptsDir(tmp_path)
+    refused = []
+    sys.setswitchinterval(1e-6)
+    try:
+        for number in range(300):
+            ended = _ended(attempts, f"ended-{number}")
+            removals = [threading.Thread(target=remove) for remove in (ended.remove, ended.remove_unlocked)]
+            for removal in removals:
+                removal.start()
+            for again in range(3):
+                attempt = attempts.attempt(f"next-{number}-{again}", 1)
+                attempt.create()
+                with open(f"{attempt.path}/lock", "rb") as lock:
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        refused.append(attempt.path)
+                Path(attempt.path, "record").touch()
+                attempt.remove()
+            for removal in removals:
+                removal.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert refused == []
+
+
+@pytest.mark.parametrize("removed", [".", ".spare", ".trash"])
+def test_a_folder_is_made_though_somebody_removed_those_around_it(tmp_path: Path, removed: str) -> None:
+    attempts = AttemptsDir(tmp_path / "attempts")
+    _ended(attempts, "spare").remove()
+    poisoned = attempts.attempt("poisoned", 1)
+    shutil.rmtree(tmp_path / "attempts" / removed)
+    attempts.empty_trash()
+    poisoned.create()
+    assert os.listdir(poisoned.path) == ["lock"]
+    _ended(attempts, "another").remove()
+    assert not attempts.attempt("another", 1).exists()
+    if removed == ".":  # what was there is not known any more: see FormerAttempts
+        assert AttemptsDir(tmp_path / "attempts").attempts_id != attempts.attempts_id
+
+
+def _ended(attempts: AttemptsDir, job_id: str) -> folder.AttemptFolder:
+    attempt = attempts.attempt(job_id, 1)
+    attempt.create()
+    for name in ("started", "record"):
+        Path(attempt.path, name).touch()
+    return attempt

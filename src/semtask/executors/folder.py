@@ -18,9 +18,10 @@ import errno
 import fcntl
 import itertools
 import os
+from _thread import allocate_lock  # threading would be a part of every shim
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from semtask.host.procfs import Mark
@@ -36,6 +37,7 @@ _SPARE = ".spare"
 _ID = ".id"
 _MAX_SPARES = 64
 _OURS = 0o600
+_removing = allocate_lock()  # of two threads that remove one folder, the second one must find nothing
 
 
 class Stop(NamedTuple):
@@ -152,7 +154,12 @@ class AttemptFolder:
         """Make the folder and its lock. FileExistsError if it is there: a claim number is never used twice."""
         if self._spares is not None and self._spares.take(self.path):
             return
-        os.mkdir(self.path, 0o700)
+        try:
+            os.mkdir(self.path, 0o700)
+        except FileNotFoundError:  # somebody removed the folder of all attempts; the home must be there
+            for folder in (os.path.dirname(self.path), self._trash, self.path):
+                with suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)
         os.close(os.open(self._file(LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _OURS))
 
     def open(self) -> int:
@@ -218,10 +225,26 @@ class AttemptFolder:
 
         A poisoned one goes to the trash whole: a late shim must find it poisoned until its launcher is gone.
         """
-        if self.poisoned():
-            os.rename(self.path, os.path.join(self._trash, os.path.basename(self.path)))
-        elif self._spares is None or not self._spares.keep(self.path):
-            _remove_folder(self.path)
+        with _removing:
+            if self.poisoned():
+                self._throw_away()
+            elif self._spares is None or not self._spares.keep(self.path):
+                _remove_folder(self.path)
+
+    def remove_unlocked(self) -> bool:
+        """The same for a folder that may be held, or be removed by another thread. False: a shim holds it.
+
+        It is not used again: its lock is ours while it goes.
+        """
+        with _removing, self.locked() as free:
+            if free and self.poisoned():
+                self._throw_away()
+            elif free:
+                _remove_folder(self.path)
+            return free
+
+    def _throw_away(self) -> None:
+        os.rename(self.path, os.path.join(self._trash, os.path.basename(self.path)))
 
     def _file(self, name: str) -> str:
         return f"{self.path}/{name}"
@@ -260,7 +283,11 @@ class _Spares:
         if os.path.exists(path):
             self._free.append(spare)
             raise FileExistsError(errno.EEXIST, "the folder of this claim is there already", path)
-        os.rename(spare, path)
+        try:
+            os.rename(spare, path)
+        except FileNotFoundError:  # somebody removed it, and the others too
+            self._free.clear()
+            return False
         return True
 
     def keep(self, path: str) -> bool:
@@ -271,7 +298,10 @@ class _Spares:
         if os.listdir(path) != [LOCK]:
             return False
         spare = f"{self._path}/{next(self._names)}"
-        os.rename(path, spare)
+        try:
+            os.rename(path, spare)
+        except FileNotFoundError:
+            return False
         self._free.append(spare)
         return True
 
@@ -297,8 +327,9 @@ class AttemptsDir:
 
     def empty_trash(self) -> None:
         """Remove what was poisoned. Only when no launcher is left that could still start it."""
-        for name in os.listdir(self._trash):
-            _remove_folder(os.path.join(self._trash, name))
+        with suppress(FileNotFoundError):
+            for name in os.listdir(self._trash):
+                _remove_folder(os.path.join(self._trash, name))
 
     def _load_id(self) -> str:
         path = os.path.join(self.path, _ID)

@@ -117,7 +117,8 @@ class LauncherProcess:
 
     def _take(self, kind: bytes, request: int, value: int, fds: list[int]) -> None:
         if kind == control.READY:
-            self.ready.set_result(None)
+            if not self.ready.done():  # nobody waits for it after its time
+                self.ready.set_result(None)
             return
         if kind == control.ORPHANS:
             self._on_orphans(value)

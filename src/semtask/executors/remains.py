@@ -32,12 +32,7 @@ class Remains:
 
     def remove_folder(self, job_id: str, claim_no: int) -> bool:
         """Remove the folder of a finished attempt; False if a process still holds it."""
-        folder = self._attempts.attempt(job_id, claim_no)
-        with folder.locked() as free:
-            if free:
-                with suppress(FileNotFoundError):
-                    folder.remove()
-            return free
+        return self._attempts.attempt(job_id, claim_no).remove_unlocked()
 
     def remove_empty_logs(self, job_id: str, claim_no: int) -> None:
         """Remove the logs of an ended attempt that wrote nothing: a log that is not there reads as empty."""
