@@ -169,9 +169,9 @@ def test_a_home_that_is_closed_to_us() -> None:
         if root:
             os.seteuid(12345)
         try:
-            for reach in (lambda: session.stored, lambda: session.daemon):
+            for name in ("stored", "daemon"):
                 with pytest.raises(SemtaskError) as caught:
-                    reach()
+                    getattr(session, name)
                 failure = describe(caught.value)
                 assert isinstance(failure, Failure)
                 assert failure.exit_code == 6
