@@ -29,6 +29,14 @@ def duration(text: str) -> int:
     return ms
 
 
+def limit(text: str) -> int:
+    """A duration that leaves some time."""
+    ms = duration(text)
+    if ms == 0:
+        raise click.BadParameter(f"{text!r} leaves no time at all; without the option there is no limit")
+    return ms
+
+
 def grace(text: str) -> int:
     """A duration of at most a minute."""
     ms = duration(text)
@@ -65,16 +73,18 @@ def moment(text: str) -> int:
 
 
 def deadline(text: str) -> int:
-    """A time, or how long from now, in epoch ms."""
+    """A time that is still to come, or how long from now, in epoch ms."""
+    now = round(now_ms())
     ms = parse_duration(text)
-    if ms is not None:
-        return round(now_ms()) + ms
     try:
-        return moment(text)
+        wanted = moment(text) if ms is None else now + ms
     except click.BadParameter:
         raise click.BadParameter(
             f"{text!r} is neither a duration (1h30m) nor a time (18:00, 2026-11-23T18:00)"
         ) from None
+    if wanted <= now:
+        raise click.BadParameter(f"{text!r} is over: the job could never run")
+    return wanted
 
 
 def past(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,6 +105,26 @@ def _usage(error: click.ClickException) -> Failure:
     return Failure(error.exit_code, "USAGE", message, f"see `{path} --help`")
 
 
+# parameter of the API -> the option that it is here
+_OPTIONS = {
+    "queue": "--queue",
+    "job_type": "--name",
+    "tag": "--tag",
+    "chain_group_id": "--group",
+    "subject_key": "--subject",
+    "subject_key_prefix": "--subject",
+    "on_duplicate": "--on-duplicate",
+    "idempotency_key": "--idempotency-key",
+    "timeout_ms": "--timeout",
+    "ttl_ms": "--ttl",
+    "deadline": "--deadline",
+    "scheduled_at": "--at",
+    "delay_ms": "--in",
+    "retry_base_delay_ms": "--retry-base",
+    "retry_max_delay_ms": "--retry-max",
+    "concurrency": "--concurrency",
+}
+
 # class of error -> (exit code, what to do next)
 _REFUSALS: dict[type[errors.RpcError], tuple[int, str | None]] = {
     errors.NotFound: (NOT_FOUND, "`semtask ls` lists the jobs"),
@@ -127,4 +148,17 @@ def _refused(error: errors.RpcError) -> Failure:
         data["retry_after_ms"] = error.retry_after_ms
     if exit_code == 1 and error.trace_id:
         hint = f"the daemon's log has more under the trace id {error.trace_id}"
-    return Failure(exit_code, error.kind, error.message, hint, error.code, data)
+    message = _in_our_words(error) if isinstance(error, errors.ValidationError) else error.message
+    return Failure(exit_code, error.kind, message, hint, error.code, data)
+
+
+def _in_our_words(error: errors.ValidationError) -> str:
+    """The daemon names parameters of its API; a person here knows them as options."""
+    what, _, _ = error.message.partition(" - at `")
+    path = str(error.details.get("parameter", ""))
+    names = re.findall(r"\w*[a-z]", path)
+    if names and what != error.message:
+        name = names[-1]
+        unit = " milliseconds" if name.endswith("_ms") else ""
+        return f"{_OPTIONS.get(name, path)}: {what}{unit}"
+    return re.sub(r"`(\w+)`", lambda named: f"`{_OPTIONS.get(named[1], named[1])}`", error.message)

@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from semtask.cli import render
-from semtask.cli.arguments import deadline, duration, factor, grace, moment, require_utf8, task_arguments, variables
+from semtask.cli.arguments import (
+    deadline,
+    duration,
+    factor,
+    grace,
+    limit,
+    moment,
+    require_utf8,
+    task_arguments,
+    variables,
+)
 from semtask.cli.complete import queue_names, tag_names
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config import inherited
@@ -40,13 +50,11 @@ _COMMON: tuple[Callable[[Any], Any], ...] = (
         help="How much longer each pause is than the one before; 2.",
     ),
     click.option("--retry-on-crash", is_flag=True, help="Try again if the process that ran it was lost; 3 in all."),
-    click.option(
-        "--timeout", "timeout_ms", type=duration, metavar="DURATION", help="The longest one attempt may take."
-    ),
+    click.option("--timeout", "timeout_ms", type=limit, metavar="DURATION", help="The longest one attempt may take."),
     click.option(
         "--deadline", type=deadline, metavar="DURATION|TIME", help="When all of it must be over: 2h from now, or 18:00."
     ),
-    click.option("--ttl", "ttl_ms", type=duration, metavar="DURATION", help="Skip it if it has not started by then."),
+    click.option("--ttl", "ttl_ms", type=limit, metavar="DURATION", help="Skip it if it has not started by then."),
     click.option(
         "--subject", "subject_key", metavar="KEY", help="What it is about: one job of a name and subject runs at once."
     ),
@@ -148,11 +156,12 @@ def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str
         raise click.UsageError("--at and --in exclude each other")
     if not options["retry_on_crash"]:
         del options["retry_on_crash"]
+    key = options.pop("idempotency_key")
     params: dict[str, Any] = {
         "job_type": job_type,
         "payload": payload,
         "execution_mode": mode,
-        "idempotency_key": options.pop("idempotency_key") or os.urandom(16).hex(),
+        "idempotency_key": os.urandom(16).hex() if key is None else key,
         **{name: value for name, value in options.items() if value is not None},
     }
     if retries is not None:
