@@ -29,8 +29,9 @@ from semtask.model.state import EndCause, State, StopReason
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """A committed change of one job. `before` is None for a new job.
 
-    A raised stop reason of a running job is a change too: `before` and `after` are RUNNING then. `expires_at` is when
-    the ttl or the deadline of a job that waits now is over, whichever is first (epoch ms; `model.schedule`).
+    A raised stop reason of a running job is a change too: `before` and `after` are RUNNING then. They are QUEUED when a
+    job may be claimed because the time of the one before it in its lane is over. `expires_at` is when the ttl or the
+    deadline of a job that waits now is over, whichever is first (epoch ms; `model.schedule`).
     """
 
     job_id: str
@@ -218,7 +219,8 @@ class Store(Protocol):
     async def claim(self, request: ClaimRequest) -> list[Job]:
         """Give jobs to an executor: RUNNING, claim_no + 1, started_at, node and claim facts. Returns the new rows.
 
-        Never a job whose subject has a running job, nor one with superseded_by.
+        Never a job whose subject has a running job, nor one with superseded_by, nor one behind a better job of its
+        subject that waits in the same queue, be it over its time.
         """
         ...
 

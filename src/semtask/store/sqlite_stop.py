@@ -80,14 +80,17 @@ def expire(tick: Tick, now: int, limit: int) -> Expired:
     late = [row for deadline, *row in over if not deadline]
     _end_waiting(tick, missed, Event.MISS_DEADLINE, EndCause.DEADLINE, now=now)
     _end_waiting(tick, late, Event.EXPIRE, EndCause.TTL, now=now)
-    _free_lanes_of(tick, [*missed, *late])
+    # Claims have passed these queues: nothing else would tell that there is work again.
+    for _, expires_at, *job in _free_lanes_of(tick, [*missed, *late]):
+        tick.changes.append(row_change(job, State.QUEUED, State.QUEUED, expires_at=expires_at))
     return Expired(count=len(over), next_at=fetch_value(tick.db, query("next_expiry")))
 
 
-def free_lanes(tick: Tick, lanes: Collection[Lane]) -> None:
-    """The heads of these lanes have left them: let the next ones be seen by claims."""
-    if lanes:
-        tick.db.execute(query("free_lanes"), {"lanes": to_json(list(lanes))})
+def free_lanes(tick: Tick, lanes: Collection[Lane]) -> list[Row]:
+    """The heads of these lanes have left them: let the next ones be seen by claims. Answers with those."""
+    if not lanes:
+        return []
+    return sorted(fetch(tick.db, query("free_lanes"), {"lanes": to_json(list(lanes))}), key=lambda row: row[0])
 
 
 # --- what waits: rows of waiting_of.sql ---
@@ -126,14 +129,14 @@ def _ends(
     return ends
 
 
-def _free_lanes_of(tick: Tick, rows: Iterable[Sequence[Any]]) -> None:
+def _free_lanes_of(tick: Tick, rows: Iterable[Sequence[Any]]) -> list[Row]:
     """Of all the lanes whose heads are among these rows, which wait no more."""
     lanes = {
         (job_type, subject_key, mode, queue)
         for _, state, behind, _, queue, job_type, mode, _, subject_key in rows
         if subject_key is not None and state == State.QUEUED and not behind
     }
-    free_lanes(tick, lanes)
+    return free_lanes(tick, lanes)
 
 
 # --- what runs: rows of running_of.sql ---

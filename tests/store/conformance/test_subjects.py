@@ -311,6 +311,25 @@ async def test_when_the_head_leaves_the_next_one_is_seen(harness: Harness, leave
             await opened.finish(claimed)
 
 
+async def test_whoever_follows_a_job_that_is_over_is_told(harness: Harness) -> None:
+    """A claim that came before the timer has found nothing, and nothing else would make the engine ask again."""
+    async with harness.open() as opened:
+        await insert(opened, over := about(ttl_ms=5), second := about(deadline=NOW + 90), third := about())
+        assert await opened.claim(now=NOW + 5) == []
+        await opened.store.expire(NOW + 5, 10)
+        assert seen(opened.commits[-1]) == [
+            (over.job_id, State.QUEUED, State.SKIPPED_TTL),
+            (second.job_id, State.QUEUED, State.QUEUED),
+        ]
+        assert opened.commits[-1][1].expires_at == NOW + 90
+        assert await opened.counts() == {"SKIPPED_TTL": 1, "QUEUED": 2}
+        [job] = await opened.claim(now=NOW + 5)
+        assert job.job_id == second.job_id
+        await opened.store.expire(NOW + 500, 10)  # what runs is no concern of it
+        assert opened.commits[-1] == []
+        assert (await opened.job(third.job_id)).state is State.QUEUED
+
+
 async def test_delayed_and_retried_jobs_take_their_place(harness: Harness) -> None:
     async with harness.open() as opened:
         delayed = [about(run_at=NOW + 5, priority=priority) for priority in (0, 3, 0)]

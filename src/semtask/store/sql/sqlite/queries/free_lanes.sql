@@ -11,3 +11,4 @@ WHERE behind = 1 AND seq IN (
     )
     FROM json_each(:lanes) AS lane
 )
+RETURNING seq, expires_at, job_id, queue, job_type, execution_mode, claim_no, subject_key
