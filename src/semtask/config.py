@@ -227,7 +227,9 @@ _BY_ENV = {f.metadata["env"]: name for name, f in _FIELDS.items() if f.metadata[
 # The client acts on them itself, or hands them to the daemon that it starts.
 _READ_BY_CLIENTS = frozenset({"home", "db_path", "autostart", "env_allowlist"})
 # They belong to one job and are no configuration: never passed on.
-OF_ONE_JOB = frozenset({"SEMANTICA_JOB_ID", "SEMANTICA_ATTEMPT"})
+ENV_JOB_ID = "SEMANTICA_JOB_ID"
+ENV_ATTEMPT = "SEMANTICA_ATTEMPT"
+OF_ONE_JOB = frozenset({ENV_JOB_ID, ENV_ATTEMPT})
 # Read elsewhere, hence known: by clients, by jobs, or by the command line.
 OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
 # Names of later versions. Whoever sets them expects something, so they are not passed over in silence.

@@ -13,13 +13,13 @@ from typing import Any
 
 from semtask.client.transport import Transport
 from semtask.errors import DaemonUnavailable, Throttled
+from semtask.model.state import FINAL
 
 RECONNECT_S = 15.0
 _WAIT_MS = 20_000
 _LOOK_AGAIN_MS = 100
 _FIRST_LOOK_BACK = 8192
 _CHUNK = 1 << 20
-FINAL = frozenset({"DONE", "FAILED", "CANCELLED", "SUPERSEDED", "SKIPPED_TTL", "SKIPPED_DEADLINE"})
 
 
 def patient_call(transport: Transport, method: str, params: Mapping[str, Any], timeout: float = 30.0) -> Any:

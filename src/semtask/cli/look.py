@@ -13,10 +13,10 @@ from semtask.cli.arguments import duration, now_ms, past
 from semtask.cli.complete import job_words, queue_names, tag_names
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import TIMED_OUT
-from semtask.cli.follow import FINAL, patient_call
+from semtask.cli.follow import patient_call
 from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, Session, pass_session
-from semtask.model.state import State
+from semtask.model.state import FINAL, State
 
 _PAGE = 200
 _MAX_WAIT_MS = 60_000

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from semtask.config import ENV_ATTEMPT, ENV_JOB_ID
 from semtask.engine.background import Background
 from semtask.errors import DatabaseError
 from semtask.executors.base import CommandSpec, Executor
@@ -44,7 +45,7 @@ def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
     """What to execute for a claimed SUBPROCESS job."""
     assert job.claim is not None, "only a claimed job is run"
     payload = msgspec.json.decode(job.payload, type=CommandPayload)
-    env = {**defaults.env, **payload.env, "SEMANTICA_JOB_ID": job.job_id, "SEMANTICA_ATTEMPT": job.claim.nonce}
+    env = {**defaults.env, **payload.env, ENV_JOB_ID: job.job_id, ENV_ATTEMPT: job.claim.nonce}
     if job.trace_context:
         env["TRACEPARENT"] = job.trace_context
     return CommandSpec(

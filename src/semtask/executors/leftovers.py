@@ -6,10 +6,9 @@ import asyncio
 import os
 import signal
 
+from semtask.config import ENV_ATTEMPT
 from semtask.host import identity, procfs
 from semtask.model.job import ProcessIdentity
-
-NONCE = "SEMANTICA_ATTEMPT"
 
 _BATCH = 64  # processes looked at before the loop gets its turn
 _CLEAN_SCANS = 2  # a process may be born behind the back of one scan
@@ -45,7 +44,7 @@ async def _scan(nonce: str) -> list[int]:
     for count, pid in enumerate(procfs.processes()):
         if count % _BATCH == _BATCH - 1:
             await asyncio.sleep(0)
-        if pid != me and identity.has_environment(pid, NONCE, nonce):
+        if pid != me and identity.has_environment(pid, ENV_ATTEMPT, nonce):
             found.append(pid)
     return found
 
@@ -57,7 +56,7 @@ def _signal(pid: int, nonce: str, number: int) -> bool:
     except ProcessLookupError:
         return False
     try:
-        if not identity.has_environment(pid, NONCE, nonce):
+        if not identity.has_environment(pid, ENV_ATTEMPT, nonce):
             return False
         signal.pidfd_send_signal(pidfd, number)
     except (ProcessLookupError, PermissionError):

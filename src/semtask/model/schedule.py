@@ -7,7 +7,7 @@ from semtask.model.state import State
 
 
 def queued_since(job: Job | NewJob) -> int:
-    """When a job that was never claimed became eligible: ttl_ms runs from here."""
+    """When a job became due, or will: ttl_ms and the wait for a slot run from here."""
     return max(job.created_at, job.run_at or 0)
 
 

@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from semtask.model.schedule import queued_since
 from semtask.model.state import EndCause, State
 from semtask.telemetry import events
 from semtask.telemetry.events import Events, Hold, Levels
@@ -100,8 +101,7 @@ class Metrics:
         job = event.job
         if job.started_at is None or job.interruptions:  # what was interrupted has not waited since it was due
             return
-        due = max(job.created_at, job.run_at or 0)
-        self._wait.labels(self._names.queue(job.queue)).observe(max(job.started_at - due, 0) / 1000)
+        self._wait.labels(self._names.queue(job.queue)).observe(max(job.started_at - queued_since(job), 0) / 1000)
 
     def _on_attempt_ended(self, event: events.AttemptEnded) -> None:
         if event.ran_s is not None:
