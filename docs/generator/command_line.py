@@ -1,5 +1,6 @@
 """The commands with their options, and the exit codes, from the command line's own help."""
 
+import inspect
 from collections.abc import Iterable, Iterator
 
 import click
@@ -61,7 +62,8 @@ def _command(path: str, command: click.Command) -> str:
     usage = " ".join([path, *command.collect_usage_pieces(click.Context(command))])
     common = {option.opts[0] for option in session.common_options()}
     own = [p for p in command.params if isinstance(p, click.Option) and not p.hidden and p.opts[0] not in common]
-    parts = [f"### {path}", f"```text\n{usage}\n```", *map(_paragraph, (command.help or "").split("\n\n"))]
+    explained = inspect.cleandoc(command.help or "")  # Python 3.13 does it by itself
+    parts = [f"### {path}", f"```text\n{usage}\n```", *map(_paragraph, explained.split("\n\n"))]
     return "\n\n".join([*parts, _options(own, path)] if own else parts)
 
 
