@@ -121,7 +121,11 @@ def test_logs(served: Shell) -> None:
     assert served("logs", job_id, "-n", "2500").out.splitlines() == [*lines[-2499:], "oops"]
     assert served("logs", job_id, "-n", "0").out == ""
     assert served("logs", job_id, "-f", "-n", "1").out == "oops\n"
-    assert served("logs", job_id, "--attempt", "2").code == 4
+    none = served("logs", job_id, "--attempt", "2")
+    assert (none.code, none.err) == (
+        4,
+        f"semtask: job {job_id} has no attempt 2; the newest is 1; `semtask show {job_id}` lists the attempts\n",
+    )
     events = served("logs", job_id, "--json").json_lines
     assert "".join(event["chunk"] for event in events).splitlines() == [*lines, "oops"]
     assert events[0]["schema"] == "log.v1"
@@ -175,6 +179,7 @@ def test_queues(served: Shell) -> None:
         served("queues", "set", "q-one", "--concurrency", "7").err
         == "semtask: queue q-one runs up to 7 jobs at once, class normal\n"
     )
+    assert "runs up to 1 job at once" in served("queues", "set", "q-two", "--concurrency", "1").err
     assert served("resume", "q-one").code == 0
     assert served("wait", held).code == 0
     rows = {q["name"]: q for q in served("queues", "--json").json_lines}

@@ -265,7 +265,7 @@ def test_there_is_no_job_before_the_first(shell: Shell) -> None:
     shell("run", "-q", "true")
     assert shell("show", "-q", "last:1").code == 0
     said = shell("show", "last:2")
-    assert (said.code, "last:2 is too far back" in said.err) == (4, True), said
+    assert (said.code, "last:2 is too far back, there is 1 job;" in said.err) == (4, True), said
 
 
 def test_classes_of_queues(served: Shell) -> None:

@@ -139,6 +139,8 @@ _REFUSALS: dict[type[errors.RpcError], tuple[int, str | None]] = {
 
 def _refused(error: errors.RpcError) -> Failure:
     exit_code, hint = _REFUSALS.get(type(error), (1, None))
+    if isinstance(error, errors.NotFound) and "attempt" in error.details:
+        hint = f"`semtask show {error.details['job_id']}` lists the attempts"
     if isinstance(error, errors.Throttled) and error.retry_after_ms is not None:
         hint = f"try again in {error.retry_after_ms / 1000:g} s"
     data = dict(error.details)

@@ -52,7 +52,11 @@ def set_limits(session: Session, queue: str, concurrency: str | None, class_: st
     if class_ is not None:
         wanted["class"] = class_
     answer = session.daemon.call("queues.configure.v1", wanted)
-    _tell(session, answer, f"runs up to {answer['concurrency']} jobs at once, class {answer['class']}")
+    _tell(session, answer, f"runs up to {_jobs(answer['concurrency'])} at once, class {answer['class']}")
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' * (count != 1)}"
 
 
 def _limit(word: str) -> int | None:
