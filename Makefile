@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## run the main job on real input: index a source tree, with a kill -9 in the middle (DIR=folder)
-	@$(BIN)/python -m demo $(if $(DIR),--dir '$(DIR)')
+	@$(BIN)/python -u -m demo $(if $(DIR),--dir '$(DIR)')
 
 check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/ruff format --check .
