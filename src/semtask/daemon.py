@@ -21,7 +21,7 @@ import apsw
 
 import semtask
 from semtask.api.http import RpcServer
-from semtask.config import Settings, inherited, require_linux
+from semtask.config import Settings, inherited
 from semtask.engine.admission import Admission
 from semtask.engine.attempt import CommandDefaults, draw_jitter
 from semtask.engine.changes import Changes
@@ -65,7 +65,6 @@ def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = Fa
         _reset_signals()
     inherited_umask = os.umask(0o077)
     try:
-        require_linux()
         with owned_folders(settings):
             configure_logging(settings, foreground=not detached)
             return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -180,6 +181,21 @@ def test_a_home_that_is_closed_to_us() -> None:
         finally:
             if root:
                 os.seteuid(0)
+
+
+def test_on_another_system_the_daemon_refuses_to_start_with_one_line(tmp_path: Path) -> None:
+    """What it is made of cannot be imported there, so it must say so before."""
+    program = (
+        "import sys; sys.platform, sys.modules['semtask.daemon'] = 'darwin', None;"
+        " sys.argv = ['semtask', 'daemon', '--home', sys.argv[1]];"
+        " from semtask.cli.main import main; main()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "home")], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == "semtask: semtask runs its daemon on Linux only for now, and this is darwin\n"
+    assert not (tmp_path / "home").exists()
 
 
 def test_the_daemons_output_file_is_kept_small(shell: Shell) -> None:

@@ -15,6 +15,7 @@ from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
 from semtask.client.address import NotRunning, address_of
 from semtask.client.transport import Transport
+from semtask.config import require_linux
 from semtask.errors import DaemonUnavailable, SystemFailure
 
 
@@ -166,6 +167,7 @@ def daemon(session: Session, /, ready_fd: int | None, detached: bool, **flags: A
 
     Exit code 100: another daemon owns this home.
     """
+    require_linux()  # elsewhere the daemon's modules cannot even be imported
     from semtask.daemon import main as run_daemon
 
     session.flags |= flags
