@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from semtask.config import ENV_ATTEMPT
 from semtask.errors import StartupError
 from semtask.executors import control
 from semtask.executors.folder import AttemptFolder, AttemptsDir
 from semtask.executors.launcher_process import LauncherProcess
-from semtask.executors.leftovers import NONCE
 from semtask.host import identity, linux, procfs, tree
 from semtask.host.procfs import Mark
 from semtask.model.job import ProcessIdentity
@@ -250,7 +250,10 @@ class Launcher:
                 await self._start_process()
             except (OSError, TimeoutError) as error:
                 log.error("no new launcher could be started: %s", error)  # noqa: TRY400 - the message says it all
-            self._attempts.empty_trash()  # the launcher that could have started what is in there is gone
+            try:
+                self._attempts.empty_trash()  # the launcher that could have started what is in there is gone
+            except OSError as error:
+                log.warning("given up attempts stay in the trash: %s", error)
 
     async def _living(self) -> LauncherProcess:
         if self._closing:
@@ -368,8 +371,8 @@ class Launcher:
 
 def _has_nonce(pid: int) -> bool:
     """Whether a process comes from an attempt; one that this process itself comes from does not count."""
-    own = f"{NONCE}={os.environ.get(NONCE)}".encode()
-    return any(pair.startswith(f"{NONCE}=".encode()) and pair != own for pair in identity.environment(pid))
+    own = f"{ENV_ATTEMPT}={os.environ.get(ENV_ATTEMPT)}".encode()
+    return any(pair.startswith(f"{ENV_ATTEMPT}=".encode()) and pair != own for pair in identity.environment(pid))
 
 
 def _reap(shim: SpawnedShim) -> int | None:
