@@ -45,6 +45,7 @@ from semtask.host.probe import SystemProbe
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts
 from semtask.store.sqlite import SqliteStore, open_store
+from semtask.telemetry.counters import ZOMBIES_CLEANED
 from semtask.telemetry.events import Events
 from semtask.telemetry.logs import configure_logging, log_attempts
 from semtask.telemetry.metrics import Metrics
@@ -52,7 +53,6 @@ from semtask.telemetry.metrics import Metrics
 log = logging.getLogger("semtask.daemon")
 
 EXIT_FENCED = 70
-ZOMBIES_CLEANED = "recovery.zombies_cleaned"
 
 
 def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = False) -> int:

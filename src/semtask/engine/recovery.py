@@ -12,13 +12,13 @@ from semtask.model.job import ExecutionMode, Job
 from semtask.model.outcome import Outcome, interrupted
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector, Store
+from semtask.telemetry.counters import ORPHANED_JOBS
 from semtask.telemetry.logs import about
 
 log = logging.getLogger("semtask.recovery")
 
 # No fact depends on this: only when the sockets open, if a tree takes its time to die.
 READY_WITHIN_S = 0.5
-ORPHANED_JOBS = "recovery.orphaned_jobs"
 
 
 class Judge(Protocol):

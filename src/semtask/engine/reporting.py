@@ -8,9 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from semtask.model.job import ExecutionMode
 from semtask.model.state import EndCause, State
 from semtask.store.base import Change, Store
+from semtask.telemetry.counters import RETRY_COUNT
 from semtask.telemetry.events import Events, Hold, JobsEnded, JobsEnqueued, JobsRetried, Levels
-
-RETRY_COUNT = "worker.retry_count"
 
 
 class Reporting:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from semtask.host.clocks import Clock
 from semtask.host.probe import HostProbe, Load
+from semtask.telemetry.counters import CPU_THROTTLE_EVENTS
 
 log = logging.getLogger("semtask.throttle")
 
-CPU_THROTTLE_EVENTS = "system.cpu_throttle_events"
 NEVER = 101  # a threshold that no load reaches
 
 SUSTAINED_S = 3.0

@@ -1,6 +1,6 @@
 """What became of the commands of a former daemon: the facts in their folders and in the process table.
 
-No timer decides anything here. See DESIGN section 3, "Recovery reads facts".
+No timer decides anything here: see docs/adr/0004-facts-instead-of-timers-in-recovery.md.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from semtask.host import identity, procfs
 from semtask.model import outcome
 from semtask.model.job import Job
 from semtask.model.outcome import Outcome
+from semtask.telemetry.counters import ZOMBIES_CLEANED
 from semtask.telemetry.logs import about
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("semtask.recovery")
 
 _POLL_S = 0.05
 
@@ -28,7 +29,7 @@ _POLL_S = 0.05
 class FormerAttempts:
     """Judges RUNNING commands that another daemon claimed.
 
-    `count("recovery.zombies_cleaned", n)` is called when processes were found and killed. `patience_s` bounds how long
+    `count(ZOMBIES_CLEANED, n)` is called when processes were found and killed. `patience_s` bounds how long
     one call of `judge` tries to end processes that survive SIGKILL.
     """
 
@@ -99,5 +100,5 @@ class FormerAttempts:
             return False
         finally:
             if killed:
-                self._count("recovery.zombies_cleaned", len(killed))
+                self._count(ZOMBIES_CLEANED, len(killed))
         return True

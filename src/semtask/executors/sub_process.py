@@ -21,8 +21,9 @@ from semtask.model import outcome
 from semtask.model.job import ProcessIdentity
 from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
+from semtask.telemetry.counters import ZOMBIES_CLEANED
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("semtask.commands")
 
 _LOOK_AGAIN_S = 1.0
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -224,7 +225,7 @@ class SubprocessExecutor:
             await end_leftovers(spec.nonce, identity.from_mark(started.command) if started else None, killed)
         finally:
             if killed:
-                self._count("recovery.zombies_cleaned", len(killed))
+                self._count(ZOMBIES_CLEANED, len(killed))
         if status is not None and os.waitstatus_to_exitcode(status) == control.EXIT_NO_ROOM:
             return outcome.no_room("the shim of the command had no room for its files or processes")
         return outcome.lost(f"the shim that watched the command {_how(status)} and left no record")

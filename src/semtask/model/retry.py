@@ -48,7 +48,7 @@ def retry_delay_ms(job: Job, nth: int, jitter: float) -> int:
 def decide(job: Job, outcome: Outcome, *, jitter: float) -> Decision:
     """What becomes of a RUNNING job whose attempt has ended with `outcome`.
 
-    A committed stop reason decides first (DESIGN: stop-reason precedence), then the failure class.
+    A committed stop reason decides first, then the failure class.
     """
     decision = _after_stop(job, outcome) or _after_end(job, outcome, jitter)
     if job.superseded_by is not None and decision.state in {State.QUEUED, State.SCHEDULED}:

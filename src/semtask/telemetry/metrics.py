@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from semtask.model.schedule import queued_since
 from semtask.model.state import EndCause, State
-from semtask.telemetry import events
+from semtask.telemetry import counters, events
 from semtask.telemetry.events import Events, Hold, Levels
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4.encode()  # what every scraper reads
@@ -40,12 +40,12 @@ _WAITS = (0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 _COMMITS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 _REQUESTS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5, 30, 60)
 
-# The persistent counters (DESIGN section 9), which go on over restarts: name here and what it counts.
+# The persistent counters: the name of the metric, and what it counts.
 _KEPT = {
-    "recovery.orphaned_jobs": ("semantica_recovery_orphaned_jobs", "Jobs found running that a former daemon left."),
-    "recovery.zombies_cleaned": ("semantica_orphans_killed", "Processes killed that a dead process had left behind."),
-    "worker.retry_count": ("semantica_worker_retry_count", "Attempts that were followed by a retry."),
-    "system.cpu_throttle_events": ("semantica_system_cpu_throttle_events", "How often background work was paused."),
+    counters.ORPHANED_JOBS: ("semantica_recovery_orphaned_jobs", "Jobs found running that a former daemon left."),
+    counters.ZOMBIES_CLEANED: ("semantica_orphans_killed", "Processes killed that a dead process had left behind."),
+    counters.RETRY_COUNT: ("semantica_worker_retry_count", "Attempts that were followed by a retry."),
+    counters.CPU_THROTTLE_EVENTS: ("semantica_system_cpu_throttle_events", "How often background work was paused."),
 }
 
 
