@@ -155,6 +155,23 @@ def test_wait(served: Shell) -> None:
     assert served("wait", "--exit-status", slow).code == 143
 
 
+def test_wait_for_more_jobs_than_one_call_takes(shell: Shell) -> None:
+    assert shell("up").code == 0
+    later = {"job_type": "x", "payload": {"command": "true"}, "schedule": {"type": "AFTER", "delay_ms": 3_600_000}}
+    with semtask.Client(home=shell.home) as client:
+        jobs = client.enqueue_many([{**later, "tag": "first"}] * 1000 + [{**later, "tag": "last"}])
+    ids = "\n".join(job.job_id for job in jobs)
+    assert shell("cancel", "--tag", "first").code == 0
+    late = shell("wait", "-", "--timeout", "50ms", stdin=ids)
+    assert (late.code, len(late.out.splitlines())) == (124, 1000)
+    assert "1 of 1001 jobs have not ended" in late.err
+    any_of = shell("wait", "-", "--any", stdin=ids)
+    assert (any_of.code, any_of.out) == (2, "")
+    assert "1001 jobs are too many for --any; at most 1000" in any_of.err
+    assert shell("cancel", "--tag", "last").code == 0
+    assert shell("wait", "-q", "-", stdin=ids).out.split() == [job.job_id for job in jobs]
+
+
 def test_cancel(served: Shell) -> None:
     one, two, three = (enqueue(served, "-t", "crowd", "--in", "1h", "true") for _ in range(3))
     assert served("cancel", one).code == 0

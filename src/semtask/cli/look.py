@@ -20,6 +20,7 @@ from semtask.model.state import FINAL, State
 
 _PAGE = 200
 _MAX_WAIT_MS = 60_000
+_MAX_IDS = 1000  # of one dev.wait
 _WATCH_S = 1.0
 _ENTER_SCREEN, _LEAVE_SCREEN, _CLEAR_SCREEN = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
 
@@ -242,24 +243,32 @@ def _attempt(attempt: dict[str, Any], now: float) -> str:
 def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms: int | None, exit_status: bool) -> int:
     """Wait for jobs to end. ID: an id, the end of one, `last`, `last:2`, `@subject`, or `-` for ids on stdin."""
     ids = job_ids(session, jobs)
-    if len(ids) > 1000:
-        raise click.UsageError(f"{len(ids)} jobs are too many for one wait; at most 1000")
-    if not ids:
-        return 0
+    if any_of and len(ids) > _MAX_IDS:
+        raise click.UsageError(f"{len(ids)} jobs are too many for --any; at most {_MAX_IDS}")
     deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
-    while True:
-        left = _MAX_WAIT_MS if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
-        params = {"job_ids": ids, "mode": "any" if any_of else "all", "timeout_ms": min(left, _MAX_WAIT_MS)}
-        answer = patient_call(session.stored, "dev.wait.v1", params, 30 + _MAX_WAIT_MS / 1000)
-        if not answer["timed_out"] or (deadline is not None and left <= _MAX_WAIT_MS):
-            break
-    ended = [job for job in answer["jobs"] if job["state"] in FINAL]
+    found: list[dict[str, Any]] = []
+    timed_out = False
+    for begin in range(0, len(ids), _MAX_IDS):
+        answer = _wait(session, ids[begin : begin + _MAX_IDS], "any" if any_of else "all", deadline)
+        found += answer["jobs"]
+        timed_out = timed_out or answer["timed_out"]
+    ended = [job for job in found if job["state"] in FINAL]
     for job in ended:
         _tell_end(session, job)
-    if answer["timed_out"]:
+    if timed_out:
         session.notice(f"{len(ids) - len(ended)} of {len(ids)} jobs have not ended yet")
         return TIMED_OUT
     return _exit_status(session, ended) if exit_status else 0
+
+
+def _wait(session: Session, ids: list[str], mode: str, deadline: float | None) -> Any:
+    """The answer of dev.wait, at the end of the waiting; `deadline` is monotonic."""
+    while True:
+        left = _MAX_WAIT_MS if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
+        params = {"job_ids": ids, "mode": mode, "timeout_ms": min(left, _MAX_WAIT_MS)}
+        answer = patient_call(session.stored, "dev.wait.v1", params, 30 + _MAX_WAIT_MS / 1000)
+        if not answer["timed_out"] or (deadline is not None and left <= _MAX_WAIT_MS):
+            return answer
 
 
 def _tell_end(session: Session, job: dict[str, Any]) -> None:
