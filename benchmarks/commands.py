@@ -19,7 +19,7 @@ from pathlib import Path
 
 from semtask.executors.base import CommandSpec
 from semtask.executors.folder import AttemptsDir
-from semtask.executors.process import Launcher
+from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.model.job import ProcessIdentity
 from semtask.model.state import StopReason
@@ -48,12 +48,12 @@ async def executor(home: Path) -> AsyncIterator[SubprocessExecutor]:
         return os.open(home / f"{job_id}.{claim_no}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), None
 
     attempts = AttemptsDir(home / "attempts")
-    launcher = Launcher(attempts, lambda _number: None)
-    await launcher.start()
+    spawner = Spawner(attempts, lambda _number: None)
+    await spawner.start()
     try:
-        yield SubprocessExecutor(attempts, launcher, open_logs, lambda _job, _claim: None, lambda _name, _number: None)
+        yield SubprocessExecutor(attempts, spawner, open_logs, lambda _job, _claim: None, lambda _name, _number: None)
     finally:
-        await launcher.close()
+        await spawner.close()
 
 
 async def through_shims(home: Path, count: int) -> float:

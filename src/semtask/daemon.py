@@ -32,10 +32,10 @@ from semtask.engine.reporting import Reporting
 from semtask.engine.tailing import Tailing
 from semtask.errors import StartupError, Throttled
 from semtask.executors.folder import AttemptsDir
+from semtask.executors.former_attempts import FormerAttempts
 from semtask.executors.output import LogCap, LogFiles
-from semtask.executors.process import Launcher
-from semtask.executors.recovered import FormerAttempts
 from semtask.executors.remains import Remains
+from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs
 from semtask.host.ballast import Ballast
@@ -132,14 +132,14 @@ class _Daemon:
         settings, clock = self._settings, self._clock
         upcalls = _Upcalls()
         attempts_dir = AttemptsDir(settings.attempts_dir)
-        launcher = Launcher(attempts_dir, lambda ended: upcalls.count(ZOMBIES_CLEANED, ended))
-        await launcher.start()
-        stack.push_async_callback(launcher.close)
+        spawner = Spawner(attempts_dir, lambda ended: upcalls.count(ZOMBIES_CLEANED, ended))
+        await spawner.start()
+        stack.push_async_callback(spawner.close)
         cap = LogCap(logs, settings.log_max_bytes, upcalls.log_limit)
         await stack.enter_async_context(_background(cap.run()))
         upcalls.engine = Engine(
             store=store,
-            executor=SubprocessExecutor(attempts_dir, launcher, logs.open, upcalls.kill_failed, upcalls.count),
+            executor=SubprocessExecutor(attempts_dir, spawner, logs.open, upcalls.kill_failed, upcalls.count),
             former=FormerAttempts(attempts_dir, upcalls.count),
             log_watch=cap,
             changes=changes,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from semtask.executors.base import CommandSpec
 from semtask.executors.folder import AttemptsDir
-from semtask.executors.process import Launcher
+from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt, ProcessIdentity
@@ -114,10 +114,10 @@ class Rig:
         self.counters: Counter[str] = Counter()
         self.kill_failed: list[tuple[str, int]] = []
         self.started: dict[str, ProcessIdentity] = {}
-        self.launcher = Launcher(self.attempts, self._count_orphans)
+        self.spawner = Spawner(self.attempts, self._count_orphans)
         self.executor = SubprocessExecutor(
             self.attempts,
-            self.launcher,
+            self.spawner,
             self._open_logs,
             lambda job_id, claim_no: self.kill_failed.append((job_id, claim_no)),
             lambda name, number: self.counters.update({name: number}),
@@ -144,8 +144,8 @@ class Rig:
         return started.shim.pid
 
     def launcher_pid(self) -> int:
-        assert self.launcher._process is not None
-        return self.launcher._process.pid
+        assert self.spawner._process is not None
+        return self.spawner._process.pid
 
     def output(self, job_id: str = "job", claim_no: int = 1, stream: str = "out") -> str:
         path = self.home / f"{job_id}.{claim_no}.{stream}"
@@ -166,11 +166,11 @@ class Rig:
 async def rig(home: Path, *, kill_patience_s: float = 5.0) -> AsyncIterator[Rig]:
     home.mkdir(exist_ok=True)
     made = Rig(home, kill_patience_s)
-    await made.launcher.start()
+    await made.spawner.start()
     try:
         yield made
     finally:
-        await made.launcher.close()
+        await made.spawner.close()
 
 
 def kill(pid: int) -> None:

@@ -73,7 +73,7 @@ def test_spawns_that_a_dead_launcher_never_saw_are_given_back(tmp_path: Path) ->
 def test_a_shim_whose_answer_got_lost_is_adopted(tmp_path: Path, ended_already: bool) -> None:
     async def main() -> None:
         async with rig(tmp_path) as r:
-            process = r.launcher._process
+            process = r.spawner._process
             assert process is not None
             take = process._take
 
@@ -148,7 +148,7 @@ def test_close_ends_what_runs_and_waits_for_the_launcher(tmp_path: Path) -> None
             launcher = r.launcher_pid()
             running = r.begin(make_spec(["sleep", "300"], grace_ms=200))
             pid = await r.command_of()
-            await asyncio.wait_for(r.launcher.close(), 20)
+            await asyncio.wait_for(r.spawner.close(), 20)
             assert not alive(launcher)
             assert not alive(pid)
             assert (await running).failure is FailureClass.INTERRUPTED

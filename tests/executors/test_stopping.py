@@ -234,8 +234,8 @@ def test_a_shim_that_cannot_end_what_its_command_left_says_so(tmp_path: Path) ->
         async with rig(tmp_path) as r:
             running = r.begin(make_spec(["sleep", "300"]))
             await r.command_of()
-            (shim,) = r.launcher._shims.values()
-            os.write(r.launcher._notices_in, f"{shim.request} stuck\n{shim.request} stuck\n99 stuck\n".encode())
+            (shim,) = r.spawner._shims.values()
+            os.write(r.spawner._notices_in, f"{shim.request} stuck\n{shim.request} stuck\n99 stuck\n".encode())
             await until(lambda: r.kill_failed, "the word of the shim")
             r.executor.stop("job", 1, StopReason.CANCEL, 0)
             await running

@@ -22,7 +22,7 @@ READY_WITHIN_S = 0.5
 
 
 class Judge(Protocol):
-    """The executor's knowledge of what a former daemon left behind (see executors.recovered)."""
+    """The executor's knowledge of what a former daemon left behind (see executors.former_attempts)."""
 
     async def judge(self, job: Job) -> Outcome | None:
         """How the claim ended, with everything of it verified gone; None while its lock is held."""

@@ -14,8 +14,8 @@ from semtask.executors import control
 from semtask.executors.base import CommandSpec, KillFailed
 from semtask.executors.folder import DAEMON_DIED, AttemptFolder, AttemptsDir, Record, Stop
 from semtask.executors.leftovers import end_leftovers
-from semtask.executors.process import Launcher, NoRoomError, NotSpawnedError, SpawnedShim, SpawnRequest
 from semtask.executors.shim import NO_ROOM
+from semtask.executors.spawner import NoRoomError, NotSpawnedError, SpawnedShim, Spawner, SpawnRequest
 from semtask.host import identity
 from semtask.model import outcome
 from semtask.model.job import ProcessIdentity
@@ -90,7 +90,7 @@ class SubprocessExecutor:
     def __init__(
         self,
         attempts: AttemptsDir,
-        launcher: Launcher,
+        spawner: Spawner,
         open_logs: OpenLogs,
         on_kill_failed: KillFailed,
         count: Callable[[str, int], None],
@@ -98,7 +98,7 @@ class SubprocessExecutor:
         kill_patience_s: float = 5.0,
     ) -> None:
         self._attempts = attempts
-        self._launcher = launcher
+        self._spawner = spawner
         self._open_logs = open_logs
         self._on_kill_failed = on_kill_failed
         self._count = count
@@ -149,7 +149,7 @@ class SubprocessExecutor:
             if attempt.is_stopping():
                 return outcome.never_ran("it was stopped before it started")
             attempt.handed_over = True
-            attempt.shim = await self._launcher.spawn(request)
+            attempt.shim = await self._spawner.spawn(request)
         except OSError as error:
             return outcome.no_room(f"the files of the attempt could not be made: {error}")
         finally:
@@ -202,7 +202,7 @@ class SubprocessExecutor:
                 await asyncio.sleep(_LOOK_AGAIN_S)
         finally:
             if shim is not None:
-                self._launcher.release(shim)
+                self._spawner.release(shim)
 
     async def _seen(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
         started = attempt.folder.started()
@@ -216,7 +216,7 @@ class SubprocessExecutor:
         with attempt.folder.locked():
             attempt.folder.poison()
         if not attempt.settled:
-            attempt.status = await self._launcher.settle(attempt.shim)
+            attempt.status = await self._spawner.settle(attempt.shim)
             attempt.settled = True
         status = attempt.status
         killed: set[int] = set()

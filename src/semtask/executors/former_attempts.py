@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from semtask.executors.folder import AttemptFolder, AttemptsDir
 from semtask.executors.leftovers import end_leftovers
-from semtask.executors.process import readable
+from semtask.executors.spawner import readable
 from semtask.executors.sub_process import outcome_of
 from semtask.host import identity, procfs
 from semtask.model import outcome

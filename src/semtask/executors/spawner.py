@@ -25,7 +25,7 @@ from semtask.host import identity, linux, procfs, tree
 from semtask.host.procfs import Mark
 from semtask.model.job import ProcessIdentity
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("semtask.launcher")
 
 _START_TIMEOUT_S = 30.0
 _LEAVE_TIMEOUT_S = 10.0
@@ -61,7 +61,7 @@ class SpawnRequest:
 
 @dataclass(eq=False)
 class SpawnedShim:
-    """A running shim. Give it back with `Launcher.release` when `ended()` has returned."""
+    """A running shim. Give it back with `Spawner.release` when `ended()` has returned."""
 
     request: int
     pid: int
@@ -96,7 +96,7 @@ def _fulfil(done: asyncio.Future[None]) -> None:
         done.set_result(None)
 
 
-class Launcher:
+class Spawner:
     """Spawns shims, through whichever launcher process is alive.
 
     `on_orphans` is told how many processes of lost shims were ended, whenever there were any.
@@ -292,7 +292,7 @@ class Launcher:
     async def _adopt(
         self, number: int, request: SpawnRequest, parent: LauncherProcess | None = None
     ) -> SpawnedShim | None:
-        """A spawn without an answer: the folder knows whether a shim has it. See DESIGN section 3."""
+        """A spawn without an answer: the folder knows whether a shim has it."""
         pause = _POLL_S
         while True:
             try:

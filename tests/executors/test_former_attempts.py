@@ -21,8 +21,8 @@ from semtask.executors import shim
 from semtask.executors.base import CommandSpec
 from semtask.executors.control import EXIT_POISONED
 from semtask.executors.folder import AttemptsDir
-from semtask.executors.process import SpawnRequest
-from semtask.executors.recovered import FormerAttempts
+from semtask.executors.former_attempts import FormerAttempts
+from semtask.executors.spawner import SpawnRequest
 from semtask.executors.sub_process import _sealed
 from semtask.host import procfs
 from semtask.model.outcome import FailureClass, Outcome
@@ -230,11 +230,11 @@ def test_a_late_shim_starts_nothing(tmp_path: Path, how: str) -> None:
             )
             null = os.open("/dev/null", os.O_RDWR)
             request = SpawnRequest(attempt, specification, folder_fd, (null,), 0o22, 0, print, print)
-            shim = await r.launcher.spawn(request)
+            shim = await r.spawner.spawn(request)
             assert shim is not None
             await asyncio.wait_for(shim.ended(), 10)
-            status = await r.launcher.settle(shim)
-            r.launcher.release(shim)
+            status = await r.spawner.settle(shim)
+            r.spawner.release(shim)
             for fd in (folder_fd, specification, null):
                 os.close(fd)
             assert status is not None
