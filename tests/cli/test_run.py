@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,6 +48,16 @@ def test_streams_stay_apart(served: Shell) -> None:
     assert (logs.code, logs.out, logs.err) == (0, "to-out\n", "to-err\n")
     assert served("logs", "last", "--stderr").out == "to-err\n"
     assert served("logs", "last", "--stdout").out == "to-out\n"
+
+
+def test_a_message_begins_a_line_where_the_output_stops_within_one(served: Shell) -> None:
+    code, seen = served.on_terminal("run", "printf", "a\nb")
+    assert (code, seen.splitlines()[:2]) == (0, ["a", "b"])
+    assert re.fullmatch(r"semtask: \w{8} succeeded in .* s", seen.splitlines()[2])
+    apart = served("run", "sh", "-c", "printf out; printf err >&2")
+    assert apart.out == "out"
+    assert apart.err.startswith("err\nsemtask: ")
+    assert served("run", "-q", "sh", "-c", "printf out; printf err >&2").err == "err"
 
 
 def test_streams_into_one_file_keep_their_order(served: Shell, tmp_path: Path) -> None:

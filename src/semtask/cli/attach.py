@@ -76,9 +76,10 @@ class Attachment:
     def run(self, job_id: str, streams: dict[str, int]) -> int:
         """Follow the job to its end; `streams` maps its streams to our descriptors. Returns the exit code."""
         self._job_id = job_id
-        sink = Sink(job_id, emit=self._session.emit if self._session.json else None, notice=self._session.notice)
+        emit = self._session.emit if self._session.json else None
+        self._sink = Sink(job_id, emit=emit, notice=self._session.notice, beside=max(streams.values()))
         for stream, fd in streams.items():
-            self._in_thread(self._read_output, stream, fd, sink)
+            self._in_thread(self._read_output, stream, fd, self._sink)
         self._in_thread(self._wait_for_end)
         open_streams = len(streams)
         job: dict[str, Any] | None = None
@@ -100,10 +101,15 @@ class Attachment:
         if self._session.json:
             self._session.emit(render.job_json(job))
         else:
-            self._session.notice(render.sentence(job))
+            self._notice(render.sentence(job))
         if job["state"] == "CANCELLED" and self._stopped_by is not None:
             return 128 + self._stopped_by
         return exit_code(job)
+
+    def _notice(self, text: str) -> None:
+        if not self._session.quiet:
+            self._sink.end_line()
+            self._session.warn(text)
 
     def _interrupt(self, number: int) -> None:
         """The first signal cancels and waits, the second one leaves."""
@@ -113,7 +119,7 @@ class Attachment:
             self._session.warn(f"left {name}; `semtask logs -f {name}` follows it, `semtask wait {name}` waits for it")
             raise Ended(128 + number)
         self._stopped_by = number
-        self._session.notice(f"cancelling {name} and waiting for its end; once more leaves it")
+        self._notice(f"cancelling {name} and waiting for its end; once more leaves it")
         self._cancelling = self._in_thread(self._cancel)
 
     def _give_up(self, error: Exception) -> None:
@@ -154,7 +160,7 @@ class Attachment:
         self._events.put(_Output(None))
 
     def _tell_next_attempt(self, job: dict[str, Any], ended: int) -> None:
-        self._session.notice(f"{render.short(self._job_id)}: {render.next_attempt(job, ended, now_ms())}")
+        self._notice(f"{render.short(self._job_id)}: {render.next_attempt(job, ended, now_ms())}")
 
     def _wait_for_end(self, transport: Transport) -> None:
         timeout_ms = _EXPLAIN_AFTER_MS

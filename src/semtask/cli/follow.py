@@ -170,13 +170,31 @@ def _start_of_last_lines(data: bytes, lines: int) -> int:
 
 
 class Sink:
-    """Where output goes: as raw bytes to a descriptor of each stream, or as JSON lines. Usable from several threads."""
+    """Where output goes: as raw bytes to a descriptor of each stream, or as JSON lines. Usable from several threads.
 
-    def __init__(self, job_id: str, *, emit: Callable[[Any], None] | None, notice: Callable[[str], None]) -> None:
+    `beside` is the descriptor whose output our messages on stderr stand between.
+    """
+
+    def __init__(
+        self,
+        job_id: str,
+        *,
+        emit: Callable[[Any], None] | None,
+        notice: Callable[[str], None],
+        beside: int | None = None,
+    ) -> None:
+        self._beside = beside
         self._job_id = job_id
         self._emit = emit
         self._notice = notice
         self._lock = threading.Lock()
+        self._in_line = False
+
+    def end_line(self) -> None:
+        """Before a message on stderr: output that stops within a line must not run into it."""
+        if self._in_line:
+            self._in_line = False
+            os.write(2, b"\n")
 
     def write(self, stream: str, fd: int, piece: Piece) -> None:
         """Raises OSError (BrokenPipeError) if nobody takes it."""
@@ -186,6 +204,8 @@ class Sink:
             return
         if piece.omitted:
             self._notice(f"{piece.omitted:,} bytes of {stream} are missing here: the log was over its limit")
+        if piece.data and fd == self._beside:
+            self._in_line = not piece.data.endswith(b"\n")
         view = memoryview(piece.data)
         while view:
             view = view[os.write(fd, view) :]
