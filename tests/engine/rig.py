@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from semtask.engine.attempt import Attempts, CommandDefaults, draw_jitter
+from semtask.engine.background import Background
 from semtask.engine.changes import Changes
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
@@ -106,6 +107,11 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         attempts.start(job)
         expiry.on_start(job)
 
+    background = Background()
+
+    def deadline_passed(job_id: str, claim_no: int) -> None:
+        background.spawn(stop_at_deadline(job_id), f"stopping attempt {claim_no}")
+
     async def stop_at_deadline(job_id: str) -> None:
         selector = StopSelector(job_id=job_id)
         stopped = await store.stop(StopRequest(selector=selector, reason=StopReason.DEADLINE, now=clock.now))
@@ -133,7 +139,7 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         on_finishing=lambda job, result: dispatcher.release(job),
         on_end=lambda job: None,
     )
-    promoter, expiry = Promoter(store, clock), Expiry(store, attempts, clock, stop_at_deadline)
+    promoter, expiry = Promoter(store, clock), Expiry(store, attempts, clock, deadline_passed)
     for listener in (dispatcher.on_changes, promoter.on_changes, expiry.on_changes):
         changes.listen(listener)
     await promoter.start()
@@ -146,6 +152,7 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         await promoter.stop()
         await expiry.stop()
         await attempts.idle(10)
+        await background.stop()
         await store.close()
 
 

@@ -255,3 +255,20 @@ def test_a_process_of_another_user_is_ended_too(tmp_path: Path) -> None:
             assert (await asyncio.wait_for(running, 10)).signal == signal.SIGTERM
 
     asyncio.run(main())
+
+
+def test_an_end_that_is_learnt_late_is_no_failed_kill(tmp_path: Path) -> None:
+    def be_stopped() -> None:
+        time.sleep(1)
+
+    async def main() -> None:
+        async with rig(tmp_path, kill_patience_s=0.1) as r:
+            running = r.begin(make_spec(["sleep", "300"]))
+            command = await r.command_of()
+            r.executor.stop("job", 1, StopReason.CANCEL, 100)
+            be_stopped()  # as a daemon by SIGSTOP; its shims go on
+            assert not alive(command)
+            await running
+            assert r.kill_failed == []
+
+    asyncio.run(main())

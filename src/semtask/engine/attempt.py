@@ -92,6 +92,7 @@ class Attempts:
         self._on_end = on_end
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._jobs: dict[Key, Job] = {}
+        self._live: set[Key] = set()
         self._deadlines: dict[Key, int] = {}
         self._stops: dict[Key, StopReason] = {}
         self._notes = Background()
@@ -101,6 +102,7 @@ class Attempts:
         task = asyncio.get_running_loop().create_task(self._run(job), name=f"attempt {job.job_id}.{job.claim_no}")
         self._tasks[key] = task
         self._jobs[key] = job
+        self._live.add(key)
         if job.deadline is not None:
             self._deadlines[key] = job.deadline
         task.add_done_callback(lambda done: self._done(key, done))
@@ -117,6 +119,10 @@ class Attempts:
         """`extra=` for a line about an attempt."""
         job = self._jobs.get((job_id, claim_no))
         return {"job_id": job_id, "claim_no": claim_no} if job is None else about(job)
+
+    def is_live(self, job_id: str, claim_no: int) -> bool:
+        """Whether the attempt has not ended yet, as far as is known; afterwards its end may still have to be stored."""
+        return (job_id, claim_no) in self._live
 
     @property
     def next_deadline(self) -> int | None:
@@ -156,6 +162,7 @@ class Attempts:
         try:
             outcome = await self._executor.run(spec, lambda process: self._note_process(job, process))
         finally:
+            self._live.discard(key)
             if timer is not None:
                 timer.cancel()
         await self.settle(job, outcome, ran_s=self._clock.monotonic() - began if outcome.executed else None)
@@ -196,6 +203,7 @@ class Attempts:
     def _done(self, key: Key, task: asyncio.Task[None]) -> None:
         del self._tasks[key]
         job = self._jobs.pop(key)
+        self._live.discard(key)
         self._deadlines.pop(key, None)
         self._stops.pop(key, None)
         error = None if task.cancelled() else task.exception()

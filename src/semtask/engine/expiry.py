@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from semtask.engine.alarm import Alarm
 from semtask.engine.attempt import Attempts
@@ -16,12 +16,10 @@ BATCH = 1000
 class Expiry:
     """Ends waiting jobs whose ttl or deadline is over, and stops running ones at their deadline.
 
-    `stop(job_id)` commits the stop reason DEADLINE and tells the process.
+    `stop(job_id, claim_no)` sees to it that the reason DEADLINE is committed and the process told.
     """
 
-    def __init__(
-        self, store: Store, attempts: Attempts, clock: Clock, stop: Callable[[str], Awaitable[object]]
-    ) -> None:
+    def __init__(self, store: Store, attempts: Attempts, clock: Clock, stop: Callable[[str, int], None]) -> None:
         self._store = store
         self._attempts = attempts
         self._stop_job = stop
@@ -40,8 +38,8 @@ class Expiry:
         self._alarm.expect(min((c.expires_at for c in changes if c.expires_at is not None), default=None))
 
     async def _expire(self, now: int) -> int | None:
-        for job_id, _ in self._attempts.take_overdue(now):
-            await self._stop_job(job_id)
+        for job_id, claim_no in self._attempts.take_overdue(now):
+            self._stop_job(job_id, claim_no)
         expired = await self._store.expire(now, BATCH)
         times = [t for t in (expired.next_at, self._attempts.next_deadline) if t is not None]
         return min(times, default=None)

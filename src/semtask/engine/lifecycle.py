@@ -27,12 +27,13 @@ from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector, Store
 from semtask.telemetry.events import Events, Hold
-from semtask.telemetry.logs import about
 
 log = logging.getLogger("semtask.engine")
 
 # How long after the grace a shutdown waits for trees that do not die; their shims go on trying.
 STUCK_S = 3.0
+STOP_AGAIN_S = 1.0
+LEARN_S = 0.02
 
 
 class CommandExecutor(Executor, Protocol):
@@ -122,7 +123,7 @@ class Engine:
         self._throttles = cpu_throttle_threshold < NEVER
         self.janitor = Janitor(store, traces, retention, clock)
         self._promoter = Promoter(store, clock)
-        self._expiry = Expiry(store, self.attempts, clock, lambda job_id: self._stop_one(job_id, StopReason.DEADLINE))
+        self._expiry = Expiry(store, self.attempts, clock, self._deadline_passed)
         self._recovery = Recovery(
             store,
             former,
@@ -180,7 +181,7 @@ class Engine:
         """The log of this attempt is over its cap and cannot be cut: stop the job."""
         extra = self.attempts.about(job_id, claim_no)
         log.error("the log of attempt %d cannot be cut, the job is stopped", claim_no, extra=extra)
-        self._background.spawn(self._stop_one(job_id, StopReason.LOG_LIMIT), f"stopping {job_id}", about=extra)
+        self._order_stop(job_id, claim_no, StopReason.LOG_LIMIT)
 
     @property
     def holds(self) -> set[Hold]:
@@ -253,9 +254,27 @@ class Engine:
         self._expiry.on_start(job)
 
     def _timed_out(self, job: Job) -> None:
-        self._background.spawn(
-            self._stop_one(job.job_id, StopReason.TIMEOUT), f"stopping {job.job_id}", about=about(job)
-        )
+        self._order_stop(job.job_id, job.claim_no, StopReason.TIMEOUT)
+
+    def _deadline_passed(self, job_id: str, claim_no: int) -> None:
+        self._order_stop(job_id, claim_no, StopReason.DEADLINE)
+
+    def _order_stop(self, job_id: str, claim_no: int, reason: StopReason) -> None:
+        about_it = self.attempts.about(job_id, claim_no)
+        self._background.spawn(self._stop_in_the_end(job_id, claim_no, reason), f"stopping {job_id}", about=about_it)
+
+    async def _stop_in_the_end(self, job_id: str, claim_no: int, reason: StopReason) -> None:
+        """Stop the attempt, however long the store cannot write, unless it ends before."""
+        # It may have ended already: a daemon that was stopped for a while learns of it after the time that has passed.
+        await asyncio.sleep(LEARN_S)
+        while self.attempts.is_live(job_id, claim_no):
+            try:
+                await self._stop_one(job_id, reason)
+                return
+            except RpcError as error:
+                extra = self.attempts.about(job_id, claim_no)
+                log.warning("the stop of a job cannot be stored, trying again: %s", error.message, extra=extra)
+            await asyncio.sleep(STOP_AGAIN_S)
 
     def _finishing(self, job: Job, outcome: Outcome) -> None:
         if outcome.failure is FailureClass.INFRA:

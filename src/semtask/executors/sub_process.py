@@ -26,6 +26,7 @@ from semtask.telemetry.counters import ZOMBIES_CLEANED
 log = logging.getLogger("semtask.commands")
 
 _LOOK_AGAIN_S = 1.0
+_LEARN_S = 0.02
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 OpenLogs = Callable[[str, int, bool], tuple[int, int | None]]
@@ -130,9 +131,10 @@ class SubprocessExecutor:
         attempt.convey_stop()
         if attempt.alarm is not None:
             attempt.alarm.cancel()
-        attempt.alarm = asyncio.get_running_loop().call_later(
-            grace_ms / 1000 + self._kill_patience_s, self._kill_failed, job_id, claim_no
-        )
+        loop = asyncio.get_running_loop()
+        # A daemon that was stopped for a while learns of an end after the time that has passed: hence not at once.
+        alarm_s = grace_ms / 1000 + self._kill_patience_s
+        attempt.alarm = loop.call_later(alarm_s, loop.call_later, _LEARN_S, self._kill_failed, job_id, claim_no)
 
     def forget(self, job_id: str, claim_no: int) -> None:
         """Remove the folder of an attempt whose end was committed."""
