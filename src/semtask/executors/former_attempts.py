@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 from semtask.executors.folder import AttemptFolder, AttemptsDir
 from semtask.executors.leftovers import end_leftovers
@@ -75,6 +77,8 @@ class FormerAttempts:
         pidfd = identity.open_verified(shim) if shim else None
         if pidfd is not None:
             try:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # a shim that was stopped notices nothing
                 await readable(pidfd)
             finally:
                 os.close(pidfd)

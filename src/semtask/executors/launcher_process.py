@@ -97,6 +97,7 @@ class LauncherProcess:
         """Ask it to spawn nothing more and to end after its last shim."""
         if not self.dead.is_set():
             self._socket.shutdown(socket.SHUT_WR)
+            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)  # somebody may have stopped it
 
     def kill(self) -> None:
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
