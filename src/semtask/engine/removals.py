@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 
 from semtask.engine.background import Background
+
+log = logging.getLogger("semtask.janitor")
 
 PAUSE_S = 0.05
 
@@ -31,4 +34,7 @@ class Removals:
 
     def _remove_all(self, batch: Sequence[Attempt]) -> None:
         for job_id, claim_no in batch:
-            self._remove(job_id, claim_no)
+            try:
+                self._remove(job_id, claim_no)
+            except OSError as error:
+                log.warning("what attempt %d left on disk stays: %s", claim_no, error, extra={"job_id": job_id})
