@@ -183,6 +183,7 @@ def test_a_shutdown_follows_the_interruption_rule(outcome: Outcome) -> None:
     stopped = msgspec.structs.replace(outcome, stopped=True)
     for on_interrupt, state in ((OnInterrupt.REQUEUE, State.QUEUED), (OnInterrupt.FAIL, State.FAILED)):
         decision = decide(running(stop_reason=StopReason.SHUTDOWN, on_interrupt=on_interrupt), stopped, jitter=1.0)
+        assert decision.error == "the daemon stopped while the job ran"
         assert (decision.state, decision.end_cause) == (state, EndCause.INTERRUPTED)
 
 

@@ -131,7 +131,8 @@ def _crashed(job: Job, outcome: Outcome, jitter: float) -> Decision:
 
 
 def _interrupted(job: Job, outcome: Outcome) -> Decision:
-    error = outcome.error or "the daemon stopped while the job ran"
+    # How a command ends that we stop is no reason: its exit code and signal are recorded anyway.
+    error = "the daemon stopped while the job ran" if outcome.stopped else outcome.error
     if job.on_interrupt is OnInterrupt.FAIL:
         return Decision(event=Event.FAIL, end_cause=EndCause.INTERRUPTED, attempts=1, interruptions=1, error=error)
     if job.interruptions >= MAX_INTERRUPTIONS:
