@@ -21,6 +21,7 @@ from tests.client.fake import answer, serving
 SHAPES = json.loads((Path(__file__).parent / "shapes.json").read_text())
 
 LOOSE = {
+    "env": "str by name",  # the tester's own
     "pid": "int or null",  # a job may be over before it is noted
     "counters": "int by name",
     "cpu_usage": "float or null",
