@@ -337,6 +337,16 @@ def test_a_claim_passes_a_long_lane_that_cannot_go_on(db: apsw.Connection) -> No
     assert db.execute("SELECT seq FROM jobs WHERE state = 'QUEUED' AND behind = 0").fetchall() == [(3,), (1_000_000,)]
 
 
+def test_jobs_of_a_lane_that_become_due_together_stand_in_a_row(db: apsw.Connection) -> None:
+    """Only one of them is seen by claims, or a long lane could be in their way after all."""
+    with db:
+        for seq in range(1, 501):
+            row = of_new_job(new_job(subject_key="s", run_at=NOW), seq, State.SCHEDULED)
+            db.execute(query("insert_job"), row | {"generation": seq})
+    db.execute(query("promote_due"), {"now": NOW, "limit": 500}).fetchall()
+    assert db.execute("SELECT count(*), sum(behind = 0) FROM jobs WHERE state = 'QUEUED'").fetchall() == [(500, 1)]
+
+
 def test_a_claim_reads_no_row_of_jobs_whose_time_is_over(db: apsw.Connection) -> None:
     """Until the timer has come to them they are passed in the index."""
     late = (of_new_job(new_job(deadline=NOW, payload="x" * 3000), seq, State.QUEUED) for seq in range(1, 2001))

@@ -65,12 +65,12 @@ async def test_settings_of_the_connections(tmp_path: Path) -> None:
         settings = ("journal_mode", "foreign_keys", "trusted_schema", "mmap_size", "wal_autocheckpoint", "query_only")
 
         def read(db: apsw.Connection) -> list[object]:
-            return [db.pragma(name) for name in settings]
+            return [*(db.pragma(name) for name in settings), db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)]
 
         written = await store._writer.submit(lambda tick: read(tick.db))  # type: ignore[attr-defined]
         reader = await store._readers.run(read)  # type: ignore[attr-defined]
-    assert written == ["wal", 1, 0, 0, 1000, 0]
-    assert reader == ["wal", 1, 0, 0, 0, 1]
+    assert written == ["wal", 1, 0, 0, 1000, 0, 1]
+    assert reader == ["wal", 1, 0, 0, 0, 1, 1]
     with contextlib.closing(apsw.Connection(str(tmp_path / "meta.db"))) as db:
         assert db.pragma("application_id") == APPLICATION_ID
 
