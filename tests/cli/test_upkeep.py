@@ -183,7 +183,7 @@ def test_gc_deletes_what_is_over_its_retention(shell: Shell) -> None:
     assert eventually(lambda: shell("gc").code == 0 and shell("ls", "-q").out.split()) == [ids[3], ids[2]]
     text = shell("gc")
     assert (text.code, text.err) == (0, "")
-    assert text.out.startswith("deleted 0 jobs and 0 files; the database has ")
+    assert text.out.startswith("deleted 0 jobs with their logs; the database has ")
     assert shell("gc", "-q").out == ""
 
 
@@ -198,7 +198,9 @@ def test_gc_waits_for_the_vacuum_that_it_asks_for(shell: Shell) -> None:
     with serving(shell.home / "run") as fake:
         fake.script = [answer(done), answer(done)]
         assert shell("gc").code == 0
-        assert shell("gc", "--vacuum").out == ("deleted 1 job and 2 files; the database has 1.0 KiB, before 4.0 KiB\n")
+        assert shell("gc", "--vacuum").out == (
+            "deleted 1 job with its logs; the database has 1.0 KiB, before 4.0 KiB\n"
+        )
     assert [r["params"] for r in fake.requests] == [{"force_vacuum": False}, {"force_vacuum": True}]
     shutil.rmtree(shell.home)
 

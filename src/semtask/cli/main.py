@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.params += common_options()
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature, as below
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
@@ -122,7 +122,7 @@ def _complete() -> NoReturn:
     """Offer what fits the word that is being typed. A message would only be in the way there."""
     try:
         cli.main(prog_name="semtask")
-    except Exception:  # noqa: BLE001
+    except Exception:  # noqa: BLE001 - as the docstring says
         sys.exit(1)
 
 

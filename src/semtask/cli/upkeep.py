@@ -28,9 +28,9 @@ def gc(session: Session, vacuum: bool) -> None:
     if session.json:
         session.emit({"schema": "maintained.v1", **answer})
     elif not session.quiet:
-        jobs, files = answer["jobs_deleted"], answer["artifacts_deleted"]
+        jobs = answer["jobs_deleted"]
         session.line(
-            f"deleted {jobs} job{'s' * (jobs != 1)} and {files} file{'s' * (files != 1)}; the database has "
+            f"deleted {jobs} job{'s' * (jobs != 1)} with {'its' if jobs == 1 else 'their'} logs; the database has "
             f"{render.size(answer['db_size_after'])}, before {render.size(answer['db_size_before'])}"
         )
 
