@@ -31,10 +31,10 @@ from semtask.engine.operations import Operations
 from semtask.engine.reporting import Reporting
 from semtask.engine.tailing import Tailing
 from semtask.errors import StartupError, Throttled
+from semtask.executors.attempt_files import AttemptFiles
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.former_attempts import FormerAttempts
 from semtask.executors.output import LogCap, LogFiles
-from semtask.executors.remains import Remains
 from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs
@@ -159,7 +159,7 @@ class _Daemon:
             probe=SystemProbe(clock.monotonic),
             cpu_throttle_threshold=settings.cpu_throttle_threshold,
             reserves=_reserves(settings),
-            traces=Remains(attempts_dir, logs),
+            files=AttemptFiles(attempts_dir, logs),
             retention=Retention(
                 days=settings.retention_days,
                 max_jobs=settings.max_finished_jobs,

@@ -12,9 +12,9 @@ import pytest
 from semtask.engine import janitor as module
 from semtask.engine.janitor import DAY_MS, Janitor, Key, Retention
 from semtask.errors import DatabaseError
+from semtask.executors.attempt_files import AttemptFiles
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import LogFiles
-from semtask.executors.remains import Remains
 from semtask.model.job import Job
 from semtask.store.base import Purge, Purged
 from semtask.store.sqlite import SqliteStore, open_store
@@ -31,11 +31,11 @@ class Home:
         self.opened = Opened(store, [], [])
         self.logs = LogFiles(folder / "logs" / "jobs")
         self.attempts = AttemptsDir(folder / "attempts")
-        self.remains = Remains(self.attempts, self.logs)
+        self.files = AttemptFiles(self.attempts, self.logs)
 
     def janitor(self, *, days: int = 7, max_jobs: int = 0, max_bytes: int = 0) -> Janitor:
         retention = Retention(days=days, max_jobs=max_jobs, max_bytes=max_bytes)
-        return Janitor(self.store, self.remains, retention, self.clock)
+        return Janitor(self.store, self.files, retention, self.clock)
 
     async def run_jobs(self, count: int, *, queue: str = "default", payload: str = "{}") -> list[str]:
         """Jobs that are done now, each with a log."""
@@ -57,7 +57,7 @@ class Home:
         return path
 
     def logs_left(self) -> set[Key]:
-        return {key for folder in self.remains.log_folders() for key in self.remains.logs_in(folder)}
+        return {key for folder in self.files.log_folders() for key in self.files.logs_in(folder)}
 
     async def jobs_left(self) -> int:
         return sum(sum(queue.counts.values()) for queue in await self.store.queues())
@@ -261,9 +261,9 @@ def test_folders_of_ended_attempts_are_removed_and_those_of_running_ones_stay(in
         with home.attempts.attempt(held, 1).locked() as free:
             assert free
             await home.janitor().maintain(force_vacuum=False)
-            assert home.remains.folders() == {(live, 1), (held, 1)}
+            assert home.files.folders() == {(live, 1), (held, 1)}
         await home.janitor().maintain(force_vacuum=False)
-        assert home.remains.folders() == {(live, 1)}
+        assert home.files.folders() == {(live, 1)}
         assert (Path(home.attempts.path) / "notes of the user").is_dir()
 
     in_home(scenario)
@@ -286,7 +286,7 @@ class Dies(Exception):
     pass
 
 
-class DyingRemains(Remains):
+class DyingFiles(AttemptFiles):
     """The daemon is killed between the delete of the rows and the unlink of the logs."""
 
     def remove_logs(self, jobs: Iterable[Key]) -> None:
@@ -297,13 +297,13 @@ def test_a_crash_between_delete_and_unlink_is_made_good_by_the_next_daemon(in_ho
     async def scenario(home: Home) -> None:
         await home.run_jobs(500)
         home.clock.now += 8 * DAY_MS
-        whole = home.remains
-        home.remains = DyingRemains(home.attempts, home.logs)
+        whole = home.files
+        home.files = DyingFiles(home.attempts, home.logs)
         with pytest.raises(Dies):
             await home.janitor().clean()
         assert await home.jobs_left() == 300
         assert len(home.logs_left()) == 500
-        home.remains = whole
+        home.files = whole
         janitor = home.janitor()
         janitor.start()
         async with asyncio.timeout(20):
@@ -386,13 +386,13 @@ def test_a_pass_that_the_database_refuses_is_made_later(in_home: InHome, monkeyp
 
 def test_empty_logs_go_and_others_stay(tmp_path: Path) -> None:
     logs = LogFiles(tmp_path / "logs")
-    remains = Remains(AttemptsDir(tmp_path / "attempts"), logs)
+    files = AttemptFiles(AttemptsDir(tmp_path / "attempts"), logs)
     job_id = new_id()
     out, err = logs.path(job_id, 1), logs.path(job_id, 1, "stderr")
     out.parent.mkdir(parents=True)
     out.write_text("")
     err.write_text("said\n")
-    remains.remove_empty_logs(job_id, 1)
+    files.remove_empty_logs(job_id, 1)
     assert (out.exists(), err.exists()) == (False, True)
-    remains.remove_empty_logs(job_id, 1)
-    remains.remove_empty_logs(new_id(), 1)
+    files.remove_empty_logs(job_id, 1)
+    files.remove_empty_logs(new_id(), 1)

@@ -50,11 +50,12 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
 
 
-class Traces(Protocol):
-    """What attempts leave on disk: see executors.remains. Called in threads."""
+class AttemptFiles(Protocol):
+    """What attempts leave on disk: see executors.attempt_files. Called in threads."""
 
     def folders(self) -> set[Key]: ...
     def remove_folder(self, job_id: str, claim_no: int) -> bool: ...
+    def remove_empty_logs(self, job_id: str, claim_no: int) -> None: ...
     def remove_logs(self, jobs: Iterable[Key]) -> None: ...
     def log_folders(self) -> list[str]: ...
     def logs_in(self, folder: str) -> set[Key]: ...
@@ -68,9 +69,9 @@ class Janitor:
     of a daemon.
     """
 
-    def __init__(self, store: Store, traces: Traces, retention: Retention, clock: Clock) -> None:
+    def __init__(self, store: Store, files: AttemptFiles, retention: Retention, clock: Clock) -> None:
         self._store = store
-        self._traces = traces
+        self._files = files
         self._retention = retention
         self._clock = clock
         self._tasks = Background()
@@ -190,7 +191,7 @@ class Janitor:
         purged = await self._store.purge(purge)
         took = self._clock.monotonic() - began
         if purged.jobs:
-            await asyncio.to_thread(self._traces.remove_logs, purged.jobs)
+            await asyncio.to_thread(self._files.remove_logs, purged.jobs)
         await self._rest(took)
         return len(purged.jobs), purged.more
 
@@ -223,22 +224,22 @@ class Janitor:
 
     async def _remove_lost_folders(self) -> None:
         """Folders whose claim has ended. They are listed before the rows, so none is of a claim that comes after."""
-        folders = await asyncio.to_thread(self._traces.folders)
+        folders = await asyncio.to_thread(self._files.folders)
         if not folders:
             return
         running = {(job.job_id, job.claim_no) for job in await self._store.running()}
         for job_id, claim_no in folders - running:
-            if not await asyncio.to_thread(self._traces.remove_folder, job_id, claim_no):
+            if not await asyncio.to_thread(self._files.remove_folder, job_id, claim_no):
                 log.warning("the folder of attempt %d is still in use", claim_no, extra={"job_id": job_id})
 
     async def _remove_lost_logs(self, pause_s: float) -> None:
         """Logs whose job is gone. They are listed before the rows, as above."""
-        for folder in await asyncio.to_thread(self._traces.log_folders):
-            logs = sorted(await asyncio.to_thread(self._traces.logs_in, folder))
+        for folder in await asyncio.to_thread(self._files.log_folders):
+            logs = sorted(await asyncio.to_thread(self._files.logs_in, folder))
             for start in range(0, len(logs), JOBS_A_LOOK):
                 some = logs[start : start + JOBS_A_LOOK]
                 known = await self._store.get_many([job_id for job_id, _ in some])
                 lost = [(job_id, claim_no) for job_id, claim_no in some if job_id not in known]
                 if lost:
-                    await asyncio.to_thread(self._traces.remove_logs, lost)
+                    await asyncio.to_thread(self._files.remove_logs, lost)
                 await asyncio.sleep(pause_s)

@@ -13,7 +13,7 @@ from semtask.engine.changes import Changes
 from semtask.engine.disk import DiskWatch, Reserve
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
-from semtask.engine.janitor import Janitor, Retention, Traces
+from semtask.engine.janitor import AttemptFiles, Janitor, Retention
 from semtask.engine.promoter import Promoter
 from semtask.engine.recovery import Judge, Recovery
 from semtask.engine.removals import Removals
@@ -42,12 +42,6 @@ class CommandExecutor(Executor, Protocol):
     def forget(self, job_id: str, claim_no: int) -> None:
         """The finish is committed: the attempt's folder may go. Called in a thread; it may have to wait for a disk."""
         ...
-
-
-class AttemptTraces(Traces, Protocol):
-    """What attempts leave on disk: see executors.remains."""
-
-    def remove_empty_logs(self, job_id: str, claim_no: int) -> None: ...
 
 
 class LogWatch(Protocol):
@@ -80,7 +74,7 @@ class Engine:
         probe: HostProbe,
         cpu_throttle_threshold: int,
         reserves: Sequence[Reserve],
-        traces: AttemptTraces,
+        files: AttemptFiles,
         retention: Retention,
     ) -> None:
         self._store = store
@@ -88,8 +82,8 @@ class Engine:
         self._log_watch = log_watch
         self._clock = clock
         self._background = Background()
-        self._traces = traces
-        self._removals = Removals(self._remove_remains, self._background)
+        self._files = files
+        self._removals = Removals(self._remove_files, self._background)
         self.attempts = Attempts(
             store,
             executor,
@@ -121,7 +115,7 @@ class Engine:
         )
         self.disk = DiskWatch(reserves, suspend=self.dispatcher.suspend, running=lambda: self.dispatcher.running)
         self._throttles = cpu_throttle_threshold < NEVER
-        self.janitor = Janitor(store, traces, retention, clock)
+        self.janitor = Janitor(store, files, retention, clock)
         self._promoter = Promoter(store, clock)
         self._expiry = Expiry(store, self.attempts, clock, self._deadline_passed)
         self._recovery = Recovery(
@@ -287,6 +281,6 @@ class Engine:
         self._log_watch.remove(job.job_id, job.claim_no)
         self._removals.add(job.job_id, job.claim_no)
 
-    def _remove_remains(self, job_id: str, claim_no: int) -> None:
+    def _remove_files(self, job_id: str, claim_no: int) -> None:
         self._executor.forget(job_id, claim_no)
-        self._traces.remove_empty_logs(job_id, claim_no)
+        self._files.remove_empty_logs(job_id, claim_no)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import STREAMS, LogFiles
 
-log = logging.getLogger("semtask.remains")
+log = logging.getLogger("semtask.files")
 
 Key = tuple[str, int]  # job_id, claim_no
 
@@ -19,7 +19,7 @@ _ATTEMPT = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-9][0-
 _LOG = re.compile(_ATTEMPT.pattern + r"\.(?:log|err)")
 
 
-class Remains:
+class AttemptFiles:
     """All methods block for as long as the file system takes. What bears no name of ours is left alone."""
 
     def __init__(self, attempts: AttemptsDir, logs: LogFiles) -> None:
