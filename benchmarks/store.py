@@ -203,6 +203,9 @@ async def listing_latency(path: Path) -> dict[str, float]:
         "ls -s done": lambda: page(store, JobFilter(state=[State.DONE])),
         "ls -t none": lambda: page(store, JobFilter(tag="none")),
         "ls -q none": lambda: page(store, JobFilter(queue=["none"])),
+        "ls -j none": lambda: page(store, JobFilter(job_type="none")),
+        "ls since a moment ago": lambda: page(store, JobFilter(created_after=1_700_000_000_000)),
+        "ls of a subject prefix": lambda: page(store, JobFilter(subject_key_prefix="none")),
         "ls, end of an id": lambda: page(store, JobFilter(id_suffix="ffffffff")),
         "stats": store.queues,
     }
