@@ -14,10 +14,10 @@ from msgspec import UNSET
 from semtask.api.parameters import ParameterReader
 from semtask.config import suggestion
 from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled
+from semtask.model.trace_context import new_trace_id
 from semtask.protocol import jsonrpc, messages, openrpc
 from semtask.protocol.messages import METHODS, Method
 from semtask.telemetry.events import Events, RequestAnswered
-from semtask.telemetry.tracing import new_trace_id
 
 log = logging.getLogger("semtask.api")
 

@@ -23,7 +23,7 @@ from semtask.cli.arguments import (
 from semtask.cli.complete import queue_names, tag_names
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config import inherited
-from semtask.telemetry.tracing import trace_id_of
+from semtask.model.trace_context import trace_id_of
 
 _ON_DUPLICATE = ("supersede", "supersede_running", "join", "reject", "after")
 

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
 from semtask.model.state import EndCause, State, StopReason
+from semtask.model.trace_context import TRACEPARENT
 
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="letters, digits, _ and -, 1 to 64")]
 JobType = Annotated[str, Meta(min_length=1, max_length=128)]
@@ -34,7 +35,7 @@ DurationMs = Annotated[int, Meta(ge=0, le=31_536_000_000_000)]
 TraceParent = Annotated[
     str,
     Meta(
-        pattern=r"^(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z",
+        pattern=rf"^{TRACEPARENT}\Z",
         description="a W3C traceparent header",
     ),
 ]

@@ -17,8 +17,8 @@ from semtask.config import Settings
 from semtask.errors import StartupError
 from semtask.host.filesystem import make_private
 from semtask.model.job import Job
+from semtask.model.trace_context import trace_id_of
 from semtask.telemetry.events import AttemptEnded, Events
-from semtask.telemetry.tracing import trace_id_of
 
 _attempts = logging.getLogger("semtask.attempt")
 

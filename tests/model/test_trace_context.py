@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from semtask.telemetry.tracing import new_trace_id, trace_id_of
+from semtask.model.trace_context import new_trace_id, trace_id_of
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
