@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from semtask.engine.background import Background
+from semtask.errors import RpcError
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.outcome import Outcome, interrupted
 from semtask.model.state import StopReason
@@ -19,6 +20,9 @@ log = logging.getLogger("semtask.recovery")
 
 # No fact depends on this: only when the sockets open, if a tree takes its time to die.
 READY_WITHIN_S = 0.5
+AGAIN_S = 1.0
+
+T = TypeVar("T")
 
 
 class Judge(Protocol):
@@ -74,29 +78,46 @@ class Recovery:
     async def _settle_one(self, job: Job) -> None:
         outcome = await self._judged(job)
         if outcome is None:
-            await self._mark_interrupted(job)
+            await self._insist(job, self._mark_interrupted)
             outcome = await self._outcome_of_locked(job)
         await self._settle(job, outcome)
 
     async def _judged(self, job: Job) -> Outcome | None:
         if job.execution_mode is ExecutionMode.IN_PROCESS:
             return interrupted("the daemon stopped while the task ran")
-        return await self._judge.judge(job)
+        return await self._insist(job, self._judge.judge)
+
+    async def _insist(self, job: Job, work: Callable[[Job], Awaitable[T]]) -> T:
+        """No descriptor to look with, or a disk without room, must not keep the job RUNNING for ever."""
+        while True:
+            try:
+                return await work(job)
+            except (OSError, RpcError) as error:
+                text = "attempt %d of a former daemon cannot be settled now, trying again: %s"
+                log.warning(text, job.claim_no, error, extra=about(job))
+            await asyncio.sleep(AGAIN_S)
 
     async def _mark_interrupted(self, job: Job) -> None:
         selector = StopSelector(job_id=job.job_id)
         await self._store.stop(StopRequest(selector=selector, reason=StopReason.INTERRUPTED, now=self._now_ms()))
 
     async def _outcome_of_locked(self, job: Job) -> Outcome:
-        unlocked = asyncio.ensure_future(self._judge.wait_unlocked(job))
+        judged = asyncio.ensure_future(self._judged_unlocked(job))
         try:
-            await asyncio.wait({unlocked}, timeout=self._window_s)
-            if not unlocked.done():
+            await asyncio.wait({judged}, timeout=self._window_s)
+            if not judged.done():
                 log.error("attempt %d is still being stopped", job.claim_no, extra=about(job))
-                await self._store.record_kill_failed(job.job_id, job.claim_no, self._now_ms())
-            await unlocked
-            while (outcome := await self._judge.judge(job)) is None:
-                await self._judge.wait_unlocked(job)
+                await self._insist(job, self._record_kill_failed)
+            return await judged
         finally:
-            unlocked.cancel()
-        return outcome
+            judged.cancel()
+
+    async def _judged_unlocked(self, job: Job) -> Outcome:
+        while True:
+            await self._insist(job, self._judge.wait_unlocked)
+            outcome = await self._judged(job)
+            if outcome is not None:  # else processes of it survive SIGKILL
+                return outcome
+
+    async def _record_kill_failed(self, job: Job) -> None:
+        await self._store.record_kill_failed(job.job_id, job.claim_no, self._now_ms())
