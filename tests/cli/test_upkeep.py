@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -248,6 +249,30 @@ def test_a_finding_says_what_to_do(shell: Shell) -> None:
     assert f"chmod 755 {shell.home}" in said.out
     assert "fail" in shell("doctor", "-q").out
     shell.home.chmod(0o700)
+
+
+def test_a_home_that_cannot_be_written_to() -> None:
+    """In this process, as somebody else where root tests: another one might not even be able to read the package."""
+    from semtask.cli import checks
+    from semtask.config import load
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o555)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(12345)
+        try:
+            for home, what in (
+                (folder, "cannot be written to"),
+                (f"{folder}/not/there", f"cannot be made, as you may not write to {folder}"),
+            ):
+                found = [f for f in checks.examine(load({}, {"home": home}, cwd="/")) if f.name == "home"]
+                assert [(f.verdict, f.text) for f in found] == [("fail", f"{home} {what}")]
+                assert "SEMANTICA_HOME" in str(found[0].fix)
+        finally:
+            if root:
+                os.seteuid(0)
+        Path(folder).chmod(0o700)
 
 
 def test_open_files_of_the_home(shell: Shell) -> None:

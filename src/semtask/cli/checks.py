@@ -143,7 +143,12 @@ def _settings(patient: Patient) -> Iterator[Finding]:
 
 def _home(patient: Patient) -> Iterator[Finding]:
     home = patient.settings.home
-    if not home.exists():
+    there = _existing(home)
+    if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
+        what = "cannot be written to" if there == home else f"cannot be made, as you may not write to {there}"
+        yield _fail(f"{home} {what}", "choose another one with SEMANTICA_HOME")
+        return
+    if there != home:
         yield _ok(f"{home} is not there yet; the first start of the daemon makes it")
         return
     bad = [
