@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -46,7 +47,9 @@ def main() -> int:
     try:
         return run(source, work, home)
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "semtask", "down", "--now"], capture_output=True, check=False)
+        for name in ("home", "lists", "locks", "shards"):
+            shutil.rmtree(work / name, ignore_errors=True)
 
 
 def run(source: Path, work: Path, home: Path) -> int:
@@ -71,7 +74,6 @@ def run(source: Path, work: Path, home: Path) -> int:
         jobs = [view for start in range(0, len(ids), 1000) for view in client.wait(ids[start : start + 1000]).jobs]
         sound = report(jobs, batches, work)
         index = build_index(work, source)
-        os.kill(client.stats().pid, signal.SIGTERM)
     print(f"\n{time.monotonic() - began:.1f} s in all. Search the index:\n")
     print(f"  {os.path.relpath(sys.executable)} {os.path.relpath(HERE / 'search.py')} {index} namedtuple\n")
     return 0 if sound else 1
