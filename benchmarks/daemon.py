@@ -6,6 +6,7 @@ Figures move from machine to machine and from hour to hour: the ratios count.
 from __future__ import annotations
 
 import http.client
+import socket
 import statistics
 import subprocess
 import sys
@@ -36,10 +37,11 @@ def main() -> None:
 
 
 def commands() -> None:
-    """/bin/true as durable jobs with a full shim, two at a time, against xargs -P2."""
+    """/bin/true as durable jobs with a full shim, as many at once as the defaults allow, against xargs -P2."""
     jobs = [EnqueueParams(job_type="true", payload=Raw(b'{"command":"/bin/true"}')) for _ in range(COMMANDS)]
     rates, limits = [], []
-    with daemon(SEMANTICA_MAX_PROCESSES="2") as (client, home, _):
+    with daemon(SEMANTICA_MAX_PROCESSES="4") as (client, home, _):
+        client.configure_queue("default", concurrency=4)
         for _ in range(ROUNDS):
             limits.append(COMMANDS / seconds(_xargs))
             began = time.perf_counter()
@@ -76,22 +78,24 @@ def enqueue_one() -> None:
 
 
 def _echo_seconds() -> float:
+    """One request through http.client to a bare uvicorn on a unix socket, as ours is."""
     script = (
         "import sys, uvicorn\n"
         "async def app(scope, receive, send):\n"
-        "    if scope['type'] != 'http': return\n"
-        "    m = await receive()\n"
+        "    await receive()\n"
         "    await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-length', b'2')]})\n"
         "    await send({'type': 'http.response.body', 'body': b'ok'})\n"
-        "uvicorn.run(app, fd=int(sys.argv[1]), log_level='error', lifespan='off', access_log=False)\n"
+        "uvicorn.run(app, uds=sys.argv[1], log_level='error', lifespan='off', access_log=False)\n"
     )
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        server = subprocess.Popen([sys.executable, "-c", script, str(listener.fileno())], pass_fds=[listener.fileno()])
+    with tempfile.TemporaryDirectory(prefix="semtask-bench-") as folder:
+        path = Path(folder) / "echo.sock"
+        server = subprocess.Popen([sys.executable, "-c", script, str(path)])
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            while not path.exists():
+                time.sleep(0.02)
+            connection = http.client.HTTPConnection("localhost", timeout=20)
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(str(path))
             body = b'{"jsonrpc":"2.0","id":1,"method":"x","params":{"payload":{"command":"/bin/true"}}}'
 
             def call() -> None:
