@@ -21,7 +21,7 @@ def daemon(**env: str) -> Iterator[tuple[Client, Path, int]]:
     """A client, the home, and the pid of the daemon."""
     home = Path(tempfile.mkdtemp(prefix="semtask-bench-"))
     process = subprocess.Popen(
-        [sys.executable, "-m", "semtask", "daemon"],
+        [sys.executable, "-m", "semtask", "daemon", "--detached"],  # as a client starts it
         env={**os.environ, "SEMANTICA_HOME": str(home), **env},
         stderr=subprocess.DEVNULL,
     )

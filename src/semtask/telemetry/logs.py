@@ -166,8 +166,21 @@ class _Repeated:
 
 
 class _PrivateRotatingFile(RotatingFileHandler):
+    stream: TextIOWrapper
+
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8", errors="backslashreplace")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As the base class, which formats each record twice: once to know its length."""
+        try:
+            line = self.format(record) + self.terminator
+            if self.stream.tell() + len(line) > self.maxBytes:  # opened at once, hence never None
+                self.doRollover()
+            self.stream.write(line)
+            self.flush()
+        except Exception:  # noqa: BLE001 - a log that cannot be written must not break what is logged
+            self.handleError(record)
 
     def _open(self) -> TextIOWrapper:
         fd = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
