@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from semtask.errors import DatabaseError
 from semtask.model.job import OnDuplicate
 from semtask.model.state import EndCause, State
 from semtask.store.base import JobFilter
+from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_rows import id_bytes
 from tests.store.harness import NOW, Harness, new_job, seen
 
@@ -118,6 +120,42 @@ async def test_a_reader_keeps_the_log_from_being_cut_and_nothing_else(sqlite: Ha
         await opened.store.checkpoint()
         assert wal(sqlite.path) == 0
         assert await opened.counts() == {"QUEUED": 302}
+
+
+class SlowCheckpointer:
+    """Stands in for the connection: it is in use until the test lets go, and must not be closed meanwhile."""
+
+    def __init__(self) -> None:
+        self.began, self.released = threading.Event(), threading.Event()
+        self.events: list[str] = []
+
+    def wal_checkpoint(self, mode: int) -> None:
+        self.began.set()
+        assert self.released.wait(20)
+        self.events.append("moved")
+
+    def close(self) -> None:
+        self.events.append("closed")
+
+
+def test_closing_waits_for_a_checkpoint_that_nobody_awaits_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = SqliteFile(tmp_path / "meta.db")
+    file.open(NOW).close()
+    slow = SlowCheckpointer()
+    monkeypatch.setattr(file, "_checkpointer", slow)
+    at_work, closing = threading.Thread(target=file.checkpoint), threading.Thread(target=file.close)
+    at_work.start()
+    assert slow.began.wait(20)
+    closing.start()
+    closing.join(0.2)
+    slow.released.set()
+    for thread in (at_work, closing):
+        thread.join(20)
+    assert slow.events == ["moved", "moved", "closed"]
+    file.checkpoint()  # too late, and without effect
+    assert slow.events[-1] == "closed"
 
 
 async def test_free_pages_can_be_given_back(sqlite: Harness) -> None:

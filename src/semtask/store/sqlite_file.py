@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,9 @@ class SqliteFile:
         self.daemon_epoch = 0
         self._identity: tuple[int, int] | None = None
         self._checkpointer: apsw.Connection | None = None
+        # A checkpoint whose awaiter was cancelled goes on in its thread: closing waits for it.
+        self._checkpointing = threading.Lock()
+        self._closed = False
 
     def open(self, now: int) -> apsw.Connection:
         """The write connection, on a database with the newest schema and a new epoch. Raises StartupError."""
@@ -127,25 +131,31 @@ class SqliteFile:
         close_books(tick)
 
     def checkpoint(self) -> None:
-        """Move the write-ahead log into the database, then cut it if no reader needs it; in any one thread at a time.
+        """Move the write-ahead log into the database, then cut it if no reader needs it; in any thread.
 
         On a connection of its own: the writer goes on while the pages are moved, and waits only for the cut.
         """
-        if self._checkpointer is None:
-            self._checkpointer = self.connect()
-            self._checkpointer.set_busy_timeout(CUT_TIMEOUT_MS)
-            self._checkpointer.pragma("schema_version")  # before its first read it knows of no write-ahead log
-        try:
-            self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        except apsw.BusyError:
-            return  # a reader, or the writer in the middle of a tick; the next one cuts
-        except apsw.Error as error:
-            raise DatabaseError(f"the write-ahead log cannot be moved into the database: {error}") from error
+        with self._checkpointing:
+            if self._closed:
+                return
+            if self._checkpointer is None:
+                self._checkpointer = self.connect()
+                self._checkpointer.set_busy_timeout(CUT_TIMEOUT_MS)
+                self._checkpointer.pragma("schema_version")  # before its first read it knows of no write-ahead log
+            try:
+                self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+                self._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            except apsw.BusyError:
+                return  # a reader, or the writer in the middle of a tick; the next one cuts
+            except apsw.Error as error:
+                raise DatabaseError(f"the write-ahead log cannot be moved into the database: {error}") from error
 
     def close(self) -> None:
-        if self._checkpointer is not None:
-            self._checkpointer.close()
+        """May be called twice."""
+        with self._checkpointing:
+            self._closed = True
+            if self._checkpointer is not None:
+                self._checkpointer.close()
 
     def size_bytes(self) -> int:
         """The database and its write-ahead log."""
