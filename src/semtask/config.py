@@ -139,7 +139,7 @@ class Settings:
     max_processes: int = _setting(
         lambda: 2 * _cpus(),
         _whole(1, 100_000),
-        "running commands over all queues; default 2 x CPUs",
+        "running commands and sync tasks over all queues; default 2 x CPUs",
         "SEMANTICA_MAX_PROCESSES",
     )
     queue_concurrency: int = _setting(
@@ -187,6 +187,23 @@ class Settings:
     max_connections: int = _setting(
         1000, _whole(8, 100_000), "open connections; above it the oldest idle one is closed"
     )
+    async_jobs_per_worker: int = _setting(100, _whole(1, 100_000), "async jobs that one worker runs at once")
+    worker_start_timeout_ms: int = _setting(
+        60_000, _whole(100, 3_600_000), "how long a worker may take to import its app"
+    )
+    worker_idle_ms: int = _setting(
+        60_000, _whole(0, 86_400_000), "how long a worker without work stays; one per app always does"
+    )
+    worker_max_jobs: int = _setting(
+        50_000, _whole(0, 1 << 40), "after so many jobs a worker is replaced; 0 sets no limit"
+    )
+    worker_max_memory_mb: int = _setting(
+        1024, _whole(0, 1 << 30), "above this resident memory a worker is replaced after its job; 0 sets no limit"
+    )
+    inline_result_bytes: int = _setting(
+        256 * 1024, _whole(0, 1 << 30), "results of tasks up to this size stand in the database, larger ones in a file"
+    )
+    max_result_bytes: int = _setting(64 * 1024 * 1024, _whole(1024, 1 << 30), "the largest result of a task")
     env_allowlist: tuple[str, ...] = _setting(
         DEFAULT_ENV_ALLOWLIST,
         _env_patterns,
@@ -216,6 +233,10 @@ class Settings:
     @property
     def attempts_dir(self) -> Path:
         return self.home / "attempts"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        return self.home / "artifacts"
 
     @property
     def logs_dir(self) -> Path:

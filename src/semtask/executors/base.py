@@ -1,15 +1,17 @@
-"""The port of an executor: it runs one attempt and says, as a value, how it ended."""
+"""The ports of the executors: they run attempts and say, as values, how these ended."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from semtask.model.job import ProcessIdentity
+from semtask.model.app import App, AppState
+from semtask.model.job import Job, ProcessIdentity, ProgressNote, Taker
 from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
+from semtask.protocol.frames import TaskInfo
 
 
 class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,3 +49,91 @@ class KillFailed(Protocol):
     """Called when processes of an attempt survived SIGKILL (state D): the attempt keeps its slot until they go."""
 
     def __call__(self, job_id: str, claim_no: int) -> None: ...
+
+
+class TaskEnd(NamedTuple):
+    """The end of an attempt of a task, with all of it verified gone. `ran_s` is None if it was not executed."""
+
+    job: Job
+    outcome: Outcome
+    ran_s: float | None
+
+
+class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """An app as its workers know it. `tasks` are those of the last worker that could import it."""
+
+    app: App
+    state: AppState
+    tasks: Sequence[TaskInfo] = ()
+    error: str | None = None
+    traceback: str | None = None
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process. Times are epoch ms; `running` are the ids of the jobs it has, the first one runs if sync."""
+
+    worker: str
+    app: str
+    pid: int | None
+    state: Literal["starting", "idle", "busy", "leaving"]
+    kind: Literal["sync", "async"] | None
+    running: Sequence[str]
+    jobs_done: int
+    started_at: int
+    python: str | None = None
+
+
+class TaskListener(Protocol):
+    """What the engine hears from the executor of tasks, on the event loop."""
+
+    def tasks_ended(self, ends: Sequence[TaskEnd]) -> None:
+        """These attempts are over. `outcome.executed` false: they may be claimed again at once."""
+        ...
+
+    def task_progress(self, notes: Sequence[ProgressNote]) -> None: ...
+
+    def task_blocked(self, job_id: str, claim_no: int, on: Sequence[str]) -> None:
+        """The job waits for others (none: goes on). While it waits its worker counts in no limit."""
+        ...
+
+    def task_kill_failed(self, job_id: str, claim_no: int) -> None:
+        """The worker of this job survives SIGKILL."""
+        ...
+
+    def room_changed(self) -> None:
+        """A worker has become free, or left."""
+        ...
+
+    def app_changed(self, status: AppStatus) -> None: ...
+
+
+class TaskExecutor(Protocol):
+    """Runs tasks in the workers of their apps."""
+
+    def takers(self, new_processes: int, limited: Collection[str]) -> Sequence[Taker]:
+        """What could be claimed now. At most `new_processes` sync workers that are idle may begin.
+
+        In the order in which the store shall serve them: first one job for each idle worker, then work ahead. Tasks
+        in `limited` are never taken ahead. It may begin to start workers, if there are too few.
+        """
+        ...
+
+    def start(self, worker: str, jobs: Sequence[Job]) -> None:
+        """Hand claimed jobs, whose claims are committed, to the worker that `Taker.facts` named.
+
+        A worker that has died since then reports them as never_ran.
+        """
+        ...
+
+    def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
+        """Ask a job to end. A job that has not begun is recalled and reported as never_ran. May be called again."""
+        ...
+
+    def shortage(self, tasks: Collection[str]) -> None:
+        """Jobs of these tasks could run, had their app a worker with room."""
+        ...
+
+    @property
+    def busy_processes(self) -> int:
+        """How many sync workers have a job that is not blocked."""
+        ...

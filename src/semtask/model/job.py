@@ -99,13 +99,28 @@ class ClaimFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What is written with a claim, for the daemon that may have to judge it after a crash.
 
     `attempts_id` names the attempts folder (its `.id` file); `nonce` is the value of SEMANTICA_ATTEMPT in the
-    environment of every process of the attempt.
+    environment of every process of the attempt. A task has no folder of its own: `worker` names the one of its worker.
     """
 
     daemon_epoch: int
     boot_id: str
     attempts_id: str
     nonce: str
+    worker: str | None = None
+
+
+class Taker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that can take up to `limit` jobs of `tasks`. `facts` are written with each claim.
+
+    `ahead`: what it takes waits in the worker until the job before it has ended. So only jobs of `queues` are taken,
+    which cost no further slot there, only `tasks` that are known to be quick, and none with on_interrupt=fail.
+    """
+
+    facts: ClaimFacts
+    tasks: frozenset[str]
+    limit: int
+    ahead: bool = False
+    queues: frozenset[str] | None = None
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +171,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     error: str | None = None
     result: str | None = None
+    exception: str | None = None
+    artifacts: str | None = None
     progress: str | None = None
     node_id: str | None = None
     claim: ClaimFacts | None = None
@@ -175,3 +192,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: StopReason | None = None
     pid: int | None = None
     log_bytes: int | None = None
+
+
+class ProgressNote(msgspec.Struct, frozen=True, kw_only=True):
+    """`progress` is JSON text."""
+
+    job_id: str
+    claim_no: int
+    progress: str

@@ -18,12 +18,16 @@ class FailureClass(StrEnum):
     INTERRUPTED = "INTERRUPTED"  # the daemon died or shut down
     INFRA = "INFRA"  # the machine had no room to start it
     NEVER_RAN = "NEVER_RAN"  # proved: nothing of it was executed
+    DISPLACED = "DISPLACED"  # its worker was ended because of another job
+    CANCEL = "CANCEL"  # the task itself asked to be cancelled
+    SNOOZE = "SNOOZE"  # the task asked to run again later; costs no budget
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt ended. `failure` is None for a success; `log_bytes` is what it wrote in all.
 
-    `stopped`: its end came after it had been told to stop, so it is not known to be a natural one.
+    `stopped`: its end came after it had been told to stop, so it is not known to be a natural one. `delay_ms`: the
+    task said when it wants to run again. `result`, `exception`, `artifacts` and `progress` are JSON texts of a task.
     """
 
     end_cause: EndCause
@@ -33,6 +37,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     log_bytes: int | None = None
     stopped: bool = False
+    delay_ms: int | None = None
+    result: str | None = None
+    exception: str | None = None
+    artifacts: str | None = None
+    progress: str | None = None
 
     @property
     def executed(self) -> bool:
@@ -75,6 +84,11 @@ def no_room(why: str) -> Outcome:
 def lost(why: str) -> Outcome:
     """The process that watched the attempt is gone and left no record."""
     return Outcome(end_cause=EndCause.WORKER_CRASH, failure=FailureClass.CRASH, error=why)
+
+
+def displaced(why: str) -> Outcome:
+    """The worker was killed, or died, because of another job that it ran at the same time."""
+    return Outcome(end_cause=EndCause.INTERRUPTED, failure=FailureClass.DISPLACED, error=why)
 
 
 def of_command(wait_status: int, *, log_bytes: int | None = None) -> Outcome:

@@ -86,6 +86,8 @@ def _after_stop(job: Job, outcome: Outcome) -> Decision | None:
 def _after_end(job: Job, outcome: Outcome, jitter: float) -> Decision:
     if outcome.failure in {FailureClass.INFRA, FailureClass.NEVER_RAN}:
         return Decision(event=Event.GIVE_BACK, end_cause=outcome.end_cause, error=outcome.error)
+    if outcome.failure is FailureClass.DISPLACED:
+        return _displaced(job, outcome)
     if job.stop_reason is StopReason.TIMEOUT:
         return _handler_failed(job, EndCause.TIMEOUT, f"ran longer than timeout_ms={job.timeout_ms}", jitter)
     if outcome.failure is FailureClass.INTERRUPTED or _shut_down(job, outcome):
@@ -94,9 +96,14 @@ def _after_end(job: Job, outcome: Outcome, jitter: float) -> Decision:
         case None:
             return Decision(event=Event.SUCCEED, end_cause=outcome.end_cause, attempts=1)
         case FailureClass.HANDLER:
-            return _handler_failed(job, outcome.end_cause, outcome.error, jitter)
+            return _handler_failed(job, outcome.end_cause, outcome.error, jitter, outcome.delay_ms)
         case FailureClass.CRASH:
             return _crashed(job, outcome, jitter)
+        case FailureClass.CANCEL:
+            return Decision(event=Event.CANCEL, end_cause=EndCause.CANCELLED, attempts=1, error=outcome.error)
+        case FailureClass.SNOOZE:
+            delay = outcome.delay_ms or 0
+            return Decision(event=Event.RETRY, end_cause=outcome.end_cause, delay_ms=delay, attempts=1)
         case _:
             return Decision(event=Event.FAIL, end_cause=outcome.end_cause, attempts=1, failures=1, error=outcome.error)
 
@@ -107,11 +114,20 @@ def _shut_down(job: Job, outcome: Outcome) -> bool:
     return job.stop_reason is StopReason.SHUTDOWN and (outcome.stopped or lost)
 
 
-def _handler_failed(job: Job, cause: EndCause, error: str | None, jitter: float) -> Decision:
+def _handler_failed(
+    job: Job, cause: EndCause, error: str | None, jitter: float, wanted_delay_ms: int | None = None
+) -> Decision:
     if job.max_attempts - 1 - job.failures > 0:
-        delay = retry_delay_ms(job, job.failures, jitter)
+        delay = retry_delay_ms(job, job.failures, jitter) if wanted_delay_ms is None else wanted_delay_ms
         return Decision(event=Event.RETRY, end_cause=cause, delay_ms=delay, attempts=1, failures=1, error=error)
     return Decision(event=Event.FAIL, end_cause=cause, attempts=1, failures=1, error=error)
+
+
+def _displaced(job: Job, outcome: Outcome) -> Decision:
+    """It loses no attempt. What may be started only once ends, as it was started."""
+    if job.on_interrupt is OnInterrupt.FAIL:
+        return Decision(event=Event.FAIL, end_cause=EndCause.INTERRUPTED, attempts=1, error=outcome.error)
+    return Decision(event=Event.GIVE_BACK, end_cause=outcome.end_cause, error=outcome.error)
 
 
 def _crashed(job: Job, outcome: Outcome, jitter: float) -> Decision:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from semtask.model.app import AppState
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
 from semtask.model.state import EndCause, State, StopReason
 from semtask.model.trace_context import TRACEPARENT
@@ -141,10 +142,41 @@ class Waiting(Result):
         "queue_full",
         "machine_full",
         "no_app",
+        "app_starting",
+        "app_failed",
+        "task_full",
+        "no_worker",
         "behind_others",
         "stopping_daemon",
     ]
     text: str
+
+
+class ProgressView(Result):
+    """`done` of `total`, as the task counts it, and what it says about it."""
+
+    done: float
+    total: float | None = None
+    text: str | None = None
+
+
+class ExceptionView(Result):
+    """What a task raised, with Python's traceback and what caused it."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    cause: ExceptionView | None = None
+
+
+class ArtifactView(Result):
+    """A file that a job keeps until it is deleted. `path` is absolute; `is_result`: it is the result, as JSON."""
+
+    name: str
+    size: int
+    sha256: str
+    path: str
+    is_result: bool = False
 
 
 class AttemptView(Result):
@@ -161,7 +193,10 @@ class AttemptView(Result):
 
 
 class JobView(Result):
-    """A job as the API shows it. Times are epoch ms; `payload` and `attempts_list` only where asked for."""
+    """A job as the API shows it. Times are epoch ms.
+
+    `payload`, `result`, `exception` and `attempts_list` only where asked for.
+    """
 
     job_id: str
     queue: str
@@ -208,15 +243,19 @@ class JobView(Result):
     log_path: str | None = None
     command: str | None = None  # of a SUBPROCESS job: the program and its arguments, for people
     waiting: Waiting | None = None
+    progress: ProgressView | None = None
+    exception: ExceptionView | None = None
+    artifacts: list[ArtifactView] | None = None
+    result: Any = None  # any JSON; None also where it is an artifact
     payload: Any = None  # any JSON; msgspec cannot decode a union with Raw
     attempts_list: list[AttemptView] | None = None
 
 
 class GetJobParams(Params):
-    """`include` adds parts: `payload`, `attempts`."""
+    """`include` adds parts: `payload`, `attempts`, `result` (with the exception)."""
 
     job_id: JobId
-    include: list[Literal["payload", "attempts"]] = []
+    include: list[Literal["payload", "attempts", "result"]] = []
 
 
 class QueryFilter(Params):
@@ -248,6 +287,7 @@ class WaitParams(Params):
     job_ids: Annotated[list[JobId], Meta(min_length=1, max_length=1000)]
     mode: Literal["any", "all"] = "all"
     timeout_ms: Annotated[int, Meta(ge=0, le=60_000)] = 30_000
+    include: list[Literal["result"]] = []
 
 
 class Waited(Result):
@@ -373,6 +413,73 @@ class Maintained(Result):
 
 class NoParams(Params):
     pass
+
+
+# --- apps, tasks, workers --------------------------------------------------------------------------------------------
+
+
+class ReloadAppsParams(Params):
+    """Read the list of apps again and replace the workers of all of them, or of the one named `app`.
+
+    With `wait_ms` the answer waits until each of them was imported or failed.
+    """
+
+    app: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    wait_ms: Annotated[int, Meta(ge=0, le=60_000)] = 0
+
+
+class AppView(Result):
+    """An app, whether its tasks can be run, and why not."""
+
+    name: str
+    module: str
+    directory: str
+    python: str
+    state: AppState
+    tasks: int
+    workers: int
+    error: str | None = None
+    traceback: str | None = None
+
+
+class Apps(Result):
+    apps: list[AppView]
+
+
+class TaskView(Result):
+    """A registered task. `parameters` is the JSON schema of its payload; `defaults` are options of dev.enqueue.v1 that
+    the SDK and the command line send for it."""
+
+    name: str
+    app: str
+    is_async: bool
+    parameters: dict[str, Any]
+    returns: dict[str, Any] | None = None
+    doc: str | None = None
+    defaults: dict[str, Any] = {}
+    concurrency: int | None = None
+
+
+class Tasks(Result):
+    tasks: list[TaskView]
+
+
+class WorkerView(Result):
+    """A worker process. `running` are the jobs it has; of a sync worker the first one runs."""
+
+    worker: str
+    app: str
+    pid: int | None
+    state: Literal["starting", "idle", "busy", "leaving"]
+    kind: Literal["sync", "async"] | None
+    running: list[str]
+    jobs_done: int
+    started_at: int
+    python: str | None = None
+
+
+class Workers(Result):
+    workers: list[WorkerView]
 
 
 class QueueView(Result):
@@ -557,6 +664,35 @@ METHODS: dict[str, Method] = {
             result=Maintained,
             summary="Delete what is over its retention now, and give free space back.",
             operation="maintenance",
+        ),
+        Method(
+            name="apps.list.v1",
+            params=NoParams,
+            result=Apps,
+            summary="The apps of this daemon, and whether they could be imported.",
+            operation="list_apps",
+        ),
+        Method(
+            name="apps.reload.v1",
+            params=ReloadAppsParams,
+            result=Apps,
+            summary="Read the list of apps again and import them anew; running jobs end in their old workers.",
+            operation="reload_apps",
+            waits=True,
+        ),
+        Method(
+            name="tasks.list.v1",
+            params=NoParams,
+            result=Tasks,
+            summary="The registered tasks with their signatures.",
+            operation="list_tasks",
+        ),
+        Method(
+            name="workers.list.v1",
+            params=NoParams,
+            result=Workers,
+            summary="The worker processes.",
+            operation="list_workers",
         ),
         Method(
             name="rpc.discover",

@@ -20,7 +20,17 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, ProcessIdentity, QueueClass
+from semtask.model.job import (
+    Attempt,
+    ClaimFacts,
+    ExecutionMode,
+    Job,
+    NewJob,
+    ProcessIdentity,
+    ProgressNote,
+    QueueClass,
+    Taker,
+)
 from semtask.model.outcome import Outcome
 from semtask.model.retry import Decision
 from semtask.model.state import EndCause, State, StopReason
@@ -87,6 +97,32 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     node_id: str
     min_priority: int = -100
     facts: Callable[[str, int], ClaimFacts]
+
+
+class TaskClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """Give QUEUED IN_PROCESS jobs to workers, best first; the takers choose in their order.
+
+    `queues` and `min_priority` are as in ClaimRequest; `queues` are the slots for jobs that are not taken ahead.
+    `offered` are the tasks that some app has; `rooms` says of some of them how many more of their jobs may run. What
+    nobody offers or has no room is *set aside*: claims do not look at it again until `bring_back`.
+    """
+
+    queues: Mapping[str, int]
+    takers: Sequence[Taker]
+    offered: frozenset[str]
+    rooms: Mapping[str, int]
+    now: int
+    node_id: str
+    min_priority: int = -100
+
+
+class TaskClaimed(msgspec.Struct, frozen=True, kw_only=True):
+    """The new rows, by taker. `set_aside`: tasks of which jobs were set aside now. `unserved`: tasks of which jobs
+    could run, but no taker had room for them."""
+
+    jobs: Sequence[Sequence[Job]]
+    set_aside: frozenset[str] = frozenset()
+    unserved: frozenset[str] = frozenset()
 
 
 class Finish(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,6 +260,22 @@ class Store(Protocol):
         """
         ...
 
+    async def claim_tasks(self, request: TaskClaim) -> TaskClaimed:
+        """The same for tasks. Not synced unless a job has on_interrupt=fail."""
+        ...
+
+    async def bring_back(self, job_type: str, limit: int) -> int:
+        """Let claims see the best `limit` jobs of this task that were set aside; how many there were."""
+        ...
+
+    async def aside(self) -> frozenset[str]:
+        """The tasks of which jobs are set aside."""
+        ...
+
+    async def record_progress(self, notes: Sequence[ProgressNote]) -> None:
+        """Note how far running jobs are; late notes change nothing. Not synced."""
+        ...
+
     async def record_process(self, job_id: str, claim_no: int, process: ProcessIdentity) -> bool:
         """Note which process the attempt has. False if the claim is not the present one. Not synced."""
         ...
@@ -238,6 +290,10 @@ class Store(Protocol):
         Also writes the attempt's row if the outcome was executed. Never given up on a full disk: it is kept and
         tried again until it commits.
         """
+        ...
+
+    async def finish_many(self, finishes: Sequence[Finish]) -> list[Finished]:
+        """The same for many, each by itself, in one transaction. Quick for what succeeded and was not stopped."""
         ...
 
     async def stop(self, request: StopRequest) -> Stopped:
