@@ -51,6 +51,9 @@ class Setup(_Frame):
     Results up to `inline_result_bytes` travel in Ended, larger ones up to `max_result_bytes` as an artifact. A worker
     asks to be replaced after `max_jobs`, or above `max_memory_bytes` of resident memory; 0 is no limit. `shim_pid` is
     its parent, to which orphans of a job come.
+
+    `mark_path` is a file of 8 bytes, 0 at first. A worker keeps there, little endian, which call its code runs at this
+    moment: the count of the calls that it was sent, from 1; 0 is none. So a death tells which async job brought it.
     """
 
     protocol: int
@@ -59,6 +62,7 @@ class Setup(_Frame):
     shim_pid: int
     logs_dir: str
     artifacts_dir: str
+    mark_path: str
     inline_result_bytes: int
     max_result_bytes: int
     max_jobs: int
