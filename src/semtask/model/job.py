@@ -113,7 +113,8 @@ class Taker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that can take up to `limit` jobs of `tasks`. `facts` are written with each claim.
 
     `ahead`: what it takes waits in the worker until the job before it has ended. So only jobs of `queues` are taken,
-    which cost no further slot there, only `tasks` that are known to be quick, and none with on_interrupt=fail.
+    which cost no further slot there, only `tasks` that are known to be quick, and none with on_interrupt=fail. `queues`
+    None: those of which the taker before it, of the same worker, got jobs in this claim (a worker that was idle).
     """
 
     facts: ClaimFacts

@@ -16,6 +16,10 @@ been told what it is for (Setup).
 **Tokens.** Beside the socket there is an eventfd in semaphore mode. The daemon adds one for each job that it sends; a
 sync worker must take one before it begins the next job. To recall jobs the daemon takes tokens itself, without asking:
 the k tokens that it gets are those of the last k jobs, and no worker begins a job without one, be it stuck in C code.
+The tokens of a Run are there before its frame is sent, and a Recalled is sent whole before any later token is there. So
+a worker that has taken a token reads all frames that have come, and then begins the first call that was not recalled;
+without a token it waits for frames and tokens alike. The eventfd is non-blocking. It serves no purpose for async calls,
+which get no tokens.
 
 Losing the socket means losing the daemon: nothing more is begun. An end of file is judged by the daemon only after
 everything before it was read, so a result that was sent counts however the worker died.
