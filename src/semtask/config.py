@@ -9,6 +9,7 @@ Standard library only, and cheap to import: the command line reads its settings 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -87,6 +88,77 @@ def _is_env_pattern(item: Any) -> bool:
 _switch = _Kind(_parse_switch, {"enum": [True, False, "on", "off"]})
 _path = _Kind(_parse_path, {"type": "string", "minLength": 1})
 _env_patterns = _Kind(_parse_env_patterns, {"type": "array", "items": {"type": "string", "minLength": 1}})
+
+
+_APP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_APP_MODULE = re.compile(rf"{_DOTTED}:{_DOTTED}")
+_APP_KEYS = ("module", "directory", "python")
+
+
+def app_name(text: str) -> str:
+    """The text, if it can name an app. Raises ValueError."""
+    if not _APP_NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is no name of an app; take 1 to 64 letters, digits, _ and -")
+    return text
+
+
+def app_module(text: str) -> str:
+    """`package.module:attribute`, with the attribute `app` where the text names none. Raises ValueError."""
+    module = text if ":" in text else f"{text}:app"
+    if "/" in text or module.partition(":")[0].endswith(".py"):
+        raise ValueError(f"{text!r} is a file; name the module as an import does, like package.module:app")
+    if not _APP_MODULE.fullmatch(module):
+        raise ValueError(f"{text!r} is no module; write it like package.module:app")
+    return module
+
+
+def _parse_apps(value: Any) -> dict[str, dict[str, str]]:
+    if not isinstance(value, Mapping):
+        raise ValueError("apps must be tables, [apps.NAME]")
+    return {app_name(name): _parse_app(f"[apps.{name}]", table) for name, table in value.items()}
+
+
+def _parse_app(place: str, table: Any) -> dict[str, str]:
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{place} must be a table")
+    for key, value in table.items():
+        if key not in _APP_KEYS:
+            raise ValueError(f"{place} knows no {key!r}{suggestion(key, _APP_KEYS)}")
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise ValueError(f"{place}: {key} must be text, not {value!r}")
+    for key in ("module", "directory"):
+        if key not in table:
+            raise ValueError(f"{place} needs {key}")
+    try:
+        app = {"module": app_module(table["module"]), "directory": str(_parse_path(table["directory"]))}
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None
+    if "python" in table:
+        if "/" not in table["python"]:
+            raise ValueError(f"{place}: python must be the path of an interpreter, not {table['python']!r}")
+        app["python"] = str(_parse_path(table["python"]))  # its link is not followed: it tells which virtualenv it is
+    return app
+
+
+_text = {"type": "string", "minLength": 1}
+_apps = _Kind(
+    _parse_apps,
+    {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{_APP_NAME.pattern}$"},
+        "additionalProperties": {
+            "type": "object",
+            "additionalProperties": False,
+            "required": ["module", "directory"],
+            "properties": {
+                "module": {"description": "package.module:attribute; without attribute `app`", **_text},
+                "directory": {"description": "the folder that it is imported and run in", **_text},
+                "python": {"description": "its interpreter, with semtask installed; default the daemon's", **_text},
+            },
+        },
+    },
+)
 
 
 def _setting(default: Any, kind: _Kind, doc: str, env: str | None = None) -> Any:
@@ -212,7 +284,11 @@ class Settings:
     autostart: bool = _setting(
         True, _switch, "whether a client starts the daemon when none answers (on/off)", "SEMANTICA_AUTOSTART"
     )
+    apps: Mapping[str, Mapping[str, str]] = _setting(
+        dict, _apps, "[apps.NAME] tables with `module`, `directory` and `python`; in the user file only"
+    )
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
+    user_file: Path | None = field(default=None, compare=False)  # where it is, or would be
 
     @property
     def database(self) -> Path:
@@ -300,7 +376,8 @@ def load(
     """The settings in force. Raises ConfigError with the place of the first bad value."""
     env = os.environ if env is None else env
     layers: list[tuple[str, Mapping[str, Any]]] = []
-    layers += [(str(path), _read(path)) for path in _files(env, cwd)]
+    user_file, files = _files(env, cwd)
+    layers += [(str(path), _read(path)) for path in files]
     layers.append(("the environment", {_BY_ENV[k]: v for k, v in env.items() if k in _BY_ENV and v != ""}))
     layers.append(("the command line", {k: v for k, v in (flags or {}).items() if v is not None}))
     values: dict[str, Any] = {}
@@ -311,13 +388,20 @@ def load(
             origin[name] = source
     if "home" not in values:
         values["home"] = default_home(env)
-    settings = Settings(**values, origin=origin)
+    settings = Settings(**values, origin=origin, user_file=user_file)
     if settings.max_payload_bytes >= settings.max_body_bytes:
         raise ConfigError(
             f"max_payload_bytes ({settings.max_payload_bytes}) must be less than max_body_bytes"
             f" ({settings.max_body_bytes}): a payload travels in a body"
         )
     return settings
+
+
+def configured_apps(user_file: Path) -> Mapping[str, Mapping[str, str]]:
+    """The apps of the user file as it is now. Raises ConfigError if it cannot be read or is wrong."""
+    tables = _read(user_file).get("apps", {}) if os.path.isfile(user_file) else {}
+    apps: Mapping[str, Mapping[str, str]] = _parse("apps", tables, str(user_file))
+    return apps
 
 
 def inherited(env: Mapping[str, str], allowlist: Iterable[str]) -> dict[str, str]:
@@ -350,18 +434,19 @@ def _comes_later(variable: str) -> bool:
     return variable in UNSERVED_ENV or variable.startswith(_UNSERVED_PREFIX)
 
 
-def _files(env: Mapping[str, str], cwd: str | None) -> list[Path]:
+def _files(env: Mapping[str, str], cwd: str | None) -> tuple[Path, list[Path]]:
+    """Where the user file belongs, and the files that are there, in the order in which they are read."""
     user_file = _user_folder(env, "XDG_CONFIG_HOME", ".config") / USER_FILE
     found = [user_file] if os.path.isfile(user_file) else []  # False, too, in a folder that this user may not enter
     try:
         folder = Path(cwd or os.getcwd())
     except FileNotFoundError:  # the working directory was deleted: there is no project
-        return found
+        return user_file, found
     for parent in (folder, *folder.parents):
         if os.path.isfile(parent / PROJECT_FILE):
             _require_trusted(parent / PROJECT_FILE)
-            return [*found, parent / PROJECT_FILE]
-    return found
+            return user_file, [*found, parent / PROJECT_FILE]
+    return user_file, found
 
 
 def _require_trusted(path: Path) -> None:
@@ -381,10 +466,31 @@ def _read(path: Path) -> dict[str, Any]:
     for name, value in values.items():
         if name not in _FIELDS:
             raise ConfigError(f"{path}: {_why_no_setting(name)}")
-        if _FIELDS[name].metadata["kind"] is _path and isinstance(value, str) and value:
-            # Relative to the file: the working directory may be any folder of the project.
-            values[name] = os.path.join(path.parent, os.path.expanduser(value))
+        if name == "apps" and path.name == PROJECT_FILE:
+            raise ConfigError(
+                f"{path} lists apps, and a file that comes with a project must not say what the daemon runs; "
+                "`semtask apps add` adds them, or move them to the user file, ~/.config/semtask/config.toml"
+            )
+        # Relative to the file: the working directory may be any folder of the project.
+        if _FIELDS[name].metadata["kind"] is _path:
+            values[name] = _beside(path, value)
+        elif name == "apps" and isinstance(value, dict):
+            values[name] = {app: _app_beside(path, table) for app, table in value.items()}
     return values
+
+
+def _app_beside(file: Path, table: Any) -> Any:
+    if not isinstance(table, dict):
+        return table
+    paths = {key for key in ("directory", "python") if key in table and (key == "directory" or "/" in str(table[key]))}
+    return {key: _beside(file, value) if key in paths else value for key, value in table.items()}
+
+
+def _beside(file: Path, value: Any) -> Any:
+    """A path in a file; anything else is judged later."""
+    if not isinstance(value, str) or not value:
+        return value
+    return os.path.join(file.parent, os.path.expanduser(value))
 
 
 def _parse(name: str, raw: Any, source: str) -> Any:
@@ -392,6 +498,8 @@ def _parse(name: str, raw: Any, source: str) -> Any:
     try:
         return spec["kind"].parse(raw)
     except ValueError as error:
+        if spec["kind"] is _apps:  # its messages name the table and the key
+            raise ConfigError(f"{source}: {error}") from None
         shown = spec["env"] if source == "the environment" and spec["env"] else name
         raise ConfigError(f"{shown} (from {source}) {error}, not {raw!r}") from None
 

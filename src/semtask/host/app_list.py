@@ -1,0 +1,181 @@
+"""The apps of a home: those of the user's settings, and those in `<home>/apps.json`, which `semtask apps add` writes.
+
+What stands in these files is executed, so a file that somebody else may write to is refused. A name that stands in
+both is the app of the settings: a person wrote it there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from semtask import config
+from semtask.config import Settings
+from semtask.errors import ConfigError, Conflict
+from semtask.host.filesystem import make_private
+from semtask.model.app import App
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    module: str
+    directory: str
+    python: str
+
+
+class _AppsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    apps: dict[str, _Entry]
+
+
+def read_apps(settings: Settings) -> list[App]:
+    """All apps, by name, from the files as they are now. An app of the settings without `python` is run by ours.
+
+    Raises ConfigError.
+    """
+    return sorted((_added(settings.home) | _configured(settings)).values(), key=lambda app: app.name)
+
+
+def add_app(settings: Settings, app: App) -> bool:
+    """Put the app into the list of the home, in place of one of its name. False if it stands there already.
+
+    Raises ConfigError, and Conflict if the settings have another app of this name.
+    """
+    with _changing(settings.home) as apps:
+        configured = _configured(settings).get(app.name)
+        if configured is not None and configured != app:
+            raise Conflict(f"the app {app.name!r} is defined in {settings.user_file}; change it there")
+        known = configured or apps.get(app.name)
+        if configured is None:
+            apps[app.name] = app
+        return known != app
+
+
+def remove_app(home: Path, name: str) -> bool:
+    """Take the app from the list of the home. False if it is not there. Raises ConfigError."""
+    with _changing(home) as apps:
+        return apps.pop(name, None) is not None
+
+
+def _configured(settings: Settings) -> dict[str, App]:
+    if settings.user_file is None:
+        return {}
+    tables = config.configured_apps(settings.user_file)
+    if tables:
+        _require_safe(settings.user_file, settings.user_file.stat())
+    return {name: _app(name, {"python": sys.executable, **table}) for name, table in tables.items()}
+
+
+def _app(name: str, table: Mapping[str, str]) -> App:
+    return App(name=name, module=table["module"], directory=table["directory"], python=table["python"])
+
+
+def _path(home: Path) -> Path:
+    return home / "apps.json"
+
+
+def _added(home: Path) -> dict[str, App]:
+    path = _path(home)
+    try:
+        with path.open("rb") as file:
+            _require_safe(path, os.fstat(file.fileno()))
+            text = file.read()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ConfigError(f"cannot read the list of apps in {path}: {error.strerror}") from error
+    if not text:  # just made, by somebody who is about to write the first list
+        return {}
+    try:
+        return {name: _checked(name, entry) for name, entry in msgspec.json.decode(text, type=_AppsFile).apps.items()}
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise ConfigError(
+            f"{path} is no list of apps ({error}); remove it, and add your apps again with `semtask apps add`"
+        ) from error
+
+
+def _checked(name: str, entry: _Entry) -> App:
+    for place in (entry.directory, entry.python):
+        if not os.path.isabs(place) or "\0" in place:
+            raise ValueError(f"{place!r} is no absolute path")
+    return App(
+        name=config.app_name(name),
+        module=config.app_module(entry.module),
+        directory=entry.directory,
+        python=entry.python,
+    )
+
+
+def _require_safe(path: Path, found: os.stat_result) -> None:
+    """Raises ConfigError if somebody else could say what is executed."""
+    if found.st_uid not in {os.geteuid(), 0}:
+        raise ConfigError(
+            f"{path} belongs to another user (uid {found.st_uid}), and what it lists would be executed; remove it"
+        )
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o022:
+        raise ConfigError(
+            f"others can write to {path} (mode {mode:04o}), and what it lists would be executed; "
+            f"close it: chmod go-w {shlex.quote(str(path))}"
+        )
+
+
+@contextmanager
+def _changing(home: Path) -> Iterator[dict[str, App]]:
+    """The list of the home, to be changed by one process at a time; written at the end, if it has changed."""
+    make_private(home)
+    with _locked(_path(home)):
+        apps = _added(home)
+        before = dict(apps)
+        yield apps
+        if apps != before:
+            _write(_path(home), apps)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the file that is at `path` now: a writer puts a new file in its place."""
+    while True:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot open the list of apps, {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if _is_at(path, fd):
+                yield
+                return
+        finally:
+            os.close(fd)
+
+
+def _is_at(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _write(path: Path, apps: Mapping[str, App]) -> None:
+    entries = {
+        name: {"module": app.module, "directory": app.directory, "python": app.python} for name, app in apps.items()
+    }
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            json.dump({"apps": entries}, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(fd)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise ConfigError(f"cannot write the list of apps, {path}: {error.strerror}") from error
