@@ -32,7 +32,7 @@ def damage(path: Path, job_id: str, column: str, value: str) -> None:
         db.execute(f"UPDATE jobs SET {column} = {value} WHERE job_id = ?", (id_bytes(job_id),))
 
 
-@pytest.mark.parametrize("column", ["payload", "tag", "trace_context", "result"])
+@pytest.mark.parametrize("column", ["payload", "tag", "trace_context", "chain_group_id"])
 async def test_a_damaged_row_fails_with_the_reason_and_blocks_nobody(sqlite: Harness, column: str) -> None:
     def about(**fields: Any) -> Any:
         return new_job(subject_key="s", on_duplicate=OnDuplicate.AFTER, **fields)

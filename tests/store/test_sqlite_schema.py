@@ -16,7 +16,7 @@ from semtask.store.base import JobFilter
 from semtask.store.sql import folder, query
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import listing_statement
-from semtask.store.sqlite_rows import JOB_COLUMNS, QUEUE_COLUMNS, of_new_job
+from semtask.store.sqlite_rows import CLAIMED_COLUMNS, JOB_COLUMNS, QUEUE_COLUMNS, of_new_job
 from tests.store.harness import NOW, new_job
 
 
@@ -35,6 +35,8 @@ def test_rows_are_read_in_the_order_of_the_columns(db: apsw.Connection) -> None:
     assert columns(db, "jobs") == JOB_COLUMNS
     assert columns(db, "queues") == QUEUE_COLUMNS
     assert set(Job.__struct_fields__) <= set(JOB_COLUMNS)
+    [returned] = re.findall(r"RETURNING (.*)", query("claim_job"), re.DOTALL)
+    assert tuple(re.findall(r"\w+", returned)) == CLAIMED_COLUMNS
     assert set(columns(db, "attempts")) == {"seq", *Attempt.__struct_fields__}
 
 
@@ -70,6 +72,7 @@ EVENTS = {
     "claim_job": Event.CLAIM,
     "promote_due": Event.BECOME_DUE,
     "quarantine_job": Event.FAIL,
+    "succeed_task": Event.SUCCEED,
     "finish_job": None,
     "end_waiting": None,
 }
@@ -103,7 +106,8 @@ def test_a_claim_is_guarded_by_row_number_and_state() -> None:
     for name in ("claim_job", "finish_job", "raise_stop", "mark_superseded"):
         assert "WHERE seq = :seq AND claim_no = :claim_no AND state = '" in query(name)
     assert "WHERE seq = :seq AND claim_no = :claim_no AND state = :before AND state IN (" in query("end_waiting")
-    for name in ("record_process", "record_kill_failed"):
+    assert "WHERE seq = :seq AND claim_no = :claim_no AND state = 'QUEUED'" in query("set_aside")
+    for name in ("record_process", "record_kill_failed", "record_progress", "succeed_task"):
         assert "WHERE job_id = :job_id AND claim_no = :claim_no AND state = 'RUNNING'" in query(name)
 
 
@@ -201,6 +205,12 @@ LANE = "job_type=? AND subject_key=? AND execution_mode=? AND queue=?"
         ("ready_jobs", "SEARCH jobs USING INDEX jobs_ready (execution_mode=? AND queue=? AND priority>?)"),
         ("claim_job", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("finish_job", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("succeed_task", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
+        ("record_progress", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
+        ("set_aside", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("bring_back", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
+        ("bring_back", "SEARCH jobs USING COVERING INDEX jobs_aside (job_type=?)"),
+        ("tasks_aside", "SEARCH jobs USING COVERING INDEX jobs_aside (job_type>?)"),
         ("raise_stop", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("promote_due", "SEARCH jobs USING COVERING INDEX jobs_due (run_at<?)"),
         ("oldest_ready", "SEARCH jobs USING INDEX jobs_ready (execution_mode=? AND queue=? AND priority=?)"),

@@ -49,8 +49,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return self.failure not in {FailureClass.INFRA, FailureClass.NEVER_RAN}
 
 
-def success(*, exit_code: int | None = None) -> Outcome:
-    return Outcome(end_cause=EndCause.SUCCESS, exit_code=exit_code)
+def success(
+    *,
+    exit_code: int | None = None,
+    result: str | None = None,
+    artifacts: str | None = None,
+    progress: str | None = None,
+) -> Outcome:
+    return Outcome(
+        end_cause=EndCause.SUCCESS, exit_code=exit_code, result=result, artifacts=artifacts, progress=progress
+    )
 
 
 def never_ran(why: str) -> Outcome:
@@ -84,6 +92,54 @@ def no_room(why: str) -> Outcome:
 def lost(why: str) -> Outcome:
     """The process that watched the attempt is gone and left no record."""
     return Outcome(end_cause=EndCause.WORKER_CRASH, failure=FailureClass.CRASH, error=why)
+
+
+def exception(
+    error: str,
+    *,
+    exception: str | None = None,
+    permanent: bool = False,
+    delay_ms: int | None = None,
+    stopped: bool = False,
+) -> Outcome:
+    """The task raised. `exception` is JSON text; `delay_ms` is set by a task that says when it wants to be retried."""
+    return Outcome(
+        end_cause=EndCause.EXCEPTION,
+        failure=FailureClass.PERMANENT if permanent else FailureClass.HANDLER,
+        error=error,
+        exception=exception,
+        delay_ms=delay_ms,
+        stopped=stopped,
+    )
+
+
+def cancelled(why: str | None) -> Outcome:
+    """The task asked to be cancelled."""
+    return Outcome(end_cause=EndCause.CANCELLED, failure=FailureClass.CANCEL, error=why)
+
+
+def snoozed(delay_ms: int) -> Outcome:
+    """The task asked to run again after `delay_ms`. That is no failure."""
+    return Outcome(end_cause=EndCause.SUCCESS, failure=FailureClass.SNOOZE, delay_ms=delay_ms)
+
+
+def crash(
+    why: str, *, signal: int | None = None, exit_code: int | None = None, exception: str | None = None
+) -> Outcome:
+    """The worker died under the task. `exception` is JSON text: where it was."""
+    return Outcome(
+        end_cause=EndCause.WORKER_CRASH,
+        failure=FailureClass.CRASH,
+        error=why,
+        signal=signal,
+        exit_code=exit_code,
+        exception=exception,
+    )
+
+
+def unstorable(why: str) -> Outcome:
+    """The attempt is over, but what it had to say cannot be stored."""
+    return Outcome(end_cause=EndCause.EXCEPTION, failure=FailureClass.PERMANENT, error=why)
 
 
 def displaced(why: str) -> Outcome:

@@ -86,10 +86,10 @@ def _after_stop(job: Job, outcome: Outcome) -> Decision | None:
 def _after_end(job: Job, outcome: Outcome, jitter: float) -> Decision:
     if outcome.failure in {FailureClass.INFRA, FailureClass.NEVER_RAN}:
         return Decision(event=Event.GIVE_BACK, end_cause=outcome.end_cause, error=outcome.error)
-    if outcome.failure is FailureClass.DISPLACED:
-        return _displaced(job, outcome)
     if job.stop_reason is StopReason.TIMEOUT:
         return _handler_failed(job, EndCause.TIMEOUT, f"ran longer than timeout_ms={job.timeout_ms}", jitter)
+    if outcome.failure is FailureClass.DISPLACED:
+        return _displaced(job, outcome)
     if outcome.failure is FailureClass.INTERRUPTED or _shut_down(job, outcome):
         return _interrupted(job, outcome)
     match outcome.failure:

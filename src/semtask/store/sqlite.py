@@ -10,10 +10,11 @@ from typing import Literal
 import msgspec
 from msgspec import structs
 
-from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, QueueClass
+from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, ProgressNote, QueueClass
 from semtask.model.state import State
 from semtask.store import sqlite_reads as reads
 from semtask.store import sqlite_stop as stopping
+from semtask.store import sqlite_tasks as tasks
 from semtask.store import sqlite_upkeep as upkeep
 from semtask.store import sqlite_writes as writes
 from semtask.store.base import (
@@ -31,6 +32,8 @@ from semtask.store.base import (
     QueueRow,
     Stopped,
     StopRequest,
+    TaskClaim,
+    TaskClaimed,
 )
 from semtask.store.sqlite_damage import damaged_running, quarantine
 from semtask.store.sqlite_file import SqliteFile
@@ -102,6 +105,37 @@ class SqliteStore:
             rows=request.limit,
         )
 
+    async def claim_tasks(self, request: TaskClaim) -> TaskClaimed:
+        """A tick after the other, as long as there is nothing but jobs to set aside."""
+        set_aside: frozenset[str] = frozenset()
+        while True:
+            claimed, more = await self._writer.submit(
+                lambda tick: tasks.claim_tasks(tick, structs.replace(request, now=max(request.now, self._now()))),
+                phase=Phase.CLAIM,
+                relaxed=True,
+                rows=sum(taker.limit for taker in request.takers),
+            )
+            set_aside |= claimed.set_aside
+            if any(claimed.jobs) or not more:
+                return structs.replace(claimed, set_aside=set_aside)
+
+    async def bring_back(self, job_type: str, limit: int) -> int:
+        """In several short ticks."""
+        back = 0
+        while back < limit:
+            wanted = min(limit - back, tasks.MOVED)
+            moved = await self._bring_back_step(job_type, wanted)
+            back += moved
+            if moved < wanted:
+                break
+        return back
+
+    async def _bring_back_step(self, job_type: str, limit: int) -> int:
+        return await self._writer.submit(lambda tick: tasks.bring_back(tick, job_type, limit), relaxed=True, rows=limit)
+
+    async def record_progress(self, notes: Sequence[ProgressNote]) -> None:
+        await self._writer.submit(lambda tick: tasks.record_progress(tick, notes), relaxed=True, rows=len(notes))
+
     async def record_process(self, job_id: str, claim_no: int, process: ProcessIdentity) -> bool:
         return await self._writer.submit(
             lambda tick: writes.record_process(tick, job_id, claim_no, process), relaxed=True
@@ -112,6 +146,11 @@ class SqliteStore:
 
     async def finish(self, finish: Finish) -> Finished:
         return await self._writer.submit(lambda tick: writes.finish(tick, finish), phase=Phase.FINISH)
+
+    async def finish_many(self, finishes: Sequence[Finish]) -> list[Finished]:
+        return await self._writer.submit(
+            lambda tick: writes.finish_many(tick, finishes), phase=Phase.FINISH, rows=len(finishes)
+        )
 
     async def stop(self, request: StopRequest) -> Stopped:
         return await self._writer.submit(lambda tick: stopping.stop(tick, request))
@@ -160,6 +199,9 @@ class SqliteStore:
 
     async def running(self) -> list[Job]:
         return await self._readers.run(reads.running)
+
+    async def aside(self) -> frozenset[str]:
+        return await self._readers.run(reads.tasks_aside)
 
     async def queues(self) -> list[QueueRow]:
         return await self._readers.run(reads.queues)

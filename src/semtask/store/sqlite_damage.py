@@ -18,7 +18,7 @@ from semtask.store.writer import Tick
 
 log = logging.getLogger("semtask.store")
 
-UNREADABLE = (UnicodeDecodeError, msgspec.MsgspecError)
+UNREADABLE = (ValueError, msgspec.MsgspecError)
 
 # The columns that are text and free of a CHECK that would not let damage in.
 _TEXTS = (
@@ -31,7 +31,9 @@ _TEXTS = (
     "idempotency_key",
     "node_id",
     "progress",
+    "artifacts",
     "error",
+    "exception",
     "result",
     "payload",
 )

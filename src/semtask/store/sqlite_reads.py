@@ -109,6 +109,10 @@ def attempts(db: apsw.Connection, job_id: str) -> list[Attempt]:
     return [to_attempt(row) for row in fetch(db, query("attempts_of"), {"job_id": id_bytes(job_id)})]
 
 
+def tasks_aside(db: apsw.Connection) -> frozenset[str]:
+    return frozenset(task for (task,) in fetch(db, query("tasks_aside")))
+
+
 def running(db: apsw.Connection) -> list[Job]:
     return list(readable_jobs(db, query("running_jobs")))
 

@@ -54,6 +54,8 @@ CREATE TABLE jobs (
     superseded_by        BLOB CHECK (length(superseded_by) = 16),
     -- A better job of its subject waits in the same queue: this one is not looked at before that one has left.
     behind               INTEGER NOT NULL DEFAULT 0 CHECK (behind IN (0, 1)),
+    -- No app offers its task, or no more jobs of it may run: not looked at before that has changed.
+    aside                INTEGER NOT NULL DEFAULT 0 CHECK (aside IN (0, 1)),
     tag                  TEXT,
     chain_group_id       TEXT,
     parent_job_id        BLOB CHECK (length(parent_job_id) = 16),
@@ -68,6 +70,7 @@ CREATE TABLE jobs (
     progress             TEXT,
     artifacts            TEXT,
     error                TEXT,
+    exception            TEXT,
     result               TEXT,
     payload              TEXT    NOT NULL,
     -- A finished job has an end and the time of it; no other job has.
@@ -82,13 +85,17 @@ CREATE TABLE jobs (
     -- A superseded job never waits again.
     CHECK (superseded_by IS NULL OR state NOT IN ('SCHEDULED', 'QUEUED')),
     CHECK ((subject_key IS NULL) = (generation IS NULL)),
-    CHECK (behind = 0 OR (subject_key IS NOT NULL AND state = 'QUEUED'))
+    CHECK (behind = 0 OR (subject_key IS NOT NULL AND state = 'QUEUED')),
+    CHECK (aside = 0 OR (execution_mode = 'IN_PROCESS' AND state = 'QUEUED'))
 ) STRICT;
 
 -- Claims: best first within a queue, at a cost that does not grow with the queue, nor with a lane whose head may not
--- run yet. `expires_at` is there so that jobs whose time is over are passed without reading their rows.
+-- run yet, nor with what is set aside. `expires_at` is there so that jobs whose time is over are passed without reading
+-- their rows.
 CREATE INDEX jobs_ready ON jobs (execution_mode, queue, priority DESC, seq, expires_at)
-    WHERE state = 'QUEUED' AND behind = 0;
+    WHERE state = 'QUEUED' AND behind = 0 AND aside = 0;
+-- What is set aside, best first within a task.
+CREATE INDEX jobs_aside ON jobs (job_type, priority DESC, seq) WHERE aside = 1;
 -- The best job of a subject that waits in a queue.
 CREATE INDEX jobs_lane ON jobs (job_type, subject_key, execution_mode, queue, priority DESC, seq)
     WHERE subject_key IS NOT NULL AND state = 'QUEUED';

@@ -1,7 +1,9 @@
 -- The guard: seq, claim_no and state. What the last attempt left on the row goes; its own row keeps it.
+-- Answers with what the claim does not set itself.
 UPDATE jobs SET
     state = 'RUNNING', claim_no = claim_no + 1, started_at = :now, node_id = :node_id, claim = :claim,
-    process = NULL, kill_failed_at = NULL, exit_code = NULL, signal = NULL, error = NULL, progress = NULL
+    process = NULL, kill_failed_at = NULL, exit_code = NULL, signal = NULL, error = NULL, exception = NULL,
+    result = NULL, artifacts = NULL, progress = NULL
 WHERE seq = :seq AND claim_no = :claim_no AND state = 'QUEUED'
     AND superseded_by IS NULL AND (expires_at IS NULL OR expires_at > :now)
     AND (subject_key IS NULL OR NOT EXISTS (
@@ -9,4 +11,7 @@ WHERE seq = :seq AND claim_no = :claim_no AND state = 'QUEUED'
         WHERE sibling.job_type = jobs.job_type AND sibling.subject_key = jobs.subject_key
             AND sibling.subject_key IS NOT NULL AND sibling.state = 'RUNNING'
     ))
-RETURNING *
+RETURNING seq, job_id, queue, job_type, execution_mode, priority, claim_no, attempts, failures, crashes, interruptions,
+    created_at, run_at, max_attempts, backoff_factor, retry_base_delay_ms, retry_max_delay_ms, timeout_ms, grace_ms,
+    deadline, ttl_ms, on_interrupt, retry_on_crash, subject_key, generation, tag, chain_group_id, parent_job_id,
+    retry_of, trace_context, idempotency_key, content_hash, payload

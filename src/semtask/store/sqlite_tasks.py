@@ -1,0 +1,194 @@
+"""Giving tasks to workers: who takes which of the jobs that are ready, and what is set aside."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import apsw
+
+from semtask.model.job import ExecutionMode, OnInterrupt, ProgressNote, Taker
+from semtask.model.state import State
+from semtask.store.base import TaskClaim, TaskClaimed
+from semtask.store.sql import query
+from semtask.store.sqlite_rows import Row, fetch, id_bytes, row_change
+from semtask.store.sqlite_writes import claim_rows, free_lanes_behind
+from semtask.store.writer import Tick
+
+# Jobs that nobody takes which a claim looks at: while a taker has room, and when none has any more.
+PASSED = 1_000
+PASSED_WHEN_FULL = 10
+# Jobs set aside, or brought back, in one tick: a few milliseconds.
+MOVED = 1_000
+
+
+class Step(NamedTuple):
+    """What a claim did in one tick. `more`: it set so much aside that it did not see all that it may."""
+
+    claimed: TaskClaimed
+    more: bool
+
+
+def claim_tasks(tick: Tick, request: TaskClaim) -> Step:
+    choice = _Choice(request)
+    with _ready(tick.db, request, choice) as candidates:
+        for candidate in candidates:
+            choice.offer(candidate)
+            if choice.complete:
+                break
+    aside = [{"seq": seq, "claim_no": claim_no} for _, seq, _, _, claim_no, *_ in choice.aside]
+    tick.db.executemany(query("set_aside"), aside)
+    if choice.needs_sync:
+        tick.require_sync()  # a claim that a power cut forgets would run twice
+    jobs = [
+        claim_rows(tick, place.rows, now=request.now, node_id=request.node_id, facts=place.taker.facts)
+        for place in choice.places
+    ]
+    free_lanes_behind(tick, [job for taken in jobs for job in taken])
+    claimed = TaskClaimed(
+        jobs=jobs,
+        set_aside=frozenset(row[5] for row in choice.aside),
+        unserved=frozenset(choice.unserved),
+    )
+    return Step(claimed, more=len(choice.aside) >= MOVED)
+
+
+def bring_back(tick: Tick, job_type: str, limit: int) -> int:
+    rows = fetch(tick.db, query("bring_back"), {"job_type": job_type, "limit": limit})
+    # Claims have passed these queues: nothing else would tell that there is work again.
+    for expires_at, *job in rows:
+        tick.changes.append(row_change(job, State.QUEUED, State.QUEUED, expires_at=expires_at))
+    return len(rows)
+
+
+def record_progress(tick: Tick, notes: Sequence[ProgressNote]) -> None:
+    rows = ({"job_id": id_bytes(n.job_id), "claim_no": n.claim_no, "progress": n.progress} for n in notes)
+    tick.db.executemany(query("record_progress"), rows)
+
+
+# --- who takes what ---
+
+
+class _Place:
+    """A taker and what it takes. `queues` are those of which its worker has jobs."""
+
+    __slots__ = ("left", "queues", "rows", "taker")
+
+    def __init__(self, taker: Taker, queues: set[str]) -> None:
+        self.taker = taker
+        self.left = taker.limit
+        self.queues = queues
+        self.rows: list[Row] = []
+
+    def may_take(self, row: Row, *, slot: bool) -> bool:
+        if not self.taker.ahead:
+            return slot
+        _, _, queue, _, _, _, subject_key, on_interrupt = row
+        return queue in self.queues and subject_key is None and on_interrupt == OnInterrupt.REQUEUE
+
+
+class _Choice:
+    """Goes through the candidates, rows of ready_jobs.sql, best first. Nothing is written meanwhile."""
+
+    def __init__(self, request: TaskClaim) -> None:
+        self.aside: list[Row] = []
+        self.unserved: set[str] = set()
+        self.needs_sync = False
+        self._offered = request.offered
+        self._slots = dict(request.queues)
+        self._rooms = dict(request.rooms)
+        self._subjects: set[tuple[str, str]] = set()
+        self._passed = 0
+        held: dict[str | None, set[str]] = defaultdict(set)
+        self.places = [_Place(taker, _queues_of(taker, held)) for taker in request.takers]
+        self._open = [place for place in self.places if place.left > 0]
+        self._open_to: dict[str, list[_Place]] = {}
+
+    @property
+    def complete(self) -> bool:
+        return len(self.aside) >= MOVED or self._passed >= (PASSED if self._open else PASSED_WHEN_FULL)
+
+    @property
+    def queues(self) -> set[str]:
+        """All that there is to look at."""
+        ahead = (place.taker.queues or () for place in self._open if place.taker.ahead)
+        return {queue for queue, slots in self._slots.items() if slots > 0}.union(*ahead)
+
+    def wants(self, queue: str) -> bool:
+        return self._slots.get(queue, 0) > 0 or any(p.taker.ahead and queue in p.queues for p in self._open)
+
+    def offer(self, row: Row) -> None:
+        _, _, queue, _, _, task, subject_key, _ = row
+        if task not in self._offered or self._rooms.get(task, 1) <= 0:
+            self.aside.append(row)
+            return
+        slot = self._slots.get(queue, 0) > 0
+        if subject_key is not None and (task, subject_key) in self._subjects:
+            self._passed += 1  # one of its lane begins in this very claim
+            return
+        place = next((place for place in self._takers_of(task) if place.may_take(row, slot=slot)), None)
+        if place is not None:
+            self._give(row, place)
+        else:
+            self._passed += 1
+            if slot:
+                self.unserved.add(task)
+
+    def _give(self, row: Row, place: _Place) -> None:
+        _, _, queue, _, _, task, subject_key, on_interrupt = row
+        place.rows.append(row)
+        place.left -= 1
+        if not place.taker.ahead:
+            self._slots[queue] -= 1
+            place.queues.add(queue)
+        if task in self._rooms:
+            self._rooms[task] -= 1
+        if subject_key is not None:
+            self._subjects.add((task, subject_key))
+        if on_interrupt == OnInterrupt.FAIL:
+            self.needs_sync = True
+        if not place.left:
+            self._open.remove(place)
+            self._open_to.clear()
+
+    def _takers_of(self, task: str) -> Sequence[_Place]:
+        """The takers of a task that have room, in their order."""
+        found = self._open_to.get(task)
+        if found is None:
+            found = self._open_to[task] = [place for place in self._open if task in place.taker.tasks]
+        return found
+
+
+def _queues_of(taker: Taker, held: Mapping[str | None, set[str]]) -> set[str]:
+    """What a worker has jobs of: told by the taker, or of what it gets in this claim."""
+    return set(taker.queues) if taker.queues is not None else held[taker.facts.worker]
+
+
+@contextmanager
+def _ready(db: apsw.Connection, request: TaskClaim, choice: _Choice) -> Iterator[Iterator[Row]]:
+    """The candidates of all queues, best first, read only as far as they are wanted."""
+    cursors: list[apsw.Cursor] = []
+
+    def listing(queue: str) -> Iterator[Row]:
+        where = {
+            "mode": ExecutionMode.IN_PROCESS,
+            "queue": queue,
+            "min_priority": request.min_priority,
+            "now": request.now,
+            "limit": -1,
+        }
+        rows = db.execute(query("ready_jobs"), where)
+        cursors.append(rows)
+        for row in rows:
+            if not choice.wants(queue):
+                return
+            yield row
+
+    try:
+        yield heapq.merge(*(listing(queue) for queue in sorted(choice.queues)))
+    finally:
+        for cursor in cursors:
+            cursor.close()  # nothing may be open when the rows change
