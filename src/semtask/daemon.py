@@ -26,7 +26,7 @@ from semtask.engine.admission import Admission
 from semtask.engine.attempt import CommandDefaults, draw_jitter
 from semtask.engine.changes import Changes
 from semtask.engine.janitor import Retention
-from semtask.engine.lifecycle import Engine
+from semtask.engine.lifecycle import Engine, Limits
 from semtask.engine.operations import Operations
 from semtask.engine.reporting import Reporting
 from semtask.engine.tailing import Tailing
@@ -38,6 +38,7 @@ from semtask.executors.output import LogCap, LogFiles
 from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs
+from semtask.host.app_list import read_apps
 from semtask.host.ballast import Ballast
 from semtask.host.clocks import SystemClock
 from semtask.host.ownership import owned_folders
@@ -143,6 +144,8 @@ class _Daemon:
         upcalls.engine = Engine(
             store=store,
             executor=SubprocessExecutor(attempts_dir, spawner, logs.open, upcalls.kill_failed, upcalls.count),
+            workers=_NoWorkers(),
+            read_apps=lambda: read_apps(settings),
             former=FormerAttempts(attempts_dir, upcalls.count),
             log_watch=cap,
             changes=changes,
@@ -156,13 +159,15 @@ class _Daemon:
             ),
             facts=_claim_facts(store.daemon_epoch, attempts_dir.attempts_id),
             node_id=os.uname().nodename,
-            max_processes=settings.max_processes,
-            queue_concurrency=settings.queue_concurrency,
-            recovery_window_ms=settings.recovery_window_ms,
+            limits=Limits(
+                max_processes=settings.max_processes,
+                queue_concurrency=settings.queue_concurrency,
+                cpu_throttle_threshold=settings.cpu_throttle_threshold,
+                recovery_window_ms=settings.recovery_window_ms,
+            ),
             probe=SystemProbe(clock.monotonic),
-            cpu_throttle_threshold=settings.cpu_throttle_threshold,
             reserves=_reserves(settings),
-            files=AttemptFiles(attempts_dir, logs),
+            files=AttemptFiles(attempts_dir, logs, str(settings.artifacts_dir)),
             retention=Retention(
                 days=settings.retention_days,
                 max_jobs=settings.max_finished_jobs,
@@ -176,20 +181,25 @@ class _Daemon:
         return Operations(
             store=store,
             dispatcher=engine.dispatcher,
+            explain=engine.explain,
+            apps=engine.apps,
+            slots=engine.slots,
             changes=changes,
             admission=Admission(
                 new_id=JobIds(clock.now_ms, secrets.token_bytes).new,
                 now_ms=clock.now_ms,
                 max_payload_bytes=settings.max_payload_bytes,
                 retry_base_delay_ms=settings.retry_base_delay_ms,
+                tasks=engine.apps,
             ),
             tailing=Tailing(store, logs, changes, clock),
             load=engine.load,
             disk=engine.disk,
             janitor=engine.janitor,
-            stop_running=engine.attempts.stop,
+            stop_running=engine.stop_running,
             clock=clock,
             events=self._events,
+            artifacts_dir=str(settings.artifacts_dir),
             version=semtask.__version__,
             pid=os.getpid(),
             cpu_count=os.cpu_count() or 1,
@@ -244,6 +254,34 @@ class _Daemon:
         self._exit_code = EXIT_FENCED
         self._stopping.set()
         self._at_once.set()
+
+
+class _NoWorkers:
+    """Until there is an executor of tasks."""
+
+    busy_processes = 0
+
+    def takers(self, new_processes: int, limited: Any) -> Any:
+        return ()
+
+    def start(self, worker: str, jobs: Any) -> None:
+        raise AssertionError
+
+    def stop(self, job_id: str, claim_no: int, reason: Any, grace_ms: int) -> None:
+        raise AssertionError
+
+    def shortage(self, tasks: Any) -> None: ...
+    def configure(self, apps: Any) -> None: ...
+    def reload(self, names: Any) -> None: ...
+
+    async def settled(self, names: Any, timeout_s: float) -> bool:
+        return True
+
+    def statuses(self) -> Any:
+        return ()
+
+    def workers(self) -> Any:
+        return ()
 
 
 class _Upcalls:

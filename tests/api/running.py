@@ -97,6 +97,18 @@ class NotingOperations:
     async def retry(self, params: messages.RetryParams) -> messages.Retried:
         return await self._note("retry", params, messages.Retried(retried_count=0, more=False, jobs=[]))
 
+    async def list_apps(self, params: messages.NoParams) -> messages.Apps:
+        return await self._note("list_apps", params, messages.Apps(apps=[]))
+
+    async def reload_apps(self, params: messages.ReloadAppsParams) -> messages.Apps:
+        return await self._note("reload_apps", params, messages.Apps(apps=[]))
+
+    async def list_tasks(self, params: messages.NoParams) -> messages.Tasks:
+        return await self._note("list_tasks", params, messages.Tasks(tasks=[]))
+
+    async def list_workers(self, params: messages.NoParams) -> messages.Workers:
+        return await self._note("list_workers", params, messages.Workers(workers=[]))
+
     async def maintenance(self, params: messages.MaintenanceParams) -> messages.Maintained:
         maintained = messages.Maintained(
             vacuum_run=False, jobs_deleted=0, artifacts_deleted=0, db_size_before=0, db_size_after=0

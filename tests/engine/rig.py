@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from semtask.engine.apps import Apps
 from semtask.engine.attempt import Attempts, CommandDefaults, draw_jitter
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
+from semtask.engine.live import LiveAttempts
 from semtask.engine.promoter import Promoter
-from semtask.executors.base import CommandSpec, Executor
+from semtask.engine.slots import Slots
+from semtask.executors.base import AppStatus, CommandSpec, Executor, WorkerStatus
 from semtask.model import outcome
-from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, ProcessIdentity
+from semtask.model.app import App
+from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, ProcessIdentity, Taker
 from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector
@@ -61,6 +65,34 @@ class FailingExecutor:
 
     def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
         raise AssertionError("nothing is stopped here")
+
+
+class NoWorkers:
+    """No app, no worker."""
+
+    busy_processes = 0
+
+    def takers(self, new_processes: int, limited: Collection[str]) -> Sequence[Taker]:
+        return ()
+
+    def start(self, worker: str, jobs: Sequence[Job]) -> None:
+        raise AssertionError("no task is started here")
+
+    def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
+        raise AssertionError("nothing is stopped here")
+
+    def shortage(self, tasks: Collection[str]) -> None: ...
+    def configure(self, apps: Sequence[App]) -> None: ...
+    def reload(self, names: Collection[str]) -> None: ...
+
+    async def settled(self, names: Collection[str], timeout_s: float) -> bool:
+        return True
+
+    def statuses(self) -> Sequence[AppStatus]:
+        return ()
+
+    def workers(self) -> Sequence[WorkerStatus]:
+        return ()
 
 
 class PatientExecutor:
@@ -118,9 +150,14 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         for running in stopped.stopping:
             attempts.stop(running)
 
+    live, slots, workers = LiveAttempts(), Slots(), NoWorkers()
     dispatcher = Dispatcher(
         store,
+        slots=slots,
         start=start,
+        start_tasks=workers.start,
+        tasks=workers,
+        offers=Apps(store, workers, slots, read=list, wake=lambda: None),
         facts=_facts,
         clock=clock,
         node_id="n",
@@ -131,15 +168,16 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
     attempts = Attempts(
         store,
         executor,
+        live=live,
         defaults=CommandDefaults(env={}, working_dir="/", umask=0o022),
         clock=clock,
         jitter=draw_jitter,
         events=Events(),
         on_timeout=lambda job: None,
-        on_finishing=lambda job, result: dispatcher.release(job),
+        on_finishing=lambda job, result: dispatcher.release([job]),
         on_end=lambda job: None,
     )
-    promoter, expiry = Promoter(store, clock), Expiry(store, attempts, clock, deadline_passed)
+    promoter, expiry = Promoter(store, clock), Expiry(store, live, clock, deadline_passed)
     for listener in (dispatcher.on_changes, promoter.on_changes, expiry.on_changes):
         changes.listen(listener)
     await promoter.start()
@@ -151,7 +189,7 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         dispatcher.close()
         await promoter.stop()
         await expiry.stop()
-        await attempts.idle(10)
+        await live.idle(10)
         await background.stop()
         await store.close()
 

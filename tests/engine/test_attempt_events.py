@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from semtask.engine.attempt import Attempts, CommandDefaults
+from semtask.engine.live import LiveAttempts
 from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import SystemClock
 from semtask.model import outcome as outcomes
@@ -64,9 +65,11 @@ async def told(outcome: Outcome, *, late: bool = False) -> list[Any]:
     seen: list[Any] = []
     for kind in (AttemptStarted, AttemptEnded, Committed):
         events.attach(kind, seen.append)
+    live = LiveAttempts()
     attempts = Attempts(
         cast(Store, AStore(late=late)),
         cast(Executor, AnExecutor(outcome)),
+        live=live,
         defaults=CommandDefaults(env={}, working_dir="/", umask=0o22),
         clock=SystemClock(),
         jitter=lambda: 1.0,
@@ -76,7 +79,7 @@ async def told(outcome: Outcome, *, late: bool = False) -> list[Any]:
         on_end=lambda job: None,
     )
     attempts.start(JOB)
-    assert await attempts.idle(5)
+    assert await live.idle(5)
     return seen
 
 

@@ -31,7 +31,7 @@ class Home:
         self.opened = Opened(store, [], [])
         self.logs = LogFiles(folder / "logs" / "jobs")
         self.attempts = AttemptsDir(folder / "attempts")
-        self.files = AttemptFiles(self.attempts, self.logs)
+        self.files = AttemptFiles(self.attempts, self.logs, str(folder / "artifacts"))
 
     def janitor(self, *, days: int = 7, max_jobs: int = 0, max_bytes: int = 0) -> Janitor:
         retention = Retention(days=days, max_jobs=max_jobs, max_bytes=max_bytes)
@@ -298,7 +298,7 @@ def test_a_crash_between_delete_and_unlink_is_made_good_by_the_next_daemon(in_ho
         await home.run_jobs(500)
         home.clock.now += 8 * DAY_MS
         whole = home.files
-        home.files = DyingFiles(home.attempts, home.logs)
+        home.files = DyingFiles(home.attempts, home.logs, str(tmp_path / "artifacts"))
         with pytest.raises(Dies):
             await home.janitor().clean()
         assert await home.jobs_left() == 300
@@ -386,7 +386,7 @@ def test_a_pass_that_the_database_refuses_is_made_later(in_home: InHome, monkeyp
 
 def test_empty_logs_go_and_others_stay(tmp_path: Path) -> None:
     logs = LogFiles(tmp_path / "logs")
-    files = AttemptFiles(AttemptsDir(tmp_path / "attempts"), logs)
+    files = AttemptFiles(AttemptsDir(tmp_path / "attempts"), logs, str(tmp_path / "artifacts"))
     job_id = new_id()
     out, err = logs.path(job_id, 1), logs.path(job_id, 1, "stderr")
     out.parent.mkdir(parents=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from semtask.errors import ValidationError
 from semtask.model.job import ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt
+from semtask.protocol.frames import TaskInfo
 from semtask.protocol.messages import CommandPayload, EnqueueParams
 
 # What a retry takes over from the job that ended.
@@ -42,6 +44,13 @@ _DEFAULT_ON_INTERRUPT = {
 }
 
 
+class Tasks(Protocol):
+    """What is known about tasks: see engine.apps."""
+
+    def task(self, name: str) -> TaskInfo | None: ...
+    def check(self, task: str, payload: bytes) -> None: ...
+
+
 class Admission:
     """Turns valid parameters into a NewJob; raises ValidationError with the place of what is wrong."""
 
@@ -52,8 +61,10 @@ class Admission:
         now_ms: Callable[[], int],
         max_payload_bytes: int,
         retry_base_delay_ms: int,
+        tasks: Tasks,
     ) -> None:
         self._new_id = new_id
+        self._tasks = tasks
         self._now_ms = now_ms
         self._max_payload_bytes = max_payload_bytes
         self._retry_base_delay_ms = retry_base_delay_ms
@@ -64,8 +75,12 @@ class Admission:
             raise _invalid(
                 "payload", f"has {len(payload):,} bytes; the limit (max_payload_bytes) is {self._max_payload_bytes:,}"
             )
-        mode = params.execution_mode or _mode_of(payload)
-        arguments = _command(payload) if mode is ExecutionMode.SUBPROCESS else _task_arguments(payload)
+        mode = params.execution_mode or self._mode_of(params.job_type, payload)
+        if mode is ExecutionMode.SUBPROCESS:
+            arguments = _command(payload)
+        else:
+            self._tasks.check(params.job_type, payload)
+            arguments = _task_arguments(payload)
         now = self._now_ms()
         run_at = _run_at(params, now)
         base = params.retry_base_delay_ms
@@ -100,6 +115,12 @@ class Admission:
             durability=params.durability,
             content_hash=_content_hash(params, mode, arguments),
         )
+
+    def _mode_of(self, job_type: str, payload: bytes) -> ExecutionMode:
+        """A registered task, else a command, else a task that nobody offers yet."""
+        if self._tasks.task(job_type) is not None:
+            return ExecutionMode.IN_PROCESS
+        return _mode_of(payload)
 
     def copy(self, job: Job) -> NewJob:
         """A new job like this finished one. It has no key, which stays with the first; its deadline is as far away

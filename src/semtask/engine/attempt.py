@@ -1,4 +1,4 @@
-"""One attempt, from its claim to its finish: the order of steps between store and executor."""
+"""One attempt of a command, from its claim to its finish: the order of steps between store and executor."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 
 from semtask.config import ENV_ATTEMPT, ENV_JOB_ID
 from semtask.engine.background import Background
+from semtask.engine.live import Key, LiveAttempts
 from semtask.errors import DatabaseError
 from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import Clock
@@ -24,8 +25,6 @@ from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Ev
 from semtask.telemetry.logs import about
 
 log = logging.getLogger("semtask.attempt")
-
-Key = tuple[str, int]
 
 
 class CommandDefaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +61,7 @@ def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
 
 
 class Attempts:
-    """The running attempts of this daemon, each one a task.
+    """The running commands of this daemon, each one an asyncio task.
 
     `on_finishing` is called when everything of an attempt is gone and its end is about to be stored, `on_end` when
     that is committed.
@@ -73,6 +72,7 @@ class Attempts:
         store: Store,
         executor: Executor,
         *,
+        live: LiveAttempts,
         defaults: CommandDefaults,
         clock: Clock,
         jitter: Callable[[], float],
@@ -83,6 +83,7 @@ class Attempts:
     ) -> None:
         self._store = store
         self._executor = executor
+        self._live = live
         self._defaults = defaults
         self._clock = clock
         self._jitter = jitter
@@ -91,9 +92,6 @@ class Attempts:
         self._on_finishing = on_finishing
         self._on_end = on_end
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._jobs: dict[Key, Job] = {}
-        self._live: set[Key] = set()
-        self._deadlines: dict[Key, int] = {}
         self._stops: dict[Key, StopReason] = {}
         self._notes = Background()
 
@@ -101,11 +99,8 @@ class Attempts:
         key = (job.job_id, job.claim_no)
         task = asyncio.get_running_loop().create_task(self._run(job), name=f"attempt {job.job_id}.{job.claim_no}")
         self._tasks[key] = task
-        self._jobs[key] = job
-        self._live.add(key)
-        if job.deadline is not None:
-            self._deadlines[key] = job.deadline
-        task.add_done_callback(lambda done: self._done(key, done))
+        self._live.add(job)
+        task.add_done_callback(lambda done: self._done(job, done))
         self._events.emit(AttemptStarted(job))
 
     def stop(self, running: Running) -> None:
@@ -114,38 +109,6 @@ class Attempts:
         if key in self._tasks:
             self._stops[key] = running.reason
             self._executor.stop(running.job_id, running.claim_no, running.reason, running.grace_ms)
-
-    def about(self, job_id: str, claim_no: int) -> dict[str, object]:
-        """`extra=` for a line about an attempt."""
-        job = self._jobs.get((job_id, claim_no))
-        return {"job_id": job_id, "claim_no": claim_no} if job is None else about(job)
-
-    def is_live(self, job_id: str, claim_no: int) -> bool:
-        """Whether the attempt has not ended yet, as far as is known; afterwards its end may still have to be stored."""
-        return (job_id, claim_no) in self._live
-
-    @property
-    def next_deadline(self) -> int | None:
-        """The earliest deadline (epoch ms) of what runs and is not being stopped for it yet."""
-        return min(self._deadlines.values(), default=None)
-
-    def take_overdue(self, now: int) -> list[Key]:
-        """The attempts whose deadline has come; each is named once."""
-        overdue = [key for key, deadline in self._deadlines.items() if deadline <= now]
-        for key in overdue:
-            del self._deadlines[key]
-        return overdue
-
-    @property
-    def keys(self) -> list[Key]:
-        return list(self._tasks)
-
-    async def idle(self, timeout_s: float) -> bool:
-        """Wait until no attempt runs; False when the time is over first."""
-        if not self._tasks:
-            return True
-        _, pending = await asyncio.wait(list(self._tasks.values()), timeout=timeout_s)
-        return not pending
 
     async def _run(self, job: Job) -> None:
         key = (job.job_id, job.claim_no)
@@ -162,7 +125,7 @@ class Attempts:
         try:
             outcome = await self._executor.run(spec, lambda process: self._note_process(job, process))
         finally:
-            self._live.discard(key)
+            self._live.ended(key)
             if timer is not None:
                 timer.cancel()
         await self.settle(job, outcome, ran_s=self._clock.monotonic() - began if outcome.executed else None)
@@ -200,12 +163,11 @@ class Attempts:
             about=about(job),
         )
 
-    def _done(self, key: Key, task: asyncio.Task[None]) -> None:
+    def _done(self, job: Job, task: asyncio.Task[None]) -> None:
+        key = (job.job_id, job.claim_no)
         del self._tasks[key]
-        job = self._jobs.pop(key)
-        self._live.discard(key)
-        self._deadlines.pop(key, None)
         self._stops.pop(key, None)
+        self._live.remove(key)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, DatabaseError):
             log.error("the end of attempt %d was not stored: %s", key[1], error, extra=about(job))

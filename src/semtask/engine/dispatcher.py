@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
+from semtask.engine.slots import Key, Slots
 from semtask.errors import RpcError
+from semtask.executors.base import TaskExecutor
 from semtask.host.clocks import Clock
-from semtask.model.job import ClaimFacts, ExecutionMode, Job, QueueClass
+from semtask.model.job import ClaimFacts, ExecutionMode, Job, QueueClass, Taker
 from semtask.model.state import State
-from semtask.protocol.messages import Waiting
-from semtask.store.base import Change, ClaimRequest, QueueRow, Store
+from semtask.protocol.frames import TaskInfo
+from semtask.protocol.messages import WaitingReason
+from semtask.store.base import Change, ClaimRequest, QueueRow, Store, TaskClaim, TaskClaimed
 from semtask.telemetry.events import Hold
 
 log = logging.getLogger("semtask.dispatcher")
@@ -21,6 +25,22 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 STORE_PAUSE_S = 1.0
 LOWEST_PRIORITY = -100
+
+COMMANDS = ExecutionMode.SUBPROCESS
+TASKS = ExecutionMode.IN_PROCESS
+
+
+class Offers(Protocol):
+    """Which tasks may be claimed: see engine.apps."""
+
+    @property
+    def offered(self) -> frozenset[str]: ...
+    @property
+    def limited(self) -> Mapping[str, int]: ...
+    def task(self, name: str) -> TaskInfo | None: ...
+    def rooms(self) -> Mapping[str, int]: ...
+    def set_aside(self, tasks: frozenset[str]) -> None: ...
+    def released(self, task: str) -> None: ...
 
 
 class Dispatcher:
@@ -35,7 +55,11 @@ class Dispatcher:
         self,
         store: Store,
         *,
+        slots: Slots,
         start: Callable[[Job], None],
+        start_tasks: Callable[[str, Sequence[Job]], None],
+        tasks: TaskExecutor,
+        offers: Offers,
         facts: Callable[[str, int], ClaimFacts],
         clock: Clock,
         node_id: str,
@@ -44,7 +68,11 @@ class Dispatcher:
         before_claim: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
+        self._slots = slots
         self._start = start
+        self._start_tasks = start_tasks
+        self._tasks = tasks
+        self._offers = offers
         self._before_claim = before_claim
         self._facts = facts
         self._clock = clock
@@ -56,10 +84,11 @@ class Dispatcher:
         self._background: set[str] = set()
         self._throttled: str | None = None
         self._suspended: str | None = None
-        self._busy: Counter[str] = Counter()
-        self._subjects: dict[tuple[str, str], str] = {}  # (job_type, subject_key) -> job_id of what runs
         self._known: set[str] = set()
-        self._ready: set[str] = set()
+        self._ready: dict[ExecutionMode, set[str]] = {COMMANDS: set(), TASKS: set()}
+        self._full: set[str] = set()  # queues without a slot, where no task was found to be taken ahead
+        self._unserved: set[str] = set()  # tasks whose jobs wait for a worker
+        self._commands_first = True
         self._claiming: asyncio.Task[None] | None = None
         self._open = False
         self._pause_s = 0.0
@@ -98,37 +127,61 @@ class Dispatcher:
             self._paused.add(row.name)
         else:
             self._paused.discard(row.name)
-            self._ready.add(row.name)
+            self._mark_ready({row.name})
         self._pump()
 
-    def wake(self, queues: Iterable[str]) -> None:
-        """These queues have new work, or are about to."""
+    def wake(self, queues: Iterable[str], mode: ExecutionMode) -> None:
+        """These queues have new work of this mode, or are about to."""
         queues = set(queues)
         self._known |= queues
-        self._ready |= queues
+        self._ready[mode] |= queues
+        self._pump()
+
+    def wake_tasks(self) -> None:
+        """Claims may find more tasks now: an app was imported, or jobs were brought back."""
+        self._ready[TASKS] |= self._known
+        self._pump()
+
+    def room_changed(self) -> None:
+        """A worker has become free, or was started."""
+        self._look_at_tasks_again()
         self._pump()
 
     def on_changes(self, changes: Sequence[Change]) -> None:
-        queued = {c.queue for c in changes if c.after is State.QUEUED and c.execution_mode is ExecutionMode.SUBPROCESS}
-        if any(
-            c.subject_key is not None and c.before is State.RUNNING and c.after is not State.RUNNING for c in changes
-        ):
-            queued |= self._known  # the next job of a subject that is free now may wait in any queue
-        if queued:
-            self.wake(queued)
+        wanted = False
+        for change in changes:
+            if change.after is State.QUEUED:
+                self._known.add(change.queue)
+                self._ready[change.execution_mode].add(change.queue)
+                wanted = True
+            elif (
+                change.subject_key is not None and change.before is State.RUNNING and change.after is not State.RUNNING
+            ):
+                self._mark_ready(self._known)  # the next job of a subject that is free now may wait in any queue
+                wanted = True
+        if wanted:
+            self._pump()
 
-    def occupy(self, job: Job) -> None:
-        """The job holds a slot of its queue, and its subject: it was claimed, now or by a former daemon."""
-        self._busy[job.queue] += 1
-        if job.subject_key is not None:
-            self._subjects[job.job_type, job.subject_key] = job.job_id
+    def occupy(self, job: Job, worker: str | None = None) -> None:
+        """The job holds its slots: it was claimed, now or by a former daemon, for this worker if it is a task."""
+        task = self._offers.task(job.job_type) if worker else None
+        if task is not None and task.is_async:
+            self._slots.occupy(job, process=False)
+        else:
+            self._slots.occupy(job, worker=worker)
 
-    def release(self, job: Job) -> None:
-        self._busy[job.queue] -= 1
-        if not self._busy[job.queue]:
-            del self._busy[job.queue]
-        if job.subject_key is not None:
-            self._subjects.pop((job.job_type, job.subject_key), None)
+    def release(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            self._slots.release(job)
+            if job.execution_mode is TASKS:
+                self._offers.released(job.job_type)
+        self._look_at_tasks_again()
+        self._pump()
+
+    def block(self, key: Key, *, blocked: bool) -> None:
+        """A running job waits for another one, or goes on: while it waits it counts in no limit."""
+        self._slots.block(key, blocked=blocked)
+        self._look_at_tasks_again()
         self._pump()
 
     def throttle(self, reason: str | None) -> None:
@@ -136,7 +189,8 @@ class Dispatcher:
         before, self._throttled = self._throttled, reason
         if reason is None and before is not None:
             # Queues that were passed over have work that nothing will announce again.
-            self.wake(self._known)
+            self._mark_ready(self._known)
+            self._pump()
 
     def suspend(self, reason: str | None) -> None:
         """While there is a reason, nothing is claimed."""
@@ -159,11 +213,18 @@ class Dispatcher:
         """A process was started: the next shortage begins with the short pause again."""
         self._pause_s = 0.0
 
-    # --- what it says ----------------------------------------------------------------------------------------------
+    def _look_at_tasks_again(self) -> None:
+        self._ready[TASKS] |= self._full
+        self._full.clear()
+        if self._unserved:
+            self._unserved.clear()
+            self._ready[TASKS] |= self._known
 
-    @property
-    def running(self) -> int:
-        return self._busy.total()
+    def _mark_ready(self, queues: Iterable[str]) -> None:
+        for ready in self._ready.values():
+            ready.update(queues)
+
+    # --- what it says ----------------------------------------------------------------------------------------------
 
     @property
     def hold(self) -> Hold | None:
@@ -175,82 +236,153 @@ class Dispatcher:
     def limit(self, queue: str) -> int:
         return self._limits.get(queue, self.queue_concurrency)
 
-    def waiting(self, job: Job) -> Waiting | None:
-        """Why a waiting job does not run; None for others."""
-        if job.state is State.SCHEDULED:
-            return _not_due(job)
-        if job.state is not State.QUEUED:
-            return None
-        return self._closed_to(job) or self._busy_for(job)
+    def has_worker_for(self, task: str) -> bool:
+        """Whether the last claim that found a job of this task had a worker for it."""
+        return task not in self._unserved
 
-    def _closed_to(self, job: Job) -> Waiting | None:
-        """Why jobs like this are not claimed at all now."""
-        if job.execution_mode is ExecutionMode.IN_PROCESS:
-            return Waiting(reason="no_app", text=f"no app offers the task {job.job_type!r}; nothing can run it")
+    def held(self, job: Job) -> tuple[WaitingReason, str] | None:
+        """Why jobs like this are not claimed now, whatever slots are free."""
         if not self._open:
-            return Waiting(reason="stopping_daemon", text="the daemon is stopping; it runs after the next start")
+            return "stopping_daemon", "the daemon is stopping; it runs after the next start"
         if job.queue in self._paused:
-            return Waiting(reason="queue_paused", text=f"queue {job.queue!r} is paused: semtask resume {job.queue}")
+            return "queue_paused", f"queue {job.queue!r} is paused: semtask resume {job.queue}"
         if self._suspended:
-            return Waiting(reason="machine_full", text=f"nothing is started now: {self._suspended}")
+            return "machine_full", f"nothing is started now: {self._suspended}"
         if self._resume is not None:
-            return Waiting(reason="machine_full", text=f"claiming pauses for a moment: {self._why_pause}")
+            return "machine_full", f"claiming pauses for a moment: {self._why_pause}"
         if self._throttled and (job.queue in self._background or job.priority < 0):
-            return Waiting(reason="throttled", text=f"background work waits: {self._throttled}")
+            return "throttled", f"background work waits: {self._throttled}"
         return None
-
-    def _busy_for(self, job: Job) -> Waiting:
-        """Which slot is taken that it needs."""
-        queue = job.queue
-        if job.subject_key is not None and (other := self._subjects.get((job.job_type, job.subject_key))):
-            text = f"job {other} of the same subject {job.subject_key!r} runs"
-            return Waiting(reason="subject_busy", text=text)
-        if self._busy[queue] >= self.limit(queue):
-            text = f"queue {queue!r} runs {self._busy[queue]} of {self.limit(queue)} jobs"
-            return Waiting(reason="queue_full", text=text)
-        if self.running >= self.max_processes:
-            text = f"{self.running} of max_processes={self.max_processes} commands run"
-            return Waiting(reason="machine_full", text=text)
-        return Waiting(reason="behind_others", text="its turn comes next, or others go before it")
 
     # --- claiming ---------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
         if not self._open or self._suspended or self._claiming is not None or self._resume is not None:
             return
-        if self._ready:
-            self._before_claim()
-        free = self.max_processes - self.running
-        passed_over = self._paused | self._background if self._throttled else self._paused
-        room = {q: self.limit(q) - self._busy[q] for q in self._ready if q not in passed_over}
-        room = {q: min(slots, free) for q, slots in room.items() if slots > 0}
-        if free > 0 and room:
-            self._claiming = asyncio.get_running_loop().create_task(self._claim(room, free))
+        if not self._ready[COMMANDS] and not self._ready[TASKS]:
+            return
+        self._before_claim()
+        commands, tasks = self._command_claim(), self._task_claim()
+        if commands or tasks:
+            self._claiming = asyncio.get_running_loop().create_task(self._claim(commands, tasks))
             self._claiming.add_done_callback(self._claimed)
 
-    async def _claim(self, room: dict[str, int], limit: int) -> None:
-        self._ready.difference_update(room)
-        request = ClaimRequest(
-            mode=ExecutionMode.SUBPROCESS,
+    def _room(self, mode: ExecutionMode) -> dict[str, int]:
+        """Free slots of the queues that may have work and may run it."""
+        return {
+            queue: max(self.limit(queue) - self._slots.busy(queue), 0)
+            for queue in self._ready[mode]
+            if queue not in self._paused and not (self._throttled and queue in self._background)
+        }
+
+    def _processes_for(self, mode: ExecutionMode) -> int:
+        """The free processes; where commands and tasks both want them, half of them, the odd one in turns."""
+        free = max(self.max_processes - self._slots.processes, 0)
+        if not (self._ready[COMMANDS] and self._ready[TASKS]):
+            return free
+        odd = free % 2 if (mode is COMMANDS) is self._commands_first else 0
+        return free // 2 + odd
+
+    def _command_claim(self) -> ClaimRequest | None:
+        limit = self._processes_for(COMMANDS)
+        room = {queue: min(slots, limit) for queue, slots in self._room(COMMANDS).items() if slots > 0}
+        if limit <= 0 or not room:
+            return None
+        return ClaimRequest(
+            mode=COMMANDS,
             queues=room,
             limit=limit,
             now=self._clock.now_ms(),
             node_id=self._node_id,
-            min_priority=0 if self._throttled else LOWEST_PRIORITY,
+            min_priority=self._min_priority,
             facts=self._facts,
         )
+
+    def _task_claim(self) -> TaskClaim | None:
+        room = self._room(TASKS)
+        if not room:
+            return None
+        takers = self._tasks.takers(self._processes_for(TASKS), self._offers.limited)
+        if any(room.values()):
+            usable = [taker for taker in takers if not taker.ahead or self._may_queue_ahead(taker)]
+        else:
+            usable = [taker for taker in takers if taker.ahead and taker.queues and self._may_queue_ahead(taker)]
+        if not usable:
+            return None
+        return TaskClaim(
+            queues=room,
+            takers=usable,
+            offered=self._offers.offered,
+            rooms=self._offers.rooms(),
+            now=self._clock.now_ms(),
+            node_id=self._node_id,
+            min_priority=self._min_priority,
+        )
+
+    def _may_queue_ahead(self, taker: Taker) -> bool:
+        return taker.queues is None or not taker.queues.isdisjoint(self._ready[TASKS] - self._paused)
+
+    @property
+    def _min_priority(self) -> int:
+        return 0 if self._throttled else LOWEST_PRIORITY
+
+    async def _claim(self, commands: ClaimRequest | None, tasks: TaskClaim | None) -> None:
+        self._commands_first = not self._commands_first
+        steps: list[Awaitable[None]] = []
+        if commands:
+            self._ready[COMMANDS].difference_update(commands.queues)
+            steps.append(self._claim_commands(commands))
+        if tasks:
+            self._ready[TASKS].difference_update(tasks.queues)
+            steps.append(self._claim_tasks(tasks))
+        if len(steps) == 1:
+            await steps[0]
+        else:
+            await asyncio.gather(*steps)
+
+    async def _claim_commands(self, request: ClaimRequest) -> None:
         try:
             jobs = await self._store.claim(request)
         except RpcError as error:
-            self._ready.update(room)
-            self._rest(STORE_PAUSE_S, error.message, "store")
+            self._refused(COMMANDS, request.queues, error)
             return
         for job in jobs:
             self.occupy(job)
             self._start(job)
         taken = Counter(job.queue for job in jobs)
-        full = len(jobs) == limit
-        self._ready.update(q for q, slots in room.items() if full or taken[q] == slots)
+        full = len(jobs) == request.limit
+        self._ready[COMMANDS].update(q for q, slots in request.queues.items() if full or taken[q] == slots)
+
+    async def _claim_tasks(self, request: TaskClaim) -> None:
+        try:
+            claimed = await self._store.claim_tasks(request)
+        except RpcError as error:
+            self._refused(TASKS, request.queues, error)
+            return
+        self._hand_over(request, claimed)
+        self._unserved |= claimed.unserved
+        if claimed.set_aside:
+            self._offers.set_aside(claimed.set_aside)
+        if claimed.unserved:
+            self._tasks.shortage(claimed.unserved)
+        if any(claimed.jobs) or claimed.set_aside:
+            self._ready[TASKS].update(request.queues)  # until a claim finds nothing more
+        else:
+            self._full.update(queue for queue, slots in request.queues.items() if not slots)
+
+    def _hand_over(self, request: TaskClaim, claimed: TaskClaimed) -> None:
+        for taker, jobs in zip(request.takers, claimed.jobs, strict=True):
+            if jobs:
+                worker = taker.facts.worker
+                assert worker is not None, "a taker is a worker"
+                for job in jobs:
+                    self.occupy(job, worker)
+                self._start_tasks(worker, jobs)
+
+    def _refused(self, mode: ExecutionMode, queues: Iterable[str], error: RpcError) -> None:
+        self._ready[mode].update(queues)
+        if self._resume is None:
+            self._rest(STORE_PAUSE_S, error.message, "store")
 
     def _claimed(self, task: asyncio.Task[None]) -> None:
         self._claiming = None
@@ -262,10 +394,3 @@ class Dispatcher:
     def _end_pause(self) -> None:
         self._resume = None
         self._pump()
-
-
-def _not_due(job: Job) -> Waiting:
-    if not job.attempts:
-        return Waiting(reason="scheduled", text=f"waits for its time, run_at={job.run_at}")
-    number = f"attempt {job.attempts + 1} of {max(job.max_attempts, job.attempts + 1)}"
-    return Waiting(reason="retry", text=f"{number} follows at run_at={job.run_at}; the last one: {job.error}")

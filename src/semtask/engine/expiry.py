@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from semtask.engine.alarm import Alarm
-from semtask.engine.attempt import Attempts
+from semtask.engine.live import LiveAttempts
 from semtask.host.clocks import Clock
 from semtask.model.job import Job
 from semtask.store.base import Change, Store
@@ -19,7 +19,7 @@ class Expiry:
     `stop(job_id, claim_no)` sees to it that the reason DEADLINE is committed and the process told.
     """
 
-    def __init__(self, store: Store, attempts: Attempts, clock: Clock, stop: Callable[[str, int], None]) -> None:
+    def __init__(self, store: Store, attempts: LiveAttempts, clock: Clock, stop: Callable[[str, int], None]) -> None:
         self._store = store
         self._attempts = attempts
         self._stop_job = stop

@@ -57,6 +57,8 @@ class AttemptFiles(Protocol):
     def remove_folder(self, job_id: str, claim_no: int) -> bool: ...
     def remove_empty_logs(self, job_id: str, claim_no: int) -> None: ...
     def remove_logs(self, jobs: Iterable[Key]) -> None: ...
+    def remove_artifacts(self, job_ids: Iterable[str]) -> int: ...
+    def with_artifacts(self) -> list[str]: ...
     def log_folders(self) -> list[str]: ...
     def logs_in(self, folder: str) -> set[Key]: ...
 
@@ -79,6 +81,7 @@ class Janitor:
         self._news = asyncio.Event()
         self._ends = 0
         self._enough = 1
+        self._artifacts_deleted = 0
 
     def start(self) -> None:
         self._tasks.spawn(self._run(), "the janitor")
@@ -96,6 +99,7 @@ class Janitor:
     async def maintain(self, *, force_vacuum: bool) -> Maintained:
         """Make a whole pass now, and give free pages back to the file system: some, or all of them."""
         before = await self._store.size_bytes()
+        artifacts = self._artifacts_deleted
         await self._remove_lost_folders()
         deleted = await self.clean()
         await self._remove_lost_logs(0)
@@ -105,7 +109,7 @@ class Janitor:
         return Maintained(
             vacuum_run=vacuumed,
             jobs_deleted=deleted,
-            artifacts_deleted=0,
+            artifacts_deleted=self._artifacts_deleted - artifacts,
             db_size_before=before,
             db_size_after=after,
         )
@@ -192,6 +196,8 @@ class Janitor:
         took = self._clock.monotonic() - began
         if purged.jobs:
             await asyncio.to_thread(self._files.remove_logs, purged.jobs)
+            job_ids = [job_id for job_id, _ in purged.jobs]
+            self._artifacts_deleted += await asyncio.to_thread(self._files.remove_artifacts, job_ids)
         await self._rest(took)
         return len(purged.jobs), purged.more
 
@@ -233,7 +239,7 @@ class Janitor:
                 log.warning("the folder of attempt %d is still in use", claim_no, extra={"job_id": job_id})
 
     async def _remove_lost_logs(self, pause_s: float) -> None:
-        """Logs whose job is gone. They are listed before the rows, as above."""
+        """Logs and artifacts whose job is gone. They are listed before the rows, as above."""
         for folder in await asyncio.to_thread(self._files.log_folders):
             logs = sorted(await asyncio.to_thread(self._files.logs_in, folder))
             for start in range(0, len(logs), JOBS_A_LOOK):
@@ -243,3 +249,10 @@ class Janitor:
                 if lost:
                     await asyncio.to_thread(self._files.remove_logs, lost)
                 await asyncio.sleep(pause_s)
+        job_ids = await asyncio.to_thread(self._files.with_artifacts)
+        for start in range(0, len(job_ids), JOBS_A_LOOK):
+            some_ids = job_ids[start : start + JOBS_A_LOOK]
+            there = await self._store.get_many(some_ids)
+            gone = [job_id for job_id in some_ids if job_id not in there]
+            self._artifacts_deleted += await asyncio.to_thread(self._files.remove_artifacts, gone)
+            await asyncio.sleep(pause_s)

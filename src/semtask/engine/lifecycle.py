@@ -7,25 +7,33 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
+
+from semtask.engine.apps import Apps, Workers
 from semtask.engine.attempt import Attempts, CommandDefaults
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
 from semtask.engine.disk import DiskWatch, Reserve
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
+from semtask.engine.explain import Explain
 from semtask.engine.janitor import AttemptFiles, Janitor, Retention
+from semtask.engine.live import LiveAttempts
 from semtask.engine.promoter import Promoter
 from semtask.engine.recovery import Judge, Recovery
 from semtask.engine.removals import Removals
+from semtask.engine.slots import Slots
+from semtask.engine.task_attempts import LogWatch, TaskAttempts
 from semtask.engine.throttle import NEVER, LoadWatch, Throttle, cpu_limit
 from semtask.errors import RpcError
-from semtask.executors.base import Executor
+from semtask.executors.base import AppStatus, Executor, TaskEnd, TaskExecutor
 from semtask.host.clocks import Clock
 from semtask.host.probe import HostProbe
-from semtask.model.job import ClaimFacts, Job
+from semtask.model.app import App
+from semtask.model.job import ClaimFacts, Job, ProgressNote
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import StopReason
-from semtask.store.base import StopRequest, StopSelector, Store
+from semtask.store.base import Running, StopRequest, StopSelector, Store
 from semtask.telemetry.events import Events, Hold
 
 log = logging.getLogger("semtask.engine")
@@ -44,11 +52,17 @@ class CommandExecutor(Executor, Protocol):
         ...
 
 
-class LogWatch(Protocol):
-    """Keeps logs below their cap, and wakes those who follow them."""
+class WorkerExecutor(TaskExecutor, Workers, Protocol):
+    """The executor of tasks, and what it knows about apps."""
 
-    def add(self, job_id: str, claim_no: int) -> None: ...
-    def remove(self, job_id: str, claim_no: int) -> None: ...
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much may run at once, and how long recovery waits before it tells of a process that does not die."""
+
+    max_processes: int
+    queue_concurrency: int
+    cpu_throttle_threshold: int
+    recovery_window_ms: int
 
 
 class Engine:
@@ -59,6 +73,8 @@ class Engine:
         *,
         store: Store,
         executor: CommandExecutor,
+        workers: WorkerExecutor,
+        read_apps: Callable[[], Sequence[App]],
         former: Judge,
         log_watch: LogWatch,
         changes: Changes,
@@ -68,11 +84,8 @@ class Engine:
         defaults: CommandDefaults,
         facts: Callable[[str, int], ClaimFacts],
         node_id: str,
-        max_processes: int,
-        queue_concurrency: int,
-        recovery_window_ms: int,
+        limits: Limits,
         probe: HostProbe,
-        cpu_throttle_threshold: int,
         reserves: Sequence[Reserve],
         files: AttemptFiles,
         retention: Retention,
@@ -84,9 +97,12 @@ class Engine:
         self._background = Background()
         self._files = files
         self._removals = Removals(self._remove_files, self._background)
-        self.attempts = Attempts(
+        self.slots = Slots()
+        self.live = LiveAttempts()
+        self.commands = Attempts(
             store,
             executor,
+            live=self.live,
             defaults=defaults,
             clock=clock,
             jitter=jitter,
@@ -95,36 +111,59 @@ class Engine:
             on_finishing=self._finishing,
             on_end=self._ended,
         )
+        self.tasks = TaskAttempts(
+            store,
+            workers,
+            live=self.live,
+            clock=clock,
+            jitter=jitter,
+            events=events,
+            on_timeout=self._timed_out,
+            on_finishing=self._tasks_finishing,
+            log_watch=log_watch,
+        )
+        self.apps = Apps(
+            store,
+            workers,
+            self.slots,
+            read=read_apps,
+            wake=lambda: self.dispatcher.wake_tasks(),  # noqa: PLW0108 - made below
+        )
         self.load = LoadWatch(
             probe,
-            Throttle(cpu_limit(cpu_throttle_threshold)),
+            Throttle(cpu_limit(limits.cpu_throttle_threshold)),
             clock,
             apply=lambda reason: self.dispatcher.throttle(reason),  # noqa: PLW0108 - made below
-            running=lambda: self.dispatcher.running,
+            running=lambda: self.slots.running,
             count=self.count,
         )
         self.dispatcher = Dispatcher(
             store,
+            slots=self.slots,
             start=self._start,
+            start_tasks=self._start_tasks,
+            tasks=workers,
+            offers=self.apps,
             facts=facts,
             clock=clock,
             node_id=node_id,
-            max_processes=max_processes,
-            queue_concurrency=queue_concurrency,
+            max_processes=limits.max_processes,
+            queue_concurrency=limits.queue_concurrency,
             before_claim=self._before_claim,
         )
-        self.disk = DiskWatch(reserves, suspend=self.dispatcher.suspend, running=lambda: self.dispatcher.running)
-        self._throttles = cpu_throttle_threshold < NEVER
+        self.explain = Explain(self.dispatcher, self.slots, self.apps)
+        self.disk = DiskWatch(reserves, suspend=self.dispatcher.suspend, running=lambda: self.slots.running)
+        self._throttles = limits.cpu_throttle_threshold < NEVER
         self.janitor = Janitor(store, files, retention, clock)
         self._promoter = Promoter(store, clock)
-        self._expiry = Expiry(store, self.attempts, clock, self._deadline_passed)
+        self._expiry = Expiry(store, self.live, clock, self._deadline_passed)
         self._recovery = Recovery(
             store,
             former,
-            occupy=self.dispatcher.occupy,
-            settle=self.attempts.settle,
+            occupy=self._occupy_again,
+            settle=self.commands.settle,
             now_ms=clock.now_ms,
-            window_s=recovery_window_ms / 1000,
+            window_s=limits.recovery_window_ms / 1000,
         )
         changes.listen(self.dispatcher.on_changes)
         changes.listen(self._promoter.on_changes)
@@ -138,6 +177,7 @@ class Engine:
     async def start(self) -> None:
         await self._promoter.start()
         await self._expiry.start()
+        await self.apps.start()
         self._background.spawn(self.disk.start(), "making a reserve of disk space")
         self.dispatcher.open(await self._store.queues())
         self.janitor.start()
@@ -153,7 +193,8 @@ class Engine:
         await self._promoter.stop()
         await self._expiry.stop()
         await self.dispatcher.closed()
-        if self.attempts.keys:
+        await self.apps.stop()
+        if self.live.keys:
             await self._drain(wait_s, at_once)
         await self._stop_attempts(at_once)
         await self._recovery.stop()
@@ -162,18 +203,43 @@ class Engine:
         await self._background.stop()
         await self.disk.stop()
 
+    def stop_running(self, running: Running) -> None:
+        """Pass a committed stop reason on to what runs here."""
+        self.commands.stop(running)
+        self.tasks.stop(running)
+
+    # --- what the executors tell ------------------------------------------------------------------------------------
+
+    def tasks_ended(self, ends: Sequence[TaskEnd]) -> None:
+        self.tasks.ended(ends)
+
+    def task_progress(self, notes: Sequence[ProgressNote]) -> None:
+        self.tasks.progress(notes)
+
+    def task_kill_failed(self, job_id: str, claim_no: int) -> None:
+        self.kill_failed(job_id, claim_no)
+
+    def task_blocked(self, job_id: str, claim_no: int, on: Sequence[str]) -> None:
+        self.dispatcher.block((job_id, claim_no), blocked=bool(on))
+
+    def room_changed(self) -> None:
+        self.dispatcher.room_changed()
+
+    def app_changed(self, status: AppStatus) -> None:
+        self.apps.changed(status)
+
     def kill_failed(self, job_id: str, claim_no: int) -> None:
         """Processes of this attempt survive SIGKILL: say so; the job keeps its state and its slot."""
-        log.error("processes of attempt %d survive SIGKILL", claim_no, extra=self.attempts.about(job_id, claim_no))
+        log.error("processes of attempt %d survive SIGKILL", claim_no, extra=self.live.about((job_id, claim_no)))
         self._background.spawn(
             self._store.record_kill_failed(job_id, claim_no, self._clock.now_ms()),
             f"storing kill_failed of {job_id}",
-            about=self.attempts.about(job_id, claim_no),
+            about=self.live.about((job_id, claim_no)),
         )
 
     def log_limit(self, job_id: str, claim_no: int) -> None:
         """The log of this attempt is over its cap and cannot be cut: stop the job."""
-        extra = self.attempts.about(job_id, claim_no)
+        extra = self.live.about((job_id, claim_no))
         log.error("the log of attempt %d cannot be cut, the job is stopped", claim_no, extra=extra)
         self._order_stop(job_id, claim_no, StopReason.LOG_LIMIT)
 
@@ -188,9 +254,9 @@ class Engine:
         self._background.spawn(self._store.count({name: by}), f"counting {name}")
 
     async def _drain(self, wait_s: float, at_once: asyncio.Event) -> None:
-        log.info("waiting up to %.1f s for %d running jobs", wait_s, len(self.attempts.keys))
+        log.info("waiting up to %.1f s for %d running jobs", wait_s, len(self.live.keys))
         hurry = asyncio.ensure_future(at_once.wait())
-        idle = asyncio.ensure_future(self.attempts.idle(wait_s))
+        idle = asyncio.ensure_future(self.live.idle(wait_s))
         await asyncio.wait({hurry, idle}, return_when=asyncio.FIRST_COMPLETED)
         for task in (hurry, idle):
             task.cancel()
@@ -202,12 +268,12 @@ class Engine:
             return
         if at_once.is_set():
             await self._ask_to_stop(0)
-            if await self.attempts.idle(STUCK_S):
+            if await self.live.idle(STUCK_S):
                 return
-        log.error("%d jobs do not end; the next daemon will see to them", len(self.attempts.keys))
+        log.error("%d jobs do not end; the next daemon will see to them", len(self.live.keys))
 
     async def _idle_or(self, at_once: asyncio.Event, timeout_s: float) -> bool:
-        idle = asyncio.ensure_future(self.attempts.idle(timeout_s))
+        idle = asyncio.ensure_future(self.live.idle(timeout_s))
         waits: set[asyncio.Future[bool]] = {idle}
         if not at_once.is_set():
             waits.add(asyncio.ensure_future(at_once.wait()))
@@ -215,16 +281,16 @@ class Engine:
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
-        return not self.attempts.keys
+        return not self.live.keys
 
     async def _ask_to_stop(self, grace_ms: int | None) -> int:
         """Returns the longest grace that was given, in ms."""
         longest = 0
-        for job_id, claim_no in self.attempts.keys:
+        for job_id, claim_no in self.live.keys:
             try:
                 longest = max(longest, await self._stop_one(job_id, StopReason.SHUTDOWN, grace_ms))
             except RpcError as error:
-                extra = self.attempts.about(job_id, claim_no)
+                extra = self.live.about((job_id, claim_no))
                 log.warning("the stop of a job could not be stored: %s", error.message, extra=extra)
         return longest
 
@@ -234,7 +300,7 @@ class Engine:
         now = self._clock.now_ms()
         stopped = await self._store.stop(StopRequest(selector=selector, reason=reason, now=now, grace_ms=grace_ms))
         for running in stopped.stopping:
-            self.attempts.stop(running)
+            self.stop_running(running)
         return max((running.grace_ms for running in stopped.stopping), default=0)
 
     def _before_claim(self) -> None:
@@ -244,8 +310,18 @@ class Engine:
 
     def _start(self, job: Job) -> None:
         self._log_watch.add(job.job_id, job.claim_no)
-        self.attempts.start(job)
+        self.commands.start(job)
         self._expiry.on_start(job)
+
+    def _start_tasks(self, worker: str, jobs: Sequence[Job]) -> None:
+        self.tasks.start(worker, jobs)
+        for job in jobs:
+            if job.deadline is not None:
+                self._expiry.on_start(job)
+
+    def _occupy_again(self, job: Job) -> None:
+        """A job that a former daemon left running."""
+        self.dispatcher.occupy(job, job.claim.worker if job.claim else None)
 
     def _timed_out(self, job: Job) -> None:
         self._order_stop(job.job_id, job.claim_no, StopReason.TIMEOUT)
@@ -254,19 +330,19 @@ class Engine:
         self._order_stop(job_id, claim_no, StopReason.DEADLINE)
 
     def _order_stop(self, job_id: str, claim_no: int, reason: StopReason) -> None:
-        about_it = self.attempts.about(job_id, claim_no)
+        about_it = self.live.about((job_id, claim_no))
         self._background.spawn(self._stop_in_the_end(job_id, claim_no, reason), f"stopping {job_id}", about=about_it)
 
     async def _stop_in_the_end(self, job_id: str, claim_no: int, reason: StopReason) -> None:
         """Stop the attempt, however long the store cannot write, unless it ends before."""
         # It may have ended already: a daemon that was stopped for a while learns of it after the time that has passed.
         await asyncio.sleep(LEARN_S)
-        while self.attempts.is_live(job_id, claim_no):
+        while self.live.is_live((job_id, claim_no)):
             try:
                 await self._stop_one(job_id, reason)
                 return
             except RpcError as error:
-                extra = self.attempts.about(job_id, claim_no)
+                extra = self.live.about((job_id, claim_no))
                 log.warning("the stop of a job cannot be stored, trying again: %s", error.message, extra=extra)
             await asyncio.sleep(STOP_AGAIN_S)
 
@@ -275,7 +351,13 @@ class Engine:
             self.dispatcher.back_off(outcome.error or "")
         elif outcome.executed:
             self.dispatcher.room_again()
-        self.dispatcher.release(job)
+        self.dispatcher.release([job])
+
+    def _tasks_finishing(self, ends: Sequence[TaskEnd]) -> None:
+        for end in ends:
+            if end.outcome.failure is FailureClass.INFRA:
+                self.dispatcher.back_off(end.outcome.error or "")
+        self.dispatcher.release(end.job for end in ends)
 
     def _ended(self, job: Job) -> None:
         self._log_watch.remove(job.job_id, job.claim_no)

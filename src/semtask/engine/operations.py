@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from msgspec import UNSET, UnsetType
 
 from semtask.engine.admission import Admission
+from semtask.engine.apps import Apps
 from semtask.engine.changes import Changes
 from semtask.engine.disk import DiskWatch
 from semtask.engine.dispatcher import Dispatcher
+from semtask.engine.explain import Explain
 from semtask.engine.janitor import Janitor
+from semtask.engine.slots import Slots
 from semtask.engine.tailing import Tailing
 from semtask.engine.throttle import LoadWatch
-from semtask.engine.views import attempt_views, job_view, queue_view
+from semtask.engine.views import app_view, attempt_views, job_view, queue_view, task_view, worker_view
 from semtask.errors import Conflict, NotFound, ValidationError
 from semtask.host.clocks import Clock
 from semtask.model.job import Durability, ExecutionMode, Job, NewJob
@@ -33,6 +37,9 @@ class Operations:
         *,
         store: Store,
         dispatcher: Dispatcher,
+        explain: Explain,
+        apps: Apps,
+        slots: Slots,
         changes: Changes,
         admission: Admission,
         tailing: Tailing,
@@ -42,12 +49,16 @@ class Operations:
         stop_running: Callable[[Running], None],
         clock: Clock,
         events: Events,
+        artifacts_dir: str,
         version: str,
         pid: int,
         cpu_count: int,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
+        self._explain = explain
+        self._apps = apps
+        self._slots = slots
         self._changes = changes
         self._admission = admission
         self._tailing = tailing
@@ -57,6 +68,7 @@ class Operations:
         self._stop_running = stop_running
         self._clock = clock
         self._events = events
+        self._artifacts_dir = artifacts_dir
         self._version = version
         self._pid = pid
         self._cpu_count = cpu_count
@@ -83,9 +95,9 @@ class Operations:
         self._disk.check()
         durable = any(job.durability is Durability.FSYNC for job in jobs)
         # The claim is submitted in the same turn of the loop as the insert: a free slot then costs no second commit.
-        self._dispatcher.wake(
-            {j.queue for j in jobs if j.execution_mode is ExecutionMode.SUBPROCESS and j.run_at is None}
-        )
+        for mode in ExecutionMode:
+            if queues := {job.queue for job in jobs if job.execution_mode is mode and job.run_at is None}:
+                self._dispatcher.wake(queues, mode)
         asked = self._clock.monotonic()
         inserted = await self._store.insert(jobs, durable=durable)
         self._events.emit(Committed(self._clock.monotonic() - asked))
@@ -108,7 +120,7 @@ class Operations:
 
     async def get_job(self, params: m.GetJobParams) -> m.JobView:
         job = await self._job(params.job_id)
-        view = self._view(job, with_payload="payload" in params.include)
+        view = self._view(job, with_payload="payload" in params.include, with_result="result" in params.include)
         if "attempts" in params.include:
             view.attempts_list = attempt_views(job, await self._store.attempts(job.job_id))
         return view
@@ -147,7 +159,9 @@ class Operations:
             met = await watch.changed(params.timeout_ms / 1000)
             live = [job_id for job_id, job in jobs.items() if job.state not in FINAL]
             jobs.update(await self._store.get_many(live))
-        return m.Waited(jobs=[self._view(jobs[job_id]) for job_id in params.job_ids], timed_out=not met)
+        with_result = "result" in params.include
+        views = [self._view(jobs[job_id], with_result=with_result) for job_id in params.job_ids]
+        return m.Waited(jobs=views, timed_out=not met)
 
     async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
         return await self._tailing.tail(params)
@@ -261,7 +275,7 @@ class Operations:
             system=m.SystemView(
                 cpu_count=self._cpu_count,
                 max_processes=self._dispatcher.max_processes,
-                running_processes=self._dispatcher.running,
+                running_processes=self._slots.processes,
                 cpu_usage=load.cpu if load else None,
                 memory_usage=load.memory if load else None,
             ),
@@ -272,6 +286,25 @@ class Operations:
     async def maintenance(self, params: m.MaintenanceParams) -> m.Maintained:
         return await self._janitor.maintain(force_vacuum=params.force_vacuum)
 
+    # --- apps ---------------------------------------------------------------------------------------------------------
+
+    async def list_apps(self, params: m.NoParams) -> m.Apps:
+        del params
+        workers = Counter(worker.app for worker in self._apps.workers)
+        return m.Apps(apps=[app_view(status, workers[status.app.name]) for status in self._apps.statuses])
+
+    async def reload_apps(self, params: m.ReloadAppsParams) -> m.Apps:
+        await self._apps.reload(params.app or None, params.wait_ms / 1000)
+        return await self.list_apps(m.NoParams())
+
+    async def list_tasks(self, params: m.NoParams) -> m.Tasks:
+        del params
+        return m.Tasks(tasks=[task_view(app, task) for app, task in self._apps.tasks()])
+
+    async def list_workers(self, params: m.NoParams) -> m.Workers:
+        del params
+        return m.Workers(workers=[worker_view(worker) for worker in self._apps.workers])
+
     # --- pieces ------------------------------------------------------------------------------------------------------
 
     async def _job(self, job_id: str) -> Job:
@@ -280,12 +313,14 @@ class Operations:
             raise NotFound(f"there is no job {job_id}", details={"job_id": job_id})
         return job
 
-    def _view(self, job: Job, *, with_payload: bool = False) -> m.JobView:
+    def _view(self, job: Job, *, with_payload: bool = False, with_result: bool = False) -> m.JobView:
         return job_view(
             job,
-            waiting=self._dispatcher.waiting(job),
+            waiting=self._explain.waiting(job),
             log_path=self._tailing.log_path(job),
+            artifacts_dir=self._artifacts_dir,
             with_payload=with_payload,
+            with_result=with_result,
         )
 
     def _queue(self, row: QueueRow) -> m.QueueView:

@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 
 from semtask.engine.background import Background
 from semtask.errors import RpcError
-from semtask.model.job import ExecutionMode, Job
-from semtask.model.outcome import Outcome, interrupted
+from semtask.model.job import Job
+from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector, Store
 from semtask.telemetry.counters import ORPHANED_JOBS
@@ -83,8 +83,6 @@ class Recovery:
         await self._settle(job, outcome)
 
     async def _judged(self, job: Job) -> Outcome | None:
-        if job.execution_mode is ExecutionMode.IN_PROCESS:
-            return interrupted("the daemon stopped while the task ran")
         return await self._insist(job, self._judge.judge)
 
     async def _insist(self, job: Job, work: Callable[[Job], Awaitable[T]]) -> T:

@@ -57,10 +57,11 @@ class Tailing:
         self._clock = clock
 
     def log_path(self, job: Job) -> str | None:
-        """Where the newest attempt of a command writes; None if there was none."""
-        if job.execution_mode is not ExecutionMode.SUBPROCESS or job.claim_no == 0:
+        """Where the newest attempt writes; None if there was none, or it is a task that wrote nothing."""
+        if job.claim_no == 0:
             return None
-        return str(self._logs.path(job.job_id, job.claim_no, "stdout"))
+        path = self._logs.path(job.job_id, job.claim_no, "stdout")
+        return str(path) if job.execution_mode is ExecutionMode.SUBPROCESS or path.exists() else None
 
     async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
         if params.lines is not UNSET and params.offset is not UNSET:

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from typing import TypeVar
+
 import msgspec
 
+from semtask.executors.base import AppStatus, WorkerStatus
 from semtask.model.job import Attempt, ExecutionMode, Job
 from semtask.model.state import WAITING, State
-from semtask.protocol.messages import AttemptView, JobView, QueueView, Waiting
+from semtask.protocol.frames import ArtifactInfo, TaskInfo
+from semtask.protocol.messages import (
+    AppView,
+    ArtifactView,
+    AttemptView,
+    ExceptionView,
+    JobView,
+    ProgressView,
+    QueueView,
+    TaskView,
+    Waiting,
+    WorkerView,
+)
 from semtask.store.base import QueueRow
+
+T = TypeVar("T")
 
 _SHOWN_COMMAND = 200
 
 # What stands under the same name in the row and in the view.
-_SAME = tuple(name for name in JobView.__struct_fields__ if name in set(Job.__struct_fields__) - {"payload"})
+_SAME = tuple(
+    name
+    for name in JobView.__struct_fields__
+    if name in set(Job.__struct_fields__) - {"payload", "result", "exception", "artifacts", "progress"}
+)
 
 
 class _CommandLine(msgspec.Struct):
@@ -20,15 +42,61 @@ class _CommandLine(msgspec.Struct):
     args: list[str] = []
 
 
-def job_view(job: Job, *, waiting: Waiting | None, log_path: str | None, with_payload: bool = False) -> JobView:
+def job_view(
+    job: Job,
+    *,
+    waiting: Waiting | None,
+    log_path: str | None,
+    artifacts_dir: str,
+    with_payload: bool = False,
+    with_result: bool = False,
+) -> JobView:
     return JobView(
         **{name: getattr(job, name) for name in _SAME},
         pid=job.process.pid if job.process and job.state not in WAITING else None,
         command=command_line(job),
         waiting=waiting,
         log_path=log_path,
-        payload=msgspec.Raw(job.payload.encode()) if with_payload else None,
+        progress=_decoded(job.progress, ProgressView),
+        exception=_decoded(job.exception, ExceptionView) if with_result else None,
+        artifacts=_artifacts(job.artifacts, artifacts_dir),
+        result=_raw(job.result) if with_result else None,
+        payload=_raw(job.payload) if with_payload else None,
     )
+
+
+def app_view(status: AppStatus, workers: int) -> AppView:
+    return AppView(
+        **msgspec.structs.asdict(status.app),
+        state=status.state,
+        tasks=len(status.tasks),
+        workers=workers,
+        error=status.error,
+        traceback=status.traceback,
+    )
+
+
+def task_view(app: str, task: TaskInfo) -> TaskView:
+    return TaskView(app=app, **msgspec.structs.asdict(task))
+
+
+def worker_view(worker: WorkerStatus) -> WorkerView:
+    return WorkerView(**{**msgspec.structs.asdict(worker), "running": list(worker.running)})
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    return None if text is None else msgspec.Raw(text.encode())
+
+
+def _decoded(text: str | None, kind: type[T]) -> T | None:
+    return None if text is None else msgspec.json.decode(text, type=kind)
+
+
+def _artifacts(text: str | None, folder: str) -> list[ArtifactView] | None:
+    if text is None:
+        return None
+    infos = msgspec.json.decode(text, type=list[ArtifactInfo])
+    return [ArtifactView(**{**msgspec.structs.asdict(info), "path": os.path.join(folder, info.path)}) for info in infos]
 
 
 def command_line(job: Job) -> str | None:

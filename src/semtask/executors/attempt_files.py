@@ -1,10 +1,11 @@
-"""What attempts leave on disk: their folders and logs, found and removed without asking the database."""
+"""What attempts leave on disk: folders, logs and artifacts, found and removed without asking the database."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -15,16 +16,18 @@ log = logging.getLogger("semtask.files")
 
 Key = tuple[str, int]  # job_id, claim_no
 
-_ATTEMPT = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\.([1-9][0-9]{0,9})")
+_JOB = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ATTEMPT = re.compile(rf"({_JOB.pattern})\.([1-9][0-9]{{0,9}})")
 _LOG = re.compile(_ATTEMPT.pattern + r"\.(?:log|err)")
 
 
 class AttemptFiles:
     """All methods block for as long as the file system takes. What bears no name of ours is left alone."""
 
-    def __init__(self, attempts: AttemptsDir, logs: LogFiles) -> None:
+    def __init__(self, attempts: AttemptsDir, logs: LogFiles, artifacts_dir: str) -> None:
         self._attempts = attempts
         self._logs = logs
+        self._artifacts_dir = artifacts_dir
 
     def folders(self) -> set[Key]:
         """The attempts that have a folder."""
@@ -50,6 +53,27 @@ class AttemptFiles:
                     self._logs.remove(job_id, claim_no)
                 except OSError as error:
                     log.warning("a log of a deleted job stays: %s", error, extra={"job_id": job_id})
+
+    def remove_artifacts(self, job_ids: Iterable[str]) -> int:
+        """Remove all files that these jobs kept; how many there were. What cannot be removed is logged."""
+        removed = 0
+        for job_id in job_ids:
+            folder = os.path.join(self._artifacts_dir, job_id)
+            try:
+                names = os.listdir(folder)
+                shutil.rmtree(folder)
+                removed += len(names)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.warning("artifacts of a deleted job stay: %s", error, extra={"job_id": job_id})
+        return removed
+
+    def with_artifacts(self) -> list[str]:
+        """The ids of the jobs that have a folder of artifacts."""
+        with suppress(FileNotFoundError):
+            return [name for name in os.listdir(self._artifacts_dir) if _JOB.fullmatch(name)]
+        return []
 
     def log_folders(self) -> list[str]:
         """The paths of the folders that logs are spread over."""

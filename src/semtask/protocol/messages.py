@@ -130,25 +130,28 @@ class EnqueuedMany(Result):
 # --- look ----------------------------------------------------------------------------------------------------------
 
 
+WaitingReason = Literal[
+    "scheduled",
+    "retry",
+    "subject_busy",
+    "throttled",
+    "queue_paused",
+    "queue_full",
+    "machine_full",
+    "no_app",
+    "app_starting",
+    "app_failed",
+    "task_full",
+    "no_worker",
+    "behind_others",
+    "stopping_daemon",
+]
+
+
 class Waiting(Result):
     """Why a job is not running."""
 
-    reason: Literal[
-        "scheduled",
-        "retry",
-        "subject_busy",
-        "throttled",
-        "queue_paused",
-        "queue_full",
-        "machine_full",
-        "no_app",
-        "app_starting",
-        "app_failed",
-        "task_full",
-        "no_worker",
-        "behind_others",
-        "stopping_daemon",
-    ]
+    reason: WaitingReason
     text: str
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from semtask.config import Settings
 from semtask.errors import StartupError
 from semtask.host.filesystem import make_private
-from semtask.model.job import Job
+from semtask.model.job import ExecutionMode, Job
+from semtask.model.state import Event
 from semtask.model.trace_context import trace_id_of
 from semtask.telemetry.events import AttemptEnded, Events
 
@@ -73,13 +74,18 @@ def about(job: Job, **more: object) -> dict[str, object]:
 
 
 def log_attempts(events: Events) -> None:
-    """One line for every attempt that ended."""
+    """One line for every attempt that ended; for tasks that succeeded, of which there may be thousands, with DEBUG."""
     events.attach(AttemptEnded, _log_attempt)
 
 
 def _log_attempt(ended: AttemptEnded) -> None:
     decision = ended.decision
-    _attempts.info(
+    task_done = ended.job.execution_mode is ExecutionMode.IN_PROCESS and decision.event is Event.SUCCEED
+    level = logging.DEBUG if task_done else logging.INFO
+    if not _attempts.isEnabledFor(level):
+        return
+    _attempts.log(
+        level,
         "attempt ended",
         extra=about(
             ended.job,
