@@ -69,7 +69,7 @@ def enqueue_one() -> None:
         client.pause_queue("default")
         for _ in range(SINGLES):
             ours.append(seconds(lambda: client.enqueue("true", {"command": "/bin/true"})))
-    echo, commit = _echo_seconds(), _commit_seconds()
+    echo, commit = echo_seconds(), commit_seconds()
     mine, limit = statistics.median(ours), echo + commit
     print(
         f"enqueue, one by one  {1 / mine:7.0f}/s   echo {echo * 1e6:.0f} us + commit {commit * 1e6:.0f} us"
@@ -77,7 +77,7 @@ def enqueue_one() -> None:
     )
 
 
-def _echo_seconds() -> float:
+def echo_seconds() -> float:
     """One request through http.client to a bare uvicorn on a unix socket, as ours is."""
     script = (
         "import sys, uvicorn\n"
@@ -109,7 +109,7 @@ def _echo_seconds() -> float:
             server.wait()
 
 
-def _commit_seconds() -> float:
+def commit_seconds() -> float:
     with tempfile.TemporaryDirectory(prefix="semtask-bench-") as folder:
         db = apsw.Connection(str(Path(folder) / "raw.db"))
         db.execute("pragma journal_mode = wal; pragma synchronous = full; create table t(a, b)").fetchall()

@@ -9,17 +9,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from semtask import Client
+from semtask import Client, config
+from semtask.host.app_list import add_app
+from semtask.model.app import App
 
 
 @contextmanager
-def daemon(**env: str) -> Iterator[tuple[Client, Path, int]]:
+def daemon(apps: Sequence[App] = (), **env: str) -> Iterator[tuple[Client, Path, int]]:
     """A client, the home, and the pid of the daemon."""
     home = Path(tempfile.mkdtemp(prefix="semtask-bench-"))
+    for app in apps:
+        add_app(config.load({**os.environ, "SEMANTICA_HOME": str(home)}), app)
     process = subprocess.Popen(
         [sys.executable, "-m", "semtask", "daemon", "--detached"],  # as a client starts it
         env={**os.environ, "SEMANTICA_HOME": str(home), **env},

@@ -30,7 +30,7 @@ def main(name: str, kind: str, count: int) -> None:
         if kind == "noops":
             runner.run(_noops(app.send_noop, count))
         else:
-            _stamps(lambda sent: _finish(runner, app.send_stamp(sent)), count)
+            send_stamps(lambda sent: _finish(runner, app.send_stamp(sent)), count)
         print(json.dumps({"began": began, "seconds": time.monotonic() - began}))
 
 
@@ -48,7 +48,7 @@ def _finish(runner: asyncio.Runner, sent: Any) -> None:
         runner.run(sent)
 
 
-def _stamps(send: Callable[[float], None], count: int) -> None:
+def send_stamps(send: Callable[[float], object], count: int) -> None:
     """One at a time: the next one is sent when the last one has begun."""
     path = os.path.join(os.environ[FOLDER], "starts")
     began = time.monotonic()
