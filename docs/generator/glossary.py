@@ -60,7 +60,7 @@ STOP_REASONS = {
 
 END_CAUSES = {
     EndCause.SUCCESS: "it succeeded",
-    EndCause.EXCEPTION: "a Python task raised an exception (tasks are not served yet)",
+    EndCause.EXCEPTION: "a Python task raised an exception; see `exception`",
     EndCause.EXIT_CODE: "the command exited with another code than 0; see `exit_code`",
     EndCause.SIGNAL: "a signal that was not ours ended the command; see `signal`",
     EndCause.OOM: "it needed more memory than a limit of ours allows (such limits are not served yet)",
@@ -69,7 +69,7 @@ END_CAUSES = {
     EndCause.TTL: "it was not started within `ttl_ms`",
     EndCause.CANCELLED: "it was cancelled",
     EndCause.SUPERSEDED: "a newer job of its subject took its place",
-    EndCause.WORKER_CRASH: "the process that watched it was lost without a record of its end",
+    EndCause.WORKER_CRASH: "the worker of the task died, or the process that watched the command was lost",
     EndCause.INTERRUPTED: "the daemon died or was stopped under it, and `on_interrupt` is `fail`",
     EndCause.QUARANTINED: "it crashed 3 times, or was interrupted more than 20 times; it is not tried again",
     EndCause.SPAWN_FAILED: "the program cannot be started: missing, not executable, arguments too long",
@@ -93,17 +93,17 @@ WAITING = {
 
 FAILURES = {
     FailureClass.PERMANENT: (
-        "trying again cannot help: the program is missing or not executable, the payload is bad",
+        "trying again cannot help: the program is missing or not executable, the payload is bad, `raise Permanent`",
         "FAILED at once",
         "none",
     ),
     FailureClass.HANDLER: (
-        "the job itself failed: an exit code other than 0, a signal that was not ours, a timeout",
-        "a retry after a pause, while `max_attempts` allows it",
+        "the job itself failed: an exception, an exit code other than 0, a signal that was not ours, a timeout",
+        "a retry after a pause, or when the task said with `raise Retry`, while `max_attempts` allows it",
         "`failures`",
     ),
     FailureClass.CRASH: (
-        "the process that watched it was lost",
+        "the worker of the task died, or the process that watched the command was lost",
         "FAILED; with `retry_on_crash` a retry after a pause, and at the third crash FAILED with `quarantined`",
         "`crashes`",
     ),
@@ -120,6 +120,17 @@ FAILURES = {
     FailureClass.NEVER_RAN: (
         "claimed when the daemon died, and proved not to have been executed",
         "given back",
+        "none",
+    ),
+    FailureClass.DISPLACED: (
+        "the worker of the task was ended because of another job that it ran at the same time",
+        "given back; with `on_interrupt=fail` FAILED with `interrupted`",
+        "none",
+    ),
+    FailureClass.CANCEL: ("the task did `raise Cancel`", "CANCELLED", "none"),
+    FailureClass.SNOOZE: (
+        "the task did `raise Snooze`: it wants to run again later",
+        "SCHEDULED for the time it said",
         "none",
     ),
 }

@@ -47,8 +47,11 @@ def test_what_counts_as_an_execution() -> None:
             outcomes.of_command(1 << 8),
             outcomes.interrupted("x"),
             outcomes.lost("x"),
+            outcomes.crash("x", signal=11),
+            outcomes.exception("x"),
+            outcomes.snoozed(1),
             outcomes.spawn_failed("x"),
             outcomes.never_ran("x"),
             outcomes.no_room("x"),
         )
-    ] == [True, True, True, True, True, False, False]
+    ] == [True] * 8 + [False, False]

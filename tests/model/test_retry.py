@@ -42,6 +42,7 @@ OUTCOMES = st.builds(
     exit_code=st.none() | st.integers(0, 255),
     error=st.none() | st.text(max_size=9),
     stopped=st.booleans(),
+    delay_ms=st.none() | st.integers(0, 10_000_000),
 )
 JOBS = st.builds(
     running,
@@ -99,7 +100,7 @@ def test_the_first_retry_waits_the_base() -> None:
 def test_every_end_is_decided(job: Job, outcome: Outcome, jitter: float) -> None:
     decision = decide(job, outcome, jitter=jitter)
     assert (State.RUNNING, decision.event) in TRANSITIONS
-    assert decision.attempts == int(outcome.executed) or decision.state in FINAL
+    assert decision.attempts == int(outcome.executed) or decision.event is Event.GIVE_BACK or decision.state in FINAL
     assert decision.failures + decision.crashes + decision.interruptions <= 1
     assert {decision.attempts, decision.failures, decision.crashes, decision.interruptions} <= {0, 1}
     assert decision.delay_ms == 0 or decision.state is State.SCHEDULED
@@ -135,9 +136,11 @@ def test_a_superseded_job_never_waits_again_but_may_succeed(job: Job, outcome: O
         assert (decision.state, decision.end_cause) == (State.SUPERSEDED, EndCause.SUPERSEDED)
 
 
-@given(JOBS, st.sampled_from([outcomes.never_ran("x"), outcomes.no_room("x")]), JITTER)
+@given(JOBS, st.sampled_from([outcomes.never_ran("x"), outcomes.no_room("x"), outcomes.displaced("x")]), JITTER)
 def test_given_back_moves_no_counter(job: Job, outcome: Outcome, jitter: float) -> None:
-    unstopped = msgspec.structs.replace(job, stop_reason=None, superseded_by=None)
+    unstopped = msgspec.structs.replace(
+        job, stop_reason=None, superseded_by=None, on_interrupt=OnInterrupt.REQUEUE, interruptions=0
+    )
     decision = decide(unstopped, outcome, jitter=jitter)
     assert decision.event is Event.GIVE_BACK
     assert (decision.attempts, decision.failures, decision.crashes, decision.interruptions) == (0, 0, 0, 0)
@@ -223,3 +226,76 @@ def test_a_timeout_is_retried_like_a_failure() -> None:
     decision = decide(msgspec.structs.replace(job, failures=1), outcomes.of_command(0), jitter=1.0)
     assert (decision.state, decision.end_cause) == (State.FAILED, EndCause.TIMEOUT)
     assert "timeout_ms=30" in str(decision.error)
+
+
+# --- what tasks can ask for, and what their neighbours do to them ---
+
+
+@given(JOBS, JITTER)
+def test_what_may_be_started_once_ends_when_its_worker_is_ended_for_another_job(job: Job, jitter: float) -> None:
+    once = msgspec.structs.replace(job, stop_reason=None, on_interrupt=OnInterrupt.FAIL)
+    decision = decide(once, outcomes.displaced("another job crashed"), jitter=jitter)
+    assert (decision.state, decision.end_cause) == (State.FAILED, EndCause.INTERRUPTED)
+    assert (decision.attempts, decision.failures, decision.crashes) == (1, 0, 0)
+    assert decision.error == "another job crashed"
+
+
+@given(JOBS, JITTER)
+def test_a_timeout_that_was_committed_is_not_forgotten_when_the_worker_is_ended(job: Job, jitter: float) -> None:
+    late = msgspec.structs.replace(job, stop_reason=StopReason.TIMEOUT, superseded_by=None)
+    decision = decide(late, outcomes.displaced("another job ran too long as well"), jitter=jitter)
+    assert (decision.end_cause, decision.failures) == (EndCause.TIMEOUT, 1)
+
+
+@given(JOBS, st.integers(0, 10_000_000), JITTER)
+def test_a_snooze_costs_an_attempt_and_no_budget(job: Job, delay_ms: int, jitter: float) -> None:
+    unstopped = msgspec.structs.replace(job, stop_reason=None, superseded_by=None)
+    decision = decide(unstopped, outcomes.snoozed(delay_ms), jitter=jitter)
+    assert (decision.state, decision.delay_ms, decision.error) == (State.SCHEDULED, delay_ms, None)
+    assert (decision.attempts, decision.failures, decision.crashes, decision.interruptions) == (1, 0, 0, 0)
+
+
+@given(JOBS, JITTER)
+def test_a_superseded_job_does_not_snooze(job: Job, jitter: float) -> None:
+    replaced = msgspec.structs.replace(job, stop_reason=None, superseded_by="01890000-0000-7000-8000-000000000001")
+    decision = decide(replaced, outcomes.snoozed(1000), jitter=jitter)
+    assert (decision.state, decision.end_cause, decision.delay_ms) == (State.SUPERSEDED, EndCause.SUPERSEDED, 0)
+
+
+@given(JOBS, JITTER)
+def test_a_task_may_cancel_itself(job: Job, jitter: float) -> None:
+    decision = decide(msgspec.structs.replace(job, stop_reason=None), outcomes.cancelled("no work"), jitter=jitter)
+    assert (decision.state, decision.end_cause, decision.error) == (State.CANCELLED, EndCause.CANCELLED, "no work")
+    assert (decision.attempts, decision.failures) == (1, 0)
+
+
+def test_a_task_may_say_when_it_wants_to_be_retried_within_its_budget() -> None:
+    wish = outcomes.exception("busy", delay_ms=70)
+    decision = decide(running(max_attempts=2), wish, jitter=1.0)
+    assert (decision.event, decision.delay_ms, decision.failures) == (Event.RETRY, 70, 1)
+    decision = decide(running(max_attempts=2, failures=1), wish, jitter=1.0)
+    assert (decision.state, decision.end_cause) == (State.FAILED, EndCause.EXCEPTION)
+
+
+@pytest.mark.parametrize("outcome", [outcomes.snoozed(9), outcomes.cancelled("x"), outcomes.exception("x", delay_ms=9)])
+@pytest.mark.parametrize("reason", [StopReason.TIMEOUT, StopReason.DEADLINE, StopReason.CANCEL, StopReason.SUPERSEDED])
+def test_what_a_task_asks_for_comes_after_a_committed_reason(outcome: Outcome, reason: StopReason) -> None:
+    ends = {
+        StopReason.TIMEOUT: (State.FAILED, EndCause.TIMEOUT),
+        StopReason.DEADLINE: (State.FAILED, EndCause.DEADLINE),
+        StopReason.CANCEL: (State.CANCELLED, EndCause.CANCELLED),
+        StopReason.SUPERSEDED: (State.SUPERSEDED, EndCause.SUPERSEDED),
+    }
+    decision = decide(running(stop_reason=reason), outcome, jitter=1.0)
+    assert (decision.state, decision.end_cause) == ends[reason]
+
+
+def test_a_task_that_is_stopped_in_a_shutdown_runs_again_whatever_it_raised() -> None:
+    job = running(stop_reason=StopReason.SHUTDOWN, on_interrupt=OnInterrupt.REQUEUE)
+    decision = decide(job, outcomes.exception("Interrupted", stopped=True), jitter=1.0)
+    assert (decision.event, decision.interruptions, decision.failures) == (Event.REQUEUE, 1, 0)
+
+
+def test_a_permanent_exception_is_not_retried() -> None:
+    decision = decide(running(max_attempts=9), outcomes.exception("no such user", permanent=True), jitter=1.0)
+    assert (decision.state, decision.end_cause, decision.failures) == (State.FAILED, EndCause.EXCEPTION, 1)
