@@ -33,6 +33,10 @@ CALLS = {
     "dev.cancel.v1": ["cancel"],
     "dev.retry.v1": ["retry"],
     "logs.tail.v1": ["tail_lines", "read_log"],
+    "apps.list.v1": ["list_apps"],
+    "apps.reload.v1": ["reload_apps"],
+    "tasks.list.v1": ["list_tasks"],
+    "workers.list.v1": ["list_workers"],
     "queues.list.v1": ["list_queues"],
     "queues.pause.v1": ["pause_queue"],
     "queues.resume.v1": ["resume_queue"],
@@ -52,7 +56,7 @@ def parameters(name: str, kind: type[Client | AsyncClient] = Client) -> dict[str
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_every_method_of_the_api_has_one_of_the_client(kind: type[Client | AsyncClient]) -> None:
     assert set(CALLS) == set(METHODS)
-    public = {n for n, f in inspect.getmembers(kind, inspect.isfunction) if not n.startswith("_")} - {"close"}
+    public = {n for n, f in inspect.getmembers(kind, inspect.isfunction) if not n.startswith("_")} - {"close", "send"}
     assert public == {name for names in CALLS.values() for name in names}
     assert all((getattr(kind, name).__doc__ or "").strip() for name in public)
 
@@ -79,7 +83,7 @@ def test_both_clients_take_the_same(name: str) -> None:
 
 def test_an_instance_shows_its_methods_without_self() -> None:
     signature = inspect.signature(Client(home="/nowhere").wait)
-    assert list(signature.parameters) == ["job_ids", "mode", "timeout_ms"]
+    assert list(signature.parameters) == ["job_ids", "mode", "timeout_ms", "include"]
     assert signature.return_annotation == "Waited"
 
 

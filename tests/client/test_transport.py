@@ -129,7 +129,7 @@ def test_a_read_is_repeated_once_only(fake: Fake, transport: Transport) -> None:
 
 def test_what_counts_as_a_read() -> None:
     changing = {"dev.enqueue.v1", "dev.enqueue_many.v1", "dev.cancel.v1", "dev.retry.v1", "admin.maintenance.v1"}
-    changing |= {"queues.pause.v1", "queues.resume.v1", "queues.configure.v1"}
+    changing |= {"queues.pause.v1", "queues.resume.v1", "queues.configure.v1", "apps.reload.v1"}
     assert set(METHODS) == READS | changing
 
 

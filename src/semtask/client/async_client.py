@@ -25,7 +25,7 @@ R = TypeVar("R")
 def _method(build: Callable[P, Call[R]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, R]]:
     @functools.wraps(build)
     async def method(self: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._send(build(*args, **kwargs))
+        return await self.send(build(*args, **kwargs))
 
     return as_method(method)
 
@@ -69,6 +69,10 @@ class AsyncClient:
     read_log = _method(calls.read_log)
     cancel = _method(calls.cancel)
     retry = _method(calls.retry)
+    list_apps = _method(calls.list_apps)
+    reload_apps = _method(calls.reload_apps)
+    list_tasks = _method(calls.list_tasks)
+    list_workers = _method(calls.list_workers)
     list_queues = _method(calls.list_queues)
     pause_queue = _method(calls.pause_queue)
     resume_queue = _method(calls.resume_queue)
@@ -77,7 +81,8 @@ class AsyncClient:
     maintenance = _method(calls.maintenance)
     discover = _method(calls.discover)
 
-    async def _send(self, call: Call[R]) -> R:
+    async def send(self, call: Call[R]) -> R:
+        """The answer to a request of `calls.py`."""
         try:
             response = await self._exchange(call)
         except NotRunning:

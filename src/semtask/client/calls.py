@@ -18,6 +18,8 @@ from semtask.client.http import DEFAULT_TIMEOUT, READS
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
 from semtask.model.state import State
 from semtask.protocol.messages import (
+    Apps,
+    AppView,
     Cancelled,
     CancelParams,
     ConfigureQueueParams,
@@ -37,6 +39,7 @@ from semtask.protocol.messages import (
     QueueParams,
     Queues,
     QueueView,
+    ReloadAppsParams,
     Retried,
     RetryParams,
     Schedule,
@@ -44,8 +47,12 @@ from semtask.protocol.messages import (
     TailedChunk,
     TailedLines,
     TailParams,
+    Tasks,
+    TaskView,
     Waited,
     WaitParams,
+    Workers,
+    WorkerView,
 )
 
 R = TypeVar("R")
@@ -173,8 +180,8 @@ def enqueue_many(jobs: Sequence[EnqueueParams | Mapping[str, Any]]) -> Call[list
 # --- look ------------------------------------------------------------------------------------------------------------
 
 
-def get_job(job_id: str, *, include: Sequence[Literal["payload", "attempts"]] = ()) -> Call[JobView]:
-    """One job; `include` adds its payload or its attempts."""
+def get_job(job_id: str, *, include: Sequence[Literal["payload", "attempts", "result"]] = ()) -> Call[JobView]:
+    """One job; `include` adds its payload, its attempts, or its result with the exception."""
     return Call("dev.get_job.v1", GetJobParams(job_id=job_id, include=list(include)), _as(JobView))
 
 
@@ -207,9 +214,18 @@ def query_jobs(
     return Call("dev.query_jobs.v1", params, _as(QueriedJobs))
 
 
-def wait(job_ids: Sequence[str], *, mode: Literal["any", "all"] = "all", timeout_ms: int = 30_000) -> Call[Waited]:
-    """Wait until any or all of the jobs have ended. After `timeout_ms` (at most 60,000) `timed_out` is set."""
-    params = WaitParams(job_ids=list(job_ids), mode=mode, timeout_ms=timeout_ms)
+def wait(
+    job_ids: Sequence[str],
+    *,
+    mode: Literal["any", "all"] = "all",
+    timeout_ms: int = 30_000,
+    include: Sequence[Literal["result"]] = (),
+) -> Call[Waited]:
+    """Wait until any or all of the jobs have ended. After `timeout_ms` (at most 60,000) `timed_out` is set.
+
+    `include` adds their results, with the exceptions.
+    """
+    params = WaitParams(job_ids=list(job_ids), mode=mode, timeout_ms=timeout_ms, include=list(include))
     return Call("dev.wait.v1", params, _as(Waited), wait_ms=timeout_ms)
 
 
@@ -266,6 +282,32 @@ def retry(
     return Call("dev.retry.v1", params, _as(Retried))
 
 
+# --- apps, tasks, workers --------------------------------------------------------------------------------------------
+
+
+def list_apps() -> Call[list[AppView]]:
+    """The apps of the daemon, and whether they could be imported."""
+    return Call("apps.list.v1", NoParams(), _apps)
+
+
+def reload_apps(app: str | UnsetType = UNSET, *, wait_ms: int = 0) -> Call[list[AppView]]:
+    """Read the list of apps again and import all of them anew, or the one named `app`.
+
+    With `wait_ms` (at most 60,000) the answer waits until each of them was imported or failed.
+    """
+    return Call("apps.reload.v1", ReloadAppsParams(app=app, wait_ms=wait_ms), _apps, wait_ms=wait_ms)
+
+
+def list_tasks() -> Call[list[TaskView]]:
+    """The registered tasks with their signatures."""
+    return Call("tasks.list.v1", NoParams(), lambda raw: _decode(Tasks, raw).tasks)
+
+
+def list_workers() -> Call[list[WorkerView]]:
+    """The worker processes."""
+    return Call("workers.list.v1", NoParams(), lambda raw: _decode(Workers, raw).workers)
+
+
 # --- queues and the daemon -------------------------------------------------------------------------------------------
 
 
@@ -306,6 +348,10 @@ def maintenance(*, force_vacuum: bool = False) -> Call[Maintained]:
 def discover() -> Call[dict[str, Any]]:
     """The API as an OpenRPC document."""
     return Call("rpc.discover", NoParams(), _as(dict[str, Any]))
+
+
+def _apps(raw: msgspec.Raw) -> list[AppView]:
+    return _decode(Apps, raw).apps
 
 
 def _raw(payload: Any) -> msgspec.Raw:

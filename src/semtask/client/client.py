@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _method(build: Callable[P, Call[R]]) -> Callable[Concatenate[Client, P], R]:
     @functools.wraps(build)
     def method(self: Client, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self._send(build(*args, **kwargs))
+        return self.send(build(*args, **kwargs))
 
     return as_method(method)
 
@@ -80,6 +80,10 @@ class Client:
     read_log = _method(calls.read_log)
     cancel = _method(calls.cancel)
     retry = _method(calls.retry)
+    list_apps = _method(calls.list_apps)
+    reload_apps = _method(calls.reload_apps)
+    list_tasks = _method(calls.list_tasks)
+    list_workers = _method(calls.list_workers)
     list_queues = _method(calls.list_queues)
     pause_queue = _method(calls.pause_queue)
     resume_queue = _method(calls.resume_queue)
@@ -88,7 +92,8 @@ class Client:
     maintenance = _method(calls.maintenance)
     discover = _method(calls.discover)
 
-    def _send(self, call: Call[R]) -> R:
+    def send(self, call: Call[R]) -> R:
+        """The answer to a request of `calls.py`."""
         try:
             response = self._exchange(call)
         except NotRunning:

@@ -30,6 +30,9 @@ READS = frozenset(
         "dev.wait.v1",
         "logs.tail.v1",
         "queues.list.v1",
+        "apps.list.v1",
+        "tasks.list.v1",
+        "workers.list.v1",
         "admin.stats.v1",
         "rpc.discover",
     }
