@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from semtask.executors.control import Specification, decode_specification
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
+_FIRST_PASSED = 3
+_ASIDE = 64  # above all numbers that are passed
 _GO_ON = _ABSENT | {errno.EACCES}  # another folder of PATH may have it
 
 
@@ -20,20 +23,33 @@ class RefusedError(Exception):
         self.number = number
 
 
-def start(specification: int, signal_mask: Collection[int]) -> int:
+def start(specification: int, signal_mask: Collection[int], passed: Sequence[int] = ()) -> int:
     """Start the command of the specification (a descriptor) in a session of its own; its pid.
 
-    It inherits standard streams and umask, and the working directory, which this process enters for it. All its
-    dispositions are at default, because they are so here (but for 32 and 33, which the C library keeps to itself and
-    every posix_spawn of glibc leaves ignored). Raises RefusedError.
+    It inherits standard streams and umask, the working directory, which this process enters for it, and the
+    descriptors `passed`, numbered from 3 on. All its dispositions are at default, because they are so here (but for
+    32 and 33, which the C library keeps to itself and every posix_spawn of glibc leaves ignored). Raises RefusedError.
     """
     spec = _load(specification)
     _enter(spec.working_dir)
+    # Out of the way first: one of them may have the number that another one shall get.
+    aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for fd in passed]
+    try:
+        return _spawn(spec, signal_mask, aside)
+    finally:
+        for fd in aside:
+            os.close(fd)
+
+
+def _spawn(spec: Specification, signal_mask: Collection[int], passed: Sequence[int]) -> int:
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(passed, _FIRST_PASSED)]
     refused: OSError | None = None
     where = b""
     for candidate in _candidates(spec):
         try:
-            return os.posix_spawn(candidate, spec.argv, spec.env, setsid=True, setsigmask=signal_mask)
+            return os.posix_spawn(
+                candidate, spec.argv, spec.env, file_actions=actions, setsid=True, setsigmask=signal_mask
+            )
         except OSError as error:
             if error.errno in _ABSENT and not os.path.lexists(candidate):
                 continue

@@ -3,6 +3,7 @@
 One SEQPACKET message each way, a fixed header; descriptors travel with it (SCM_RIGHTS):
 
     SPAWN    daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, stdout log[, stderr log]
+    WORKER   daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, log, socket, tokens
     SETTLE   daemon -> launcher   id, pid of a shim that was lost; answered when the launcher has no orphan left
     READY    launcher -> daemon   it can spawn
     SPAWNED  launcher -> daemon   id, pid of the shim; fd: its pidfd
@@ -20,9 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 HEADER = struct.Struct("<cIiI")
-_RIGHTS_SPACE = socket.CMSG_SPACE(4 * struct.calcsize("i"))
+_RIGHTS_SPACE = socket.CMSG_SPACE(5 * struct.calcsize("i"))
 
 SPAWN = b"S"
+WORKER = b"W"
 SETTLE = b"T"
 READY = b"R"
 SPAWNED = b"s"

@@ -124,8 +124,10 @@ class _Launcher:
             _close(fds)
             self._tell(control.REFUSED, request, errno.EMFILE)
         else:
-            task = self._task(request, first, second, fds, notices=self._notices, null=self._null)
-            self._spawn(channel.fileno(), task, fds)
+            passed = fds[3:] if kind == control.WORKER else ()
+            logs = fds[2:3] if passed else fds[2:]
+            task = self._task(request, first, second, [*fds[:2], *logs], notices=self._notices, null=self._null)
+            self._spawn(channel.fileno(), task._replace(passed=tuple(passed)), fds)
 
     def _spawn(self, channel: int, task: shim.Task, fds: list[int]) -> None:
         try:

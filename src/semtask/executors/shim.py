@@ -1,4 +1,7 @@
-"""The shim: one per attempt, forked by the launcher. It runs the command, ends its whole tree, writes the record.
+"""The shim: one per command attempt and one per worker, forked by the launcher.
+
+It runs the command, ends its whole tree, writes the record. To a shim a worker is a command that inherits two
+descriptors more.
 
 Standard library only. It never raises into the launcher's code and touches as little memory as it can: every page
 that it writes to is one of its own.
@@ -42,6 +45,7 @@ class Task(NamedTuple):
     notices: int  # a pipe to the daemon
     signals: int  # a signalfd of SIGCHLD and SIGTERM
     null: int
+    passed: tuple[int, ...] = ()  # what the command inherits, from descriptor 3 on
 
 
 def run(task: Task) -> int:
@@ -107,7 +111,7 @@ class _Attempt:
         self._be_nobody()
         if self.command_pid:
             self._announce(note)
-        for fd in {note, task.specification, task.stdout, task.stderr}:
+        for fd in {note, task.specification, task.stdout, task.stderr, *task.passed}:
             os.close(fd)
         if self.command_pid:
             self._supervise()
@@ -129,7 +133,7 @@ class _Attempt:
         os.dup2(task.stdout, 1)
         os.dup2(task.stderr, 2)
         os.umask(task.umask)
-        self.command_pid = command.start(task.specification, task.signal_mask)
+        self.command_pid = command.start(task.specification, task.signal_mask, task.passed)
 
     def _be_nobody(self) -> None:
         """Hold nothing of the job's: neither its log nor its folder."""

@@ -57,6 +57,7 @@ class SpawnRequest:
     on_command: Callable[[ProcessIdentity], None]  # called at most once
     on_stuck: Callable[[], None]  # processes survive SIGKILL
     about: Mapping[str, object] = field(default_factory=dict)  # for the log: whose attempt it is
+    passed: tuple[int, ...] = ()  # socket and tokens of a worker
 
 
 @dataclass(eq=False)
@@ -269,11 +270,12 @@ class Spawner:
     # --- spawning ---
 
     async def _spawn_or_adopt(self, number: int, request: SpawnRequest) -> SpawnedShim | None:
-        fds = (request.specification, request.folder_fd, *request.logs)
+        fds = (request.specification, request.folder_fd, *request.logs, *request.passed)
+        kind = control.WORKER if request.passed else control.SPAWN
         while True:
             process = await self._living()
             try:
-                answer = process.send(control.SPAWN, number, request.umask, request.grace_ms, fds)
+                answer = process.send(kind, number, request.umask, request.grace_ms, fds)
                 break
             except ConnectionError:  # its death was not noticed yet; the next one can do it
                 await process.dead.wait()
