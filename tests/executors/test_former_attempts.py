@@ -23,7 +23,7 @@ from semtask.executors.control import EXIT_POISONED
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.former_attempts import FormerAttempts
 from semtask.executors.spawner import SpawnRequest
-from semtask.executors.sub_process import _sealed
+from semtask.executors.sub_process import sealed
 from semtask.host import procfs
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause
@@ -225,7 +225,7 @@ def test_a_late_shim_starts_nothing(tmp_path: Path, how: str) -> None:
             if how == "emptied":
                 attempt.remove()
                 r.attempts.empty_trash()
-            specification = _sealed(
+            specification = sealed(
                 "test", b"/\x002\x00touch\x00" + os.fsencode(tmp_path / "ran") + b"\0PATH=/usr/bin:/bin"
             )
             null = os.open("/dev/null", os.O_RDWR)

@@ -13,19 +13,16 @@ from msgspec import structs
 from semtask.executors import control
 from semtask.executors.base import CommandSpec, KillFailed
 from semtask.executors.folder import DAEMON_DIED, AttemptFolder, AttemptsDir, Record, Stop
-from semtask.executors.leftovers import end_leftovers
 from semtask.executors.shim import NO_ROOM
+from semtask.executors.shim_end import Lost, ShimEnd
 from semtask.executors.spawner import NoRoomError, NotSpawnedError, SpawnedShim, Spawner, SpawnRequest
-from semtask.host import identity
 from semtask.model import outcome
 from semtask.model.job import ProcessIdentity
 from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
-from semtask.telemetry.counters import ZOMBIES_CLEANED
 
 log = logging.getLogger("semtask.commands")
 
-_LOOK_AGAIN_S = 1.0
 _LEARN_S = 0.02
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -55,14 +52,12 @@ class _Attempt:
         self.stop: Stop | None = None
         self.handed_over = False
         self.kill_failed = False
-        self.settled = False
-        self.status: int | None = None  # of a shim that was lost
         self.alarm: asyncio.TimerHandle | None = None
         self._on_started: Callable[[ProcessIdentity], None] | None = on_started
 
-    def started(self, command: ProcessIdentity | None) -> None:
+    def started(self, command: ProcessIdentity) -> None:
         """Tell who the command is, once."""
-        if command is not None and self._on_started is not None:
+        if self._on_started is not None:
             tell, self._on_started = self._on_started, None
             tell(command)
 
@@ -167,7 +162,7 @@ class SubprocessExecutor:
         stdout, stderr = self._open_logs(spec.job_id, spec.claim_no, spec.split_stderr)
         logs = (stdout,) if stderr is None else (stdout, stderr)
         fds.extend(logs)
-        fds.append(_sealed("semtask-command", specification))
+        fds.append(sealed("semtask-command", specification))
         return SpawnRequest(
             folder=attempt.folder,
             specification=fds[-1],
@@ -187,60 +182,16 @@ class SubprocessExecutor:
             self._on_kill_failed(job_id, claim_no)
 
     async def _finish(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
-        """Look at the facts until they can be seen: without a descriptor nobody may say that it has ended."""
-        shim = attempt.shim
-        told = False
-        try:
-            if shim is not None:
-                await shim.ended()
-            while True:
-                try:
-                    return await self._seen(spec, attempt)
-                except OSError as error:
-                    if not told:
-                        text = "the end of attempt %d cannot be looked at now, trying again: %s"
-                        log.warning(text, spec.claim_no, error, extra=attempt.about)
-                    told = True
-                await asyncio.sleep(_LOOK_AGAIN_S)
-        finally:
-            if shim is not None:
-                self._spawner.release(shim)
-
-    async def _seen(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
-        started = attempt.folder.started()
-        if started is not None:
-            attempt.started(identity.from_mark(started.command))
-        record = attempt.folder.record()
-        return await self._lost(spec, attempt) if record is None else outcome_of(record)
-
-    async def _lost(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
-        """The shim is gone and left no record: end all that is left of the attempt before saying so."""
-        with attempt.folder.locked():
-            attempt.folder.poison()
-        if not attempt.settled:
-            attempt.status = await self._spawner.settle(attempt.shim)
-            attempt.settled = True
-        status = attempt.status
-        killed: set[int] = set()
-        started = attempt.folder.started()
-        try:
-            await end_leftovers(spec.nonce, identity.from_mark(started.command) if started else None, killed)
-        finally:
-            if killed:
-                self._count(ZOMBIES_CLEANED, len(killed))
-        if status is not None and os.waitstatus_to_exitcode(status) == control.EXIT_NO_ROOM:
+        end = ShimEnd(self._spawner, attempt.folder, spec.nonce, self._count, attempt.started, log, attempt.about)
+        seen = await end.wait(attempt.shim)
+        if not isinstance(seen, Lost):
+            return outcome_of(seen)
+        if seen.had_no_room:
             return outcome.no_room("the shim of the command had no room for its files or processes")
-        return outcome.lost(f"the shim that watched the command {_how(status)} and left no record")
+        return outcome.lost(f"the shim that watched the command {seen.how} and left no record")
 
 
-def _how(status: int | None) -> str:
-    if status is None:
-        return "is gone"
-    code = os.waitstatus_to_exitcode(status)
-    return f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
-
-
-def _sealed(name: str, data: bytes) -> int:
+def sealed(name: str, data: bytes) -> int:
     """A descriptor of an unnamed file that nobody can change any more."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
