@@ -54,7 +54,8 @@ class Setup(_Frame):
 
     Results up to `inline_result_bytes` travel in Ended, larger ones up to `max_result_bytes` as an artifact. A worker
     asks to be replaced after `max_jobs`, or above `max_memory_bytes` of resident memory; 0 is no limit. `shim_pid` is
-    its parent, to which orphans of a job come.
+    its parent, to which orphans of a job come. The log of a claim is
+    `<logs_dir>/<last two characters of job_id>/<job_id>.<claim_no>.log`, the stdout of executors.output.LogFiles.
 
     `mark_path` is a file of 8 bytes, 0 at first. A worker keeps there, little endian, which call its code runs at this
     moment: the count of the calls that it was sent, from 1; 0 is none. So a death tells which async job brought it.
@@ -180,7 +181,8 @@ class Ended(_Frame):
     """How a job ended. `ran_us` is its duration.
 
     `leftovers`: the job left processes (sync), or there are processes while no job needs them (async). `recycle` says
-    why the worker must be replaced. A worker that sets one of them begins nothing more.
+    why the worker must be replaced. A sync worker that sets one of them begins nothing more; an async one still begins
+    what was on its way to it, as there are no tokens to tell what that is, and is sent nothing more.
     """
 
     job_id: str
