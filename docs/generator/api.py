@@ -115,7 +115,8 @@ def _inner(struct: type) -> Iterator[type]:
             kind = _bare(kind.item_type)[0]
         if isinstance(kind, inspect.StructType):
             yield kind.cls
-            yield from _inner(kind.cls)
+            if kind.cls is not struct:  # one that is part of itself was said
+                yield from _inner(kind.cls)
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
