@@ -7,6 +7,7 @@ from pathlib import Path
 
 from semtask.executors.base import TaskEnd
 from semtask.model import outcome as outcomes
+from semtask.model.job import Job
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause, State
 from tests.engine.task_rig import Engine, PlayedWorkers, engine, info
@@ -16,6 +17,10 @@ async def reason(e: Engine, job_id: str) -> str:
     waiting = e.explain.waiting(await e.job(job_id))
     assert waiting is not None
     return waiting.reason
+
+
+async def until_replaced(e: Engine, job: Job, *, last: bool) -> None:
+    await e.until(lambda: job not in e.running and (last or len(e.running) == 2))
 
 
 def test_a_task_that_nobody_offers_waits_and_says_so_until_an_app_offers_it(tmp_path: Path) -> None:
@@ -67,9 +72,7 @@ def test_a_limit_of_a_task_holds_and_hinders_no_other_task(tmp_path: Path) -> No
                 assert len(running) == 1
                 done.append(running[0].job_id)
                 e.end(*running)
-                await e.until(
-                    lambda n=running[0]: n not in e.running and (bool(len(done) == 20) or len(e.running) == 2)
-                )  # type: ignore[misc]
+                await until_replaced(e, running[0], last=len(done) == 20)
             assert done == narrow  # in their order
             assert [job.job_id for job in e.running] == [other]
 
