@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 MAX_GRACE_MS = 60_000
 MAX_FACTOR = 1000
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "array": list,
+    "object": dict,
+    "null": type(None),
+}
 _PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 
 
@@ -144,6 +152,17 @@ def variables(words: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+def existing_folder(cwd: str | None) -> str:
+    """The absolute path of --cwd, or of where we are."""
+    try:
+        folder = os.path.abspath(cwd or os.getcwd())
+    except FileNotFoundError:
+        raise click.UsageError("the current directory is gone; give another one with --cwd") from None
+    if not os.path.isdir(folder):
+        raise click.BadParameter(f"{cwd!r} is no directory", param_hint="--cwd")
+    return folder
+
+
 def require_utf8(values: Mapping[str, str]) -> None:
     """Raises UsageError for a variable or folder that cannot be stored as JSON text."""
     for name, value in values.items():
@@ -155,12 +174,17 @@ def require_utf8(values: Mapping[str, str]) -> None:
             ) from None
 
 
-def task_arguments(words: Sequence[str], payload: str | None) -> dict[str, Any]:
-    """The arguments of a task, from `--arg name=value` or from `--payload JSON`, `--payload @file`, `--payload -`."""
+def task_arguments(
+    words: Sequence[str], payload: str | None, schema: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The arguments of a task, from `--arg name=value` or from `--payload JSON`, `--payload @file`, `--payload -`.
+
+    `schema` is the JSON schema of the task's payload, where it is known: it tells text from JSON.
+    """
     if payload is not None and words:
         raise click.UsageError("--arg and --payload exclude each other")
     if payload is None:
-        return dict(_argument(word) for word in words)
+        return dict(_argument(word, schema or {}) for word in words)
     if payload == "-":
         payload = sys.stdin.read()
     elif payload.startswith("@"):
@@ -178,15 +202,42 @@ def task_arguments(words: Sequence[str], payload: str | None) -> dict[str, Any]:
     return value
 
 
-def _argument(word: str) -> tuple[str, Any]:
-    """A value that is JSON is taken as such, anything else as a string."""
+def _argument(word: str, schema: Mapping[str, Any]) -> tuple[str, Any]:
+    """A value that is JSON, and may be, is taken as such; anything else as a string."""
     name, equals, text = word.partition("=")
     if not name or not equals:
         raise click.BadParameter(f"{word!r} is not NAME=VALUE", param_hint="--arg")
     try:
-        return name, json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return name, text
+    wanted = schema.get("properties", {}).get(name, {})
+    if not accepts(wanted, value, schema) and accepts(wanted, text, schema):
+        return name, text
+    return name, value
+
+
+def accepts(wanted: Mapping[str, Any], value: Any, root: Mapping[str, Any]) -> bool:
+    """Whether a schema, `wanted`, takes values of this kind; `root` has the definitions that it refers to.
+
+    Only enough of JSON Schema to choose between a text and the JSON that it spells; the daemon judges values.
+    """
+    if "$ref" in wanted:
+        return accepts(root.get("$defs", {}).get(wanted["$ref"].rpartition("/")[2], {}), value, root)
+    for several in ("anyOf", "oneOf"):
+        if several in wanted:
+            return any(accepts(one, value, root) for one in wanted[several])
+    if "enum" in wanted or "const" in wanted:
+        return value in wanted.get("enum", [wanted.get("const")])
+    kinds = wanted.get("type", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    return not kinds or any(_is_of(kind, value) for kind in kinds)
+
+
+def _is_of(kind: str, value: Any) -> bool:
+    if isinstance(value, bool) or kind == "boolean":
+        return isinstance(value, bool) and kind == "boolean"
+    return kind in _TYPES and isinstance(value, _TYPES[kind])
 
 
 def _refuse_constant(name: str) -> Any:

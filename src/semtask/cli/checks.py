@@ -21,7 +21,10 @@ from semtask.client.address import NotRunning, UnixAddress, address_of
 from semtask.client.transport import Transport
 from semtask.config import Settings
 from semtask.errors import DaemonUnavailable, SemtaskError, StartupError
+from semtask.host.app_list import read_apps
 from semtask.host.filesystem import free_bytes, require_local
+from semtask.model.app import App
+from semtask.protocol.frames import PROTOCOL
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 _MIB = 1 << 20
@@ -30,6 +33,7 @@ _FEW_BYTES, _TOO_FEW_BYTES = 1024 * _MIB, 100 * _MIB
 _LONG_WAL = 256 * _MIB
 _SLOW_SYNC_MS = 20
 _QUICK_CHECK_S = 10.0
+_INTERPRETER_S = 10.0
 _FILES_PER_PROCESS = 4
 _FILES_OF_DAEMON = 128
 _PROCESSES_PER_JOB = 4
@@ -361,6 +365,63 @@ def _attempts(patient: Patient) -> Iterator[Finding]:
         yield _ok(f"{len(folders)}, with {running} running jobs")
 
 
+def _apps(patient: Patient) -> Iterator[Finding]:
+    """Whether each app can be imported, and has an interpreter that speaks with this daemon."""
+    apps = read_apps(patient.settings)
+    if not apps:
+        yield _ok("none; `semtask apps add` adds one")
+    known = {app["name"]: app for app in _imported(patient)}
+    for app in apps:
+        problem = _interpreter_problem(app)
+        state = known.get(app.name, {})
+        if problem:
+            yield _fail(f"{app.name}: {problem}", f"`{app.python} -m pip install semtask=={__version__}`, or --python")
+        elif state.get("state") == "failed":
+            yield _fail(f"{app.name}: {state['error']}", f"`semtask apps show {app.name}` has the traceback")
+        elif state.get("state") == "ready":
+            yield _ok(f"{app.name}: {state['tasks']} tasks, run by {app.python}")
+        elif patient.pid is not None and not state:
+            yield _warn(f"{app.name}: the daemon does not know it yet", f"semtask apps reload {app.name}")
+        else:
+            yield _ok(f"{app.name}: not imported yet")
+
+
+def _imported(patient: Patient) -> list[dict[str, Any]]:
+    """What the daemon says of its apps; nothing without one."""
+    if patient.pid is None:
+        return []
+    with Transport(address_of(patient.settings), notice=lambda _: None) as transport:
+        return list(transport.call("apps.list.v1", {}, _PATIENCE_S)["apps"])
+
+
+def _interpreter_problem(app: App) -> str | None:
+    """Why its workers could not start; None if they can."""
+    import subprocess
+
+    code = "import semtask, semtask.protocol.frames as f; print(f.PROTOCOL, semtask.__version__)"
+    try:
+        done = subprocess.run(
+            [app.python, "-c", code],
+            cwd=app.directory,
+            capture_output=True,
+            text=True,
+            timeout=_INTERPRETER_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except OSError as error:
+        return f"{error.filename or app.python} cannot be used: {error.strerror}"
+    except subprocess.TimeoutExpired:
+        return f"{app.python} did not start within {_INTERPRETER_S:g} s"
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return f"{app.python} has no semtask that can be used ({last})"
+    protocol, _, version = done.stdout.strip().partition(" ")
+    if protocol != str(PROTOCOL):
+        return f"{app.python} has semtask {version}, whose workers speak another protocol than this one, {__version__}"
+    return None
+
+
 def _programs(_patient: Patient) -> Iterator[Finding]:
     """Another program may answer to our names."""
     found: dict[str, str] = {}
@@ -411,6 +472,7 @@ CHECKS: tuple[Check, ...] = (
     _clock,
     _port,
     _attempts,
+    _apps,
     _programs,
 )
 

@@ -1,4 +1,4 @@
-"""What the shell offers for a word: job ids, queues and tags, from a daemon that runs and answers at once.
+"""What the shell offers for a word: job ids, queues, tags, apps and tasks, from a daemon that runs and answers at once.
 
 Nothing is started and nothing is said: a completion that fails offers nothing.
 """
@@ -39,6 +39,17 @@ def tag_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> l
     """Of the newest jobs."""
     jobs = _ask(ctx, "dev.query_jobs.v1", {"limit": _JOBS}, "items")
     return _items(((job["tag"], "") for job in jobs if job.get("tag")), incomplete)
+
+
+def app_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    apps = _ask(ctx, "apps.list.v1", {}, "apps")
+    return _items(((app["name"], f"{app['state']}, {app['tasks']} tasks") for app in apps), incomplete)
+
+
+def task_names(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Of all apps, with the first line of what they say about themselves."""
+    tasks = _ask(ctx, "tasks.list.v1", {}, "tasks")
+    return _items(((task["name"], (task.get("doc") or "").partition("\n")[0][:60]) for task in tasks), incomplete)
 
 
 def _ask(ctx: click.Context, method: str, params: dict[str, Any], part: str) -> list[dict[str, Any]]:

@@ -139,8 +139,8 @@ _REFUSALS: dict[type[errors.RpcError], tuple[int, str | None]] = {
 
 def _refused(error: errors.RpcError) -> Failure:
     exit_code, hint = _REFUSALS.get(type(error), (1, None))
-    if isinstance(error, errors.NotFound) and "attempt" in error.details:
-        hint = f"`semtask show {error.details['job_id']}` lists the attempts"
+    if isinstance(error, errors.NotFound):
+        hint = _where_to_look(error.details) or hint
     if isinstance(error, errors.Throttled) and error.retry_after_ms is not None:
         hint = f"try again in {error.retry_after_ms / 1000:g} s"
     data = dict(error.details)
@@ -152,6 +152,18 @@ def _refused(error: errors.RpcError) -> Failure:
         hint = f"the daemon's log has more under the trace id {error.trace_id}"
     message = _in_our_words(error) if isinstance(error, errors.ValidationError) else error.message
     return Failure(exit_code, error.kind, message, hint, error.code, data)
+
+
+def _where_to_look(details: dict[str, Any]) -> str | None:
+    """The list that has what was not found, unless it is the one of jobs."""
+    if "attempt" in details:
+        return f"`semtask show {details['job_id']}` lists the attempts"
+    if "artifacts" in details:
+        return f"`semtask artifacts ls {details['artifacts']}` lists them"
+    for thing in ("app", "task"):
+        if thing in details:
+            return f"`semtask {thing}s` lists them"
+    return None
 
 
 def _in_our_words(error: errors.ValidationError) -> str:

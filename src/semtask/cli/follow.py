@@ -17,6 +17,7 @@ from semtask.model.state import FINAL
 
 RECONNECT_S = 15.0
 _WAIT_MS = 20_000
+_LONG_WAIT_MS = 60_000
 _LOOK_AGAIN_MS = 100
 _FIRST_LOOK_BACK = 8192
 _CHUNK = 1 << 20
@@ -34,6 +35,15 @@ def patient_call(transport: Transport, method: str, params: Mapping[str, Any], t
             if now >= give_up:
                 raise
             time.sleep(0.1)
+
+
+def wait_for_end(transport: Transport, job_id: str) -> dict[str, Any]:
+    """The job, once it has ended."""
+    while True:
+        params = {"job_ids": [job_id], "timeout_ms": _LONG_WAIT_MS}
+        answer = patient_call(transport, "dev.wait.v1", params, 30 + _LONG_WAIT_MS / 1000)
+        if not answer["timed_out"]:
+            return dict(answer["jobs"][0])
 
 
 @dataclass(frozen=True)

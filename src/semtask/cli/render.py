@@ -108,7 +108,9 @@ def name_of(job: dict[str, Any]) -> str:
 def outcome(job: dict[str, Any]) -> str:
     """How the job ended or why it does not run: 'exit 3', 'signal 9', 'queue_paused', '' for a plain success."""
     if job["state"] == "RUNNING":
-        return "kill failed" if job.get("kill_failed_at") else ("stopping" if job.get("stop_reason") else "")
+        if job.get("kill_failed_at"):
+            return "kill failed"
+        return "stopping" if job.get("stop_reason") else _share(job)
     if job["state"] in {"QUEUED", "SCHEDULED"}:
         return str((job.get("waiting") or {}).get("reason", ""))
     if job.get("end_cause") == "exit_code":
@@ -116,6 +118,32 @@ def outcome(job: dict[str, Any]) -> str:
     if job.get("end_cause") == "signal":
         return f"signal {job['signal']}"
     return "" if job["state"] in {"DONE", "CANCELLED"} else str(job.get("end_cause") or "")
+
+
+def _share(job: dict[str, Any]) -> str:
+    """How far a job is: '40 %', or what it counts where it does not say how much there is."""
+    progress = job.get("progress")
+    if not progress:
+        return ""
+    if not progress.get("total"):
+        return f"{progress['done']:g}"
+    return f"{min(100, max(0, 100 * progress['done'] / progress['total'])):.0f} %"
+
+
+def progress_of(job: dict[str, Any]) -> str | None:
+    """'12 of 30 (40 %): parsing'; None if the job has told nothing."""
+    progress = job.get("progress")
+    if not progress:
+        return None
+    share = f" of {progress['total']:g} ({_share(job)})" if progress.get("total") else ""
+    return f"{progress['done']:g}{share}" + (f": {progress['text']}" if progress.get("text") else "")
+
+
+def exception_lines(exception: dict[str, Any]) -> list[str]:
+    """As Python shows it: what caused it first."""
+    lines = [*exception_lines(exception["cause"]), "", "which led to:", ""] if exception.get("cause") else []
+    text = exception.get("traceback") or f"{exception['type']}: {exception['message']}"
+    return lines + text.rstrip("\n").split("\n")
 
 
 def attempt_of(job: dict[str, Any]) -> str:

@@ -11,35 +11,58 @@ from typing import Any
 import click
 
 from semtask.cli import render
+from semtask.cli.apps import app_options, headline, register, require_imported, require_usable, tell, wanted_app
 from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
 from semtask.client.address import NotRunning, address_of
 from semtask.client.transport import Transport
 from semtask.config import require_linux
-from semtask.errors import DaemonUnavailable, SystemFailure
+from semtask.errors import DaemonUnavailable, MethodNotFound, SystemFailure
 
 
 @click.command(cls=Command)
+@click.option("--app", "module", metavar="PACKAGE.MODULE:APP", help="Have it run the tasks of this app, too.")
+@app_options
 @pass_session
-def up(session: Session) -> None:
-    """Start the daemon in the background, unless it runs, and wait until it is ready."""
-    transport = session.connect(start=True)
+def up(session: Session, /, module: str | None, **place: str | None) -> None:
+    """Start the daemon in the background, unless it runs, and wait until it is ready.
+
+    With --app it adds the app to the list, unless it is there, and waits until its code, as it is now, is imported.
+    Exit code 1 if it cannot be.
+    """
+    if module is None:
+        if given := next((name for name, value in place.items() if value is not None), None):
+            raise click.UsageError(f"--{given} goes with --app only")
+        transport, app = session.connect(start=True), None
+    else:
+        wanted = wanted_app(session, module, **place)
+        transport = session.connect(start=True)
+        app = register(session, transport, wanted)
     stats = transport.call("admin.stats.v1", {})
-    if session.json:
-        session.emit(_status_json(session, stats))
-    elif not session.quiet:
-        session.line(_headline(session, stats))
+    if not session.json:
+        if not session.quiet:
+            session.line(_headline(session, stats))
+        if app is not None:
+            tell(session, app)
+        return
+    if app is not None:
+        require_usable(session, app)
+    session.emit(_status_json(session, stats) | ({"app": app} if app else {}))
+    if app is not None:
+        require_imported(session, app)
 
 
 @click.command(cls=Command)
 @pass_session
 def status(session: Session) -> None:
     """Show the daemon, what it has to do, and its queues. Exit code 3 if it does not run."""
-    stats = session.connect(start=False).call("admin.stats.v1", {})
+    transport = session.connect(start=False)
+    stats = transport.call("admin.stats.v1", {})
     if session.quiet:
         return
+    apps, workers = _apps_and_workers(transport)
     if session.json:
-        session.emit(_status_json(session, stats))
+        session.emit(_status_json(session, stats) | {"apps": apps, "workers": len(workers)})
         return
     system = stats["system"]
     session.line(_headline(session, stats))
@@ -51,6 +74,9 @@ def status(session: Session) -> None:
         f"processes: {system['running_processes']} of {system['max_processes']}, "
         f"database: {render.size(stats['db_size_bytes'])}"
     )
+    if apps:
+        session.line("apps: " + ", ".join(headline(app).removeprefix("app ") for app in apps))
+        session.line(_workers_line(workers))
     if stats["throttle"]["active"]:
         throttle = stats["throttle"]
         how_long = render.duration(now_ms() - throttle["since"])
@@ -61,6 +87,20 @@ def status(session: Session) -> None:
         session.line("")
         for line in queue_lines(session, stats["queues"]):
             session.line(line)
+
+
+def _apps_and_workers(transport: Transport) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    try:
+        return transport.call("apps.list.v1", {})["apps"], transport.call("workers.list.v1", {})["workers"]
+    except MethodNotFound:  # a daemon from before an upgrade: it must at least be seen
+        return [], []
+
+
+def _workers_line(workers: list[dict[str, Any]]) -> str:
+    """'workers: 2 busy, 1 idle'."""
+    states = [worker["state"] for worker in workers]
+    counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))]
+    return "workers: " + (", ".join(counts) or "none")
 
 
 @click.command(cls=Command)
@@ -85,6 +125,15 @@ def down(session: Session, now: bool) -> None:
         session.emit({"schema": "down.v1", "pid": pid, "stopped": True, "running_jobs": stats["running_jobs"]})
     else:
         session.notice(f"the daemon (pid {pid}) has stopped")
+
+
+def stop_daemon(session: Session, transport: Transport, pid: int, *, now: bool) -> None:
+    """Stop the daemon and wait until it is gone; `now`: running jobs may not go on for a while."""
+    process = _open_daemon(transport, pid)
+    try:
+        _stop(session, process, now)
+    finally:
+        os.close(process)
 
 
 def _open_daemon(transport: Transport, pid: int) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,24 +13,31 @@ from semtask.cli import render
 from semtask.cli.arguments import (
     deadline,
     duration,
+    existing_folder,
     factor,
     grace,
     limit,
     moment,
+    now_ms,
     require_utf8,
     task_arguments,
     variables,
 )
-from semtask.cli.complete import queue_names, tag_names
+from semtask.cli.complete import queue_names, tag_names, task_names
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config import inherited
 from semtask.model.trace_context import trace_id_of
 
+if TYPE_CHECKING:
+    from semtask.client.transport import Transport
+
 _ON_DUPLICATE = ("supersede", "supersede_running", "join", "reject", "after")
 
+_IMPORT_S = 10.0
+
 _COMMON: tuple[Callable[[Any], Any], ...] = (
-    click.option("-Q", "--queue", default="default", shell_complete=queue_names, help="The queue; any name works."),
-    click.option("--priority", type=click.IntRange(-100, 100), default=0, help="-100 to 100, higher first."),
+    click.option("-Q", "--queue", shell_complete=queue_names, help="The queue; any name works; default `default`."),
+    click.option("--priority", type=click.IntRange(-100, 100), help="-100 to 100, higher first; 0."),
     click.option("-t", "--tag", shell_complete=tag_names, help="A word to find, cancel and retry jobs by."),
     click.option("--at", type=moment, metavar="TIME", help="Not before this time: 18:00 or 2026-11-23T18:00."),
     click.option("--in", "delay_ms", type=duration, metavar="DURATION", help="Not before it has passed: 90s, 1h30m."),
@@ -49,7 +57,11 @@ _COMMON: tuple[Callable[[Any], Any], ...] = (
         metavar="FACTOR",
         help="How much longer each pause is than the one before; 2.",
     ),
-    click.option("--retry-on-crash", is_flag=True, help="Try again if the process that ran it was lost; 3 in all."),
+    click.option(
+        "--retry-on-crash/--no-retry-on-crash",
+        default=None,
+        help="Try again if the process that ran it was lost; 3 in all.",
+    ),
     click.option("--timeout", "timeout_ms", type=limit, metavar="DURATION", help="The longest one attempt may take."),
     click.option(
         "--deadline", type=deadline, metavar="DURATION|TIME", help="When all of it must be over: 2h from now, or 18:00."
@@ -107,7 +119,7 @@ def run(
     """
     settings = session.settings
     apart = not detach and not _one_file(1, 2)
-    folder = _folder(cwd)
+    folder = existing_folder(cwd)
     environment = inherited(os.environ, settings.env_allowlist) | variables(env, os.environ)
     require_utf8({**environment, "the working directory": folder})
     payload = {
@@ -138,15 +150,51 @@ def run(
 
 
 @click.command(cls=Command)
-@click.argument("task")
+@click.argument("task", shell_complete=task_names)
 @click.option("-a", "--arg", "words", multiple=True, metavar="NAME=VALUE", help="An argument; JSON, or else a string.")
 @click.option("--payload", metavar="JSON|@FILE|-", help="All arguments as a JSON object.")
 @_job_options
 @pass_session
 def enqueue(session: Session, /, task: str, words: tuple[str, ...], payload: str | None, **options: Any) -> None:
-    """Enqueue a registered Python task and print the id of the job."""
-    params = _params(task, task_arguments(words, payload), "IN_PROCESS", options)
-    _tell(session, params, session.daemon.call("dev.enqueue.v1", params))
+    """Enqueue a registered Python task and print the id of the job.
+
+    What is not given here - queue, retries, time limits - is as the task declares it. `semtask tasks show TASK` lists
+    its arguments.
+    """
+    daemon = session.daemon
+    listed = _tasks_for(daemon, task)
+    known = next((one for one in listed if one["name"] == task), None)
+    arguments = task_arguments(words, payload, known and known["parameters"])
+    params = _params(task, arguments, "IN_PROCESS", options)
+    if known is not None:
+        params = _defaults(known) | params
+    job = daemon.call("dev.enqueue.v1", params)
+    if known is None:
+        from semtask.cli.tasks import no_task
+
+        session.notice(f"{no_task(task, listed)}; the job waits until one does (see `semtask apps`)")
+    _tell(session, params, job)
+
+
+def _tasks_for(daemon: Transport, task: str) -> list[dict[str, Any]]:
+    """The registered tasks. If this one is missing while an app is being imported, as it is after a start, its end is
+    waited for: the task may be there then, with options that the job must have."""
+    give_up = time.monotonic() + _IMPORT_S
+    while True:
+        importing = any(app["state"] == "starting" for app in daemon.call("apps.list.v1", {})["apps"])
+        listed: list[dict[str, Any]] = daemon.call("tasks.list.v1", {})["tasks"]
+        there = any(one["name"] == task for one in listed)
+        if there or not importing or time.monotonic() > give_up:
+            return listed
+        time.sleep(0.05)
+
+
+def _defaults(task: dict[str, Any]) -> dict[str, Any]:
+    """The options that the task declares, as parameters of dev.enqueue.v1."""
+    defaults = {name: value for name, value in task["defaults"].items() if value is not None}
+    if (left_ms := defaults.pop("deadline_ms", None)) is not None:
+        defaults["deadline"] = round(now_ms()) + left_ms
+    return defaults
 
 
 def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -154,8 +202,6 @@ def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str
     at, delay_ms, retries = options.pop("at"), options.pop("delay_ms"), options.pop("retries")
     if at is not None and delay_ms is not None:
         raise click.UsageError("--at and --in exclude each other")
-    if not options["retry_on_crash"]:
-        del options["retry_on_crash"]
     key = options.pop("idempotency_key")
     params: dict[str, Any] = {
         "job_type": job_type,
@@ -192,16 +238,6 @@ def _tell_relatives(session: Session, params: dict[str, Any], job: dict[str, Any
         session.notice(f"joined {render.short(job['job_id'])}, which is there for this subject already")
     if count := job["superseded"]:
         session.notice(f"superseded {count} earlier job{'s' * (count != 1)} of this subject")
-
-
-def _folder(cwd: str | None) -> str:
-    try:
-        folder = os.path.abspath(cwd or os.getcwd())
-    except FileNotFoundError:
-        raise click.UsageError("the current directory is gone; give another one with --cwd") from None
-    if not os.path.isdir(folder):
-        raise click.BadParameter(f"{cwd!r} is no directory", param_hint="--cwd")
-    return folder
 
 
 def _umask() -> int:

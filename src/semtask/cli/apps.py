@@ -1,0 +1,315 @@
+"""`apps`, and the registration of an app that `up --app` and `dev` share."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from semtask.cli import render
+from semtask.cli.arguments import existing_folder
+from semtask.cli.complete import app_names
+from semtask.cli.failure import TRY_LATER, Ended
+from semtask.cli.session import Command, CommandGroup, Session, pass_session
+from semtask.client.address import NotRunning
+from semtask.config import app_module, app_name
+from semtask.errors import Conflict, NotFound, SemtaskError
+
+if TYPE_CHECKING:
+    from semtask.client.transport import Transport
+    from semtask.model.app import App
+
+WAIT_MS = 60_000
+_COLORS = {"ready": "DONE", "starting": "RUNNING", "failed": "FAILED"}
+
+
+class AppFailed(SemtaskError):
+    """An app cannot be imported."""
+
+
+# --- which app is meant ----------------------------------------------------------------------------------------------
+
+
+def app_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What names an app besides its module, as `name`, `cwd` and `python`."""
+    for option in (
+        click.option("--python", metavar="PATH", help="Its interpreter, with semtask installed; default this one."),
+        click.option("--cwd", metavar="DIR", help="Where it is imported and run; default here."),
+        click.option("-n", "--name", help="The app's name; default its package's."),
+    ):
+        command = option(command)
+    return command
+
+
+def wanted_app(session: Session, module: str, *, name: str | None, cwd: str | None, python: str | None) -> App:
+    """The app that was asked for. One of the list keeps its name if it has this module and directory."""
+    from semtask.host.app_list import read_apps
+    from semtask.model.app import App
+
+    try:
+        module, name = app_module(module), None if name is None else app_name(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    directory = existing_folder(cwd)
+    if name is None:
+        name = _free_name(module, directory, read_apps(session.settings))
+    return App(name=name, module=module, directory=directory, python=_interpreter(python))
+
+
+def _interpreter(python: str | None) -> str:
+    """Its path as it was given: the link of a virtualenv is not followed, as it tells which virtualenv it is."""
+    found = shutil.which(python or sys.executable)
+    if found is None:
+        raise click.BadParameter(f"{python} is no program that can be executed", param_hint="--python")
+    return os.path.abspath(found)
+
+
+def _free_name(module: str, directory: str, known: Iterable[App]) -> str:
+    """The name of the package; with that of the folder before it if another app has it already."""
+    taken = {app.name: (app.module, app.directory) for app in known}
+    for name, place in taken.items():
+        if place == (module, directory):
+            return name
+    package = re.sub(r"[^A-Za-z0-9_-]", "_", module.partition(":")[0].partition(".")[0])
+    folder = re.sub(r"[^A-Za-z0-9_-]", "_", os.path.basename(directory))
+    for name in (package[:64], f"{folder}-{package}"[:64]):
+        if name not in taken:
+            return name
+    raise click.UsageError(f"there is another app named {package!r} already; choose a name with --name")
+
+
+# --- what the daemon makes of it -------------------------------------------------------------------------------------
+
+
+def register(session: Session, transport: Transport, app: App) -> dict[str, Any]:
+    """Put the app into the list and have the daemon import it; what has become of it."""
+    from semtask.host.app_list import add_app
+
+    add_app(session.settings, app)
+    return reload(transport, app.name)[0]
+
+
+def reload(transport: Transport, name: str | None = None) -> list[dict[str, Any]]:
+    """Have the daemon read the list again and import the app, or all of them."""
+    params: dict[str, Any] = {"wait_ms": WAIT_MS, **({"app": name} if name else {})}
+    apps = transport.call("apps.reload.v1", params, 30 + WAIT_MS / 1000)["apps"]
+    if name is None:
+        return list(apps)
+    return [_named(apps, name)]
+
+
+def _named(apps: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
+    for app in apps:
+        if app["name"] == name:
+            return app
+    raise NotFound(f"the daemon has no app {name!r}", details={"app": name})
+
+
+def tell(session: Session, app: dict[str, Any]) -> None:
+    """One line, or one JSON value, for an app. Raises AppFailed if it cannot be imported, Ended if it is not yet."""
+    require_usable(session, app)
+    if session.json:
+        session.emit(app_json(app))
+    elif session.quiet:
+        session.line(app["name"])
+    else:
+        session.line(headline(app))
+    require_imported(session, app)
+
+
+def require_usable(session: Session, app: dict[str, Any]) -> None:
+    """Raises AppFailed if it cannot be imported."""
+    if app["state"] != "failed":
+        return
+    if os.environ.get("SEMANTICA_DEBUG") == "1" and app.get("traceback"):
+        session.warn(app["traceback"].rstrip())
+    raise AppFailed(
+        f"app {app['name']} cannot be used: {_error(app)}{_other_interpreter(app)}; "
+        f"`semtask apps show {app['name']}` has the traceback, `semtask apps reload {app['name']}` tries again"
+    )
+
+
+def require_imported(session: Session, app: dict[str, Any]) -> None:
+    """Ends with exit code 75 if its import goes on."""
+    if app["state"] == "starting":
+        session.warn(f"app {app['name']} is still being imported; `semtask apps` shows when it is ready")
+        raise Ended(TRY_LATER)
+
+
+def headline(app: dict[str, Any]) -> str:
+    """'app shop: 3 tasks'."""
+    if app["state"] == "ready":
+        return f"app {app['name']}: {app['tasks']} task{'s' * (app['tasks'] != 1)}"
+    return f"app {app['name']}: {app['state']}" + (f": {_error(app)}" if app["state"] == "failed" else "")
+
+
+def app_json(app: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": "app.v1", **app}
+
+
+def _error(app: dict[str, Any]) -> str:
+    return render.printable(app.get("error") or "no reason is known")
+
+
+def _other_interpreter(app: dict[str, Any]) -> str:
+    """The usual reason for a missing module: semtask is installed elsewhere than the project."""
+    active = os.environ.get("VIRTUAL_ENV")
+    if not active or "No module named" not in _error(app) or app["python"].startswith(f"{active}/"):
+        return ""
+    return f" (it is run by {app['python']}; for the active virtualenv add --python {active}/bin/python)"
+
+
+def _running(session: Session) -> Transport | None:
+    """The daemon, if it runs."""
+    try:
+        return session.connect(start=False)
+    except NotRunning:
+        return None
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+@click.group(cls=CommandGroup, invoke_without_command=True)
+@click.pass_context
+@pass_session
+def apps(session: Session, ctx: click.Context) -> None:
+    """List apps, or change the list. An app is a Python module that registers tasks."""
+    if ctx.invoked_subcommand is None:
+        _list(session, session.call("apps.list.v1")["apps"])
+
+
+@apps.command(name="ls", cls=Command)
+@pass_session
+def ls_(session: Session) -> None:
+    """List apps, and whether they could be imported."""
+    _list(session, session.call("apps.list.v1")["apps"])
+
+
+@apps.command(name="show", cls=Command)
+@click.argument("name", shell_complete=app_names)
+@pass_session
+def show_(session: Session, name: str) -> None:
+    """Show one app, with the traceback if it cannot be imported."""
+    app = _named(session.call("apps.list.v1")["apps"], name)
+    if session.json:
+        session.emit(app_json(app))
+    elif session.quiet:
+        session.line(app["name"])
+    else:
+        for key in ("name", "state", "module", "directory", "python", "tasks", "workers", "error"):
+            if app.get(key) is not None:
+                session.line(f"{key:<9}  {render.printable(str(app[key]))}")
+        for line in (app.get("traceback") or "").splitlines():
+            session.line(render.printable(line))
+
+
+@apps.command(name="add", cls=Command)
+@click.argument("module", metavar="PACKAGE.MODULE:APP")
+@app_options
+@pass_session
+def add_(session: Session, /, module: str, **place: str | None) -> None:
+    """Add an app to the list. A daemon that runs imports it at once. Exit code 1 if it cannot be imported."""
+    from semtask.host.app_list import add_app
+
+    app = wanted_app(session, module, **place)
+    changed = add_app(session.settings, app)
+    if transport := _running(session):
+        tell(session, reload(transport, app.name)[0])
+        return
+    if session.quiet:
+        session.line(app.name)
+    elif session.json:
+        session.emit({"schema": "app_entry.v1", "name": app.name, "module": app.module,
+                      "directory": app.directory, "python": app.python})  # fmt: skip
+    else:
+        session.notice(f"app {app.name} {'is added' if changed else 'was there already'}; no daemon runs to import it")
+
+
+@apps.command(name="rm", cls=Command)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=app_names)
+@pass_session
+def rm_(session: Session, names: tuple[str, ...]) -> None:
+    """Take apps from the list. Jobs of theirs that run go on; others wait until an app offers their task."""
+    for name in names:
+        forget(session, name)
+        session.notice(f"app {name} is removed")
+        if session.json:
+            session.emit({"schema": "app_removed.v1", "name": name})
+
+
+def forget(session: Session, name: str) -> None:
+    """Take the app from the list, and from the daemon if it runs."""
+    from semtask.host.app_list import read_apps, remove_app
+
+    removed = remove_app(session.settings.home, name)
+    if any(app.name == name for app in read_apps(session.settings)):
+        raise Conflict(f"the app {name!r} is defined in {session.settings.user_file}; remove it there")
+    if not removed:
+        raise NotFound(f"there is no app {name!r}", details={"app": name})
+    if transport := _running(session):
+        try:
+            transport.call("apps.reload.v1", {"app": name})
+        except NotFound:  # it is gone, as it should be
+            return
+
+
+@apps.command(name="reload", cls=Command)
+@click.argument("name", required=False, shell_complete=app_names)
+@pass_session
+def reload_(session: Session, name: str | None) -> None:
+    """Read the list again and import the app anew, or all of them: after a change of its code.
+
+    Jobs that run end in their old workers. Exit code 1 if one cannot be imported.
+    """
+    failed = 0
+    for app in reload(session.connect(start=False), name):
+        try:
+            tell(session, app)
+        except AppFailed as error:
+            if name is not None:
+                raise
+            failed += 1
+            session.warn(error.message)
+    if failed:
+        raise Ended(1)
+
+
+def _list(session: Session, listed: list[dict[str, Any]]) -> None:
+    if session.json:
+        for app in listed:
+            session.emit(app_json(app))
+    elif session.quiet:
+        for app in listed:
+            session.line(app["name"])
+    else:
+        for line in _lines(session, listed):
+            session.line(line)
+
+
+def _lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
+    """A table on a terminal, else tab-separated values."""
+    rows = [
+        [
+            app["name"],
+            app["state"],
+            str(app["tasks"]),
+            str(app["workers"]),
+            app["module"],
+            render.printable(app["directory"]),
+            _error(app) if app["state"] == "failed" else "",
+        ]
+        for app in listed
+    ]
+    if not session.terminal:
+        return ["\t".join(row) for row in rows]
+    for row in rows:
+        row[1] = render.paint(row[1], _COLORS[row[1]], colored=session.colored)
+    return render.table(
+        ["APP", "STATE", "TASKS", "WORKERS", "MODULE", "DIRECTORY", "ERROR"], rows, right=frozenset({2, 3})
+    )

@@ -1,0 +1,159 @@
+"""What happens to the jobs of some tasks: begun, ended, and what they write meanwhile. Asked for at a humane rate."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from semtask.cli.follow import Reader, patient_call
+from semtask.client.transport import Transport
+from semtask.errors import NotFound
+from semtask.model.state import FINAL, State
+
+_PAGE = 200
+_MAX_LIVE = 1000  # of one dev.wait
+_LIVE = [str(state) for state in State if state not in FINAL]
+
+
+@dataclass(frozen=True)
+class Begun:
+    job: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line that an attempt wrote; `attempt` is its claim_no."""
+
+    job: dict[str, Any]
+    attempt: int
+    text: str
+
+
+@dataclass(frozen=True)
+class AttemptEnded:
+    """An attempt that is not the last one."""
+
+    job: dict[str, Any]
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    job: dict[str, Any]
+
+
+Event = Begun | Line | AttemptEnded | Ended
+
+
+class _Attempt:
+    """Reads what one attempt writes, line by line. `executed` is how many attempts there were before it."""
+
+    def __init__(self, transport: Transport, job: Mapping[str, Any]) -> None:
+        self.number: int = job["claim_no"]
+        self.executed: int = job["attempts"]
+        self.over = False
+        self._reader = Reader(transport, job["job_id"], "stdout", follow=False, attempt=self.number)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._part = ""
+
+    def lines(self, *, last: bool) -> Iterator[str]:
+        """The whole lines that are new; with `last` the one without an end, too."""
+        try:
+            for piece in self._reader.pieces():
+                self._part += self._decoder.decode(piece.data)
+        except NotFound:  # it has written nothing
+            return
+        *whole, self._part = self._part.split("\n")
+        yield from whole
+        if last and self._part:
+            yield self._part
+            self._part = ""
+
+
+class JobFeed:
+    """The jobs that live now and those that come, of the tasks in `tasks`, which may change at any time.
+
+    Of jobs that come and go by hundreds a second, or have quick retries, not all is seen.
+    """
+
+    def __init__(self, transport: Transport, tasks: frozenset[str], now_ms: int) -> None:
+        self.tasks = tasks
+        self._transport = transport
+        self._since = now_ms
+        self._seen: set[str] = set()
+        self._live: dict[str, _Attempt | None] = {job["job_id"]: None for job in self._jobs({"state": _LIVE})}
+
+    def events(self, wait_ms: int) -> Iterator[Event]:
+        """What has happened since the last call; waits up to `wait_ms` for the end of a job that lives."""
+        for job_id in [job["job_id"] for job in self._jobs({"state": ["RUNNING"]})] + self._new():
+            if len(self._live) < _MAX_LIVE:
+                self._live.setdefault(job_id, None)
+        for job in self._look(wait_ms):
+            if job["job_type"] in self.tasks:
+                yield from self._of(job)
+            if job["state"] in FINAL:
+                del self._live[job["job_id"]]
+
+    @property
+    def busy(self) -> bool:
+        """Whether there are jobs whose end may come at any time."""
+        return bool(self._live)
+
+    def _jobs(self, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The newest ones."""
+        return list(patient_call(self._transport, "dev.query_jobs.v1", {"filter": wanted, "limit": _PAGE})["items"])
+
+    def _new(self) -> list[str]:
+        page = self._jobs({"created_after": self._since})
+        new = [job["job_id"] for job in reversed(page) if job["job_id"] not in self._seen]
+        if page:
+            self._since = page[0]["created_at"] - 1
+            self._seen = {job["job_id"] for job in page}
+        return new
+
+    def _look(self, wait_ms: int) -> list[dict[str, Any]]:
+        if not self._live:
+            return []
+        params = {"job_ids": list(self._live), "mode": "any", "timeout_ms": wait_ms}
+        try:
+            return list(patient_call(self._transport, "dev.wait.v1", params)["jobs"])
+        except NotFound:  # one has ended and was deleted since
+            self._live = {job_id: attempt for job_id, attempt in self._live.items() if self._is_there(job_id)}
+            return []
+
+    def _is_there(self, job_id: str) -> bool:
+        try:
+            patient_call(self._transport, "dev.get_job.v1", {"job_id": job_id})
+        except NotFound:
+            return False
+        return True
+
+    def _of(self, job: dict[str, Any]) -> Iterator[Event]:
+        job_id, running, ended = job["job_id"], job["state"] == "RUNNING", job["state"] in FINAL
+        attempt = self._live[job_id]
+        if attempt is not None and attempt.number < job["claim_no"]:
+            yield from self._end(job, attempt)
+            attempt = None
+        if attempt is None and (running or (ended and job["started_at"] is not None)):
+            attempt = self._live[job_id] = _Attempt(self._transport, job)
+            if running:
+                yield Begun(job)
+        if attempt is not None and (running or ended):
+            for text in attempt.lines(last=ended):
+                yield Line(job, attempt.number, text)
+        elif attempt is not None:
+            yield from self._end(job, attempt)
+        if ended:
+            yield Ended(job)
+
+    def _end(self, job: dict[str, Any], attempt: _Attempt) -> Iterator[Event]:
+        """The rest of an attempt that was not the last one; a claim that was given back is no attempt."""
+        if attempt.over:
+            return
+        attempt.over = True
+        for text in attempt.lines(last=True):
+            yield Line(job, attempt.number, text)
+        if job["attempts"] > attempt.executed:
+            yield AttemptEnded(job, attempt.number)
