@@ -31,7 +31,8 @@ class Home:
         self.opened = Opened(store, [], [])
         self.logs = LogFiles(folder / "logs" / "jobs")
         self.attempts = AttemptsDir(folder / "attempts")
-        self.files = AttemptFiles(self.attempts, self.logs, str(folder / "artifacts"))
+        self.artifacts = folder / "artifacts"
+        self.files = AttemptFiles(self.attempts, self.logs, str(self.artifacts))
 
     def janitor(self, *, days: int = 7, max_jobs: int = 0, max_bytes: int = 0) -> Janitor:
         retention = Retention(days=days, max_jobs=max_jobs, max_bytes=max_bytes)
@@ -105,6 +106,25 @@ def test_a_job_goes_with_its_logs_after_its_days_and_not_before(in_home: InHome)
         assert await home.store.get(young) is not None
         assert home.logs_left() == {(young, 1)}
         assert await home.opened.counts() == {"DONE": 1}
+
+    in_home(scenario)
+
+
+def test_the_files_that_a_job_kept_go_with_it_and_those_of_lost_jobs_too(in_home: InHome) -> None:
+    async def scenario(home: Home) -> None:
+        [old] = await home.run_jobs(1)
+        home.clock.now += DAY_MS
+        [young] = await home.run_jobs(1)
+        for job_id, names in ((old, "ab"), (young, "c"), (lost := new_id(), "d")):
+            (home.artifacts / job_id).mkdir(parents=True)
+            for name in names:
+                (home.artifacts / job_id / name).write_text(name)
+        (home.artifacts / "not-ours").mkdir()
+        home.clock.now = NOW + 7 * DAY_MS + 1
+        answer = await home.janitor().maintain(force_vacuum=False)
+        assert (answer.jobs_deleted, answer.artifacts_deleted) == (1, 3)
+        assert {path.name for path in home.artifacts.iterdir()} == {young, "not-ours"}
+        assert not (home.artifacts / lost).exists()
 
     in_home(scenario)
 
