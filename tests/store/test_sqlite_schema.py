@@ -10,13 +10,15 @@ from typing import Any
 import apsw
 import pytest
 
-from semtask.model.job import Attempt, ExecutionMode, Job, NewJob
+from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, Taker
 from semtask.model.state import FINAL, LIVE, TRANSITIONS, WAITING, EndCause, Event, State, StopReason
-from semtask.store.base import JobFilter
+from semtask.store.base import JobFilter, TaskClaim
 from semtask.store.sql import folder, query
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import listing_statement
 from semtask.store.sqlite_rows import CLAIMED_COLUMNS, JOB_COLUMNS, QUEUE_COLUMNS, of_new_job
+from semtask.store.sqlite_tasks import claim_tasks
+from semtask.store.writer import Tick
 from tests.store.harness import NOW, new_job
 
 
@@ -116,10 +118,11 @@ def insert(db: apsw.Connection, seq: int = 1, **fields: Any) -> None:
 
 
 RUNNING = "state = 'RUNNING', claim_no = 1, started_at = 1, node_id = 'n', claim = '{}'"
+ASIDE = "execution_mode = 'IN_PROCESS', aside = 1"
 DONE = "state = 'DONE', finished_at = 2, end_cause = 'success'"
 
 
-@pytest.mark.parametrize("change", [RUNNING, DONE, "state = 'SCHEDULED'", "priority = -100", "max_attempts = 0"])
+@pytest.mark.parametrize("change", [RUNNING, DONE, "state = 'SCHEDULED'", "priority = -100", "max_attempts = 0", ASIDE])
 def test_the_schema_takes(db: apsw.Connection, change: str) -> None:
     insert(db)
     db.execute(f"UPDATE jobs SET {change}")
@@ -162,6 +165,9 @@ def test_the_schema_takes(db: apsw.Connection, change: str) -> None:
         "on_interrupt = 'maybe'",
         "retry_on_crash = 2",
         "payload = NULL",
+        "aside = 1",
+        "aside = 2, execution_mode = 'IN_PROCESS'",
+        f"{RUNNING}, aside = 1, execution_mode = 'IN_PROCESS'",
         "state = 'SKIPPED_TTL', finished_at = 1, end_cause = 'ttl', stop_reason = 'cancel', stop_grace_ms = 0",
     ],
 )
@@ -318,6 +324,42 @@ def test_a_claim_costs_the_same_in_a_long_queue(db: apsw.Connection) -> None:
         )
         db.execute("ROLLBACK")
     assert steps[0] == steps[1] > 0
+
+
+def test_a_claim_of_tasks_costs_the_same_however_many_wait_or_are_set_aside(db: apsw.Connection) -> None:
+    """In steps, not in time. What is set aside stands before what can run."""
+    facts = ClaimFacts(daemon_epoch=1, boot_id="b", attempts_id="a", nonce="n", worker="w")
+    takers = [
+        Taker(facts=facts, tasks=frozenset({"t"}), limit=1),
+        Taker(facts=facts, tasks=frozenset({"t"}), limit=31, ahead=True),
+    ]
+    request = TaskClaim(queues={"default": 2}, takers=takers, offered=frozenset({"t"}), rooms={}, now=NOW, node_id="n")
+    steps: list[int] = []
+    db.trace_v2(
+        apsw.SQLITE_TRACE_PROFILE, lambda event: steps.append(event["stmt_status"]["SQLITE_STMTSTATUS_VM_STEP"])
+    )
+    totals = []
+    first = 1
+    for last in (200, 20_000):
+        for seq in range(first, last):
+            name, priority = ("t", 0) if seq % 2 else ("nobody offers it", 9)
+            job = new_job(
+                job_type=name,
+                execution_mode=ExecutionMode.IN_PROCESS,
+                on_interrupt=OnInterrupt.REQUEUE,
+                priority=priority,
+            )
+            db.execute(query("insert_job"), of_new_job(job, seq, State.QUEUED))
+        db.execute("UPDATE jobs SET aside = 1 WHERE job_type <> 't'")
+        first = last
+        db.execute("BEGIN")
+        steps.clear()
+        step = claim_tasks(Tick(db, synced=True), request)
+        totals.append(sum(steps))
+        assert [len(jobs) for jobs in step.claimed.jobs] == [1, 31]
+        assert step.claimed.unserved == {"t"}
+        db.execute("ROLLBACK")
+    assert totals[0] == totals[1] > 0
 
 
 def insert_lane(db: apsw.Connection, numbers: range) -> None:

@@ -17,9 +17,10 @@ import apsw
 import pytest
 
 from semtask.errors import DatabaseError, Throttled
-from semtask.model.job import OnInterrupt, ProcessIdentity
+from semtask.model.job import ClaimFacts, OnInterrupt, ProcessIdentity, ProgressNote, Taker
+from semtask.model.outcome import success
 from semtask.model.state import State
-from semtask.store.base import JobFilter
+from semtask.store.base import Finish, JobFilter, TaskClaim
 from semtask.store.sqlite import SqliteStore
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import Readers
@@ -182,9 +183,37 @@ async def test_which_writes_are_synced(sqlite: Harness) -> None:
             assert await synced(opened.cancel(job_id=command.job_id)) == "FULL"
             assert await synced(opened.store.configure_queue("a", paused=True)) == "FULL"
             assert await synced(opened.store.count({"a": 1})) == "FULL"
+            note = ProgressNote(job_id=task.job_id, claim_no=1, progress="1")
+            assert await synced(opened.store.record_progress([note])) == "NORMAL"
             assert await synced(opened.finish(await opened.job(task.job_id))) == "FULL"
         assert (await opened.job(once.job_id)).claim_no == 1  # the tick was done again, the claim was not
         assert await opened.counts("once") == {"RUNNING": 1}
+
+
+async def test_which_claims_of_tasks_are_synced(sqlite: Harness) -> None:
+    fields = {"execution_mode": IN_PROCESS, "job_type": "t"}
+    facts = ClaimFacts(daemon_epoch=1, boot_id="b", attempts_id="a", nonce="n", worker="w")
+    request = TaskClaim(
+        queues={"default": 9},
+        takers=[Taker(facts=facts, tasks=frozenset({"t"}), limit=1)],
+        offered=frozenset({"t"}),
+        rooms={},
+        now=NOW,
+        node_id="node",
+    )
+    async with sqlite.open() as opened:
+        await opened.insert(new_job(**fields, on_interrupt=OnInterrupt.REQUEUE))
+        await opened.insert(once := new_job(**fields, on_interrupt=OnInterrupt.FAIL))
+        async with levels(opened) as level:
+            [[job]] = (await opened.store.claim_tasks(request)).jobs
+            await opened.store.claim_tasks(request)
+            assert level == ["NORMAL", "FULL"]
+            finish = Finish(job_id=job.job_id, claim_no=1, outcome=success(), now=NOW, jitter=1.0)
+            await opened.store.finish_many([finish])
+            assert level[2:] == ["FULL"]
+            await opened.store.bring_back("t", 9)
+            assert level[3:] == ["NORMAL"]
+        assert (await opened.job(once.job_id)).claim_no == 1  # the tick was done again, the claim was not
 
 
 async def test_nothing_is_told_before_the_commit(sqlite: Harness) -> None:

@@ -99,12 +99,22 @@ class ClaimRequest(msgspec.Struct, frozen=True, kw_only=True):
     facts: Callable[[str, int], ClaimFacts]
 
 
+# Of the jobs that could run but that no taker can take, a claim looks at so many: while a taker has room, and when none
+# has any more.
+PASSED_OVER = 1_000
+PASSED_OVER_WHEN_FULL = 10
+
+
 class TaskClaim(msgspec.Struct, frozen=True, kw_only=True):
     """Give QUEUED IN_PROCESS jobs to workers, best first; the takers choose in their order.
 
-    `queues` and `min_priority` are as in ClaimRequest; `queues` are the slots for jobs that are not taken ahead.
-    `offered` are the tasks that some app has; `rooms` says of some of them how many more of their jobs may run. What
-    nobody offers or has no room is *set aside*: claims do not look at it again until `bring_back`.
+    `queues` and `min_priority` are as in ClaimRequest; `queues` are the slots for jobs that are not taken ahead: of a
+    queue without slots only takers with `ahead` take, of one that is not named nobody. `offered` are the tasks that
+    some app has; `rooms` says of some of them how many more of their jobs may run. What nobody offers or has no room
+    is *set aside*: claims do not look at it again until `bring_back`.
+
+    Jobs that could run but that no taker can take are passed over, PASSED_OVER at most in one claim: what is behind
+    more than so many better jobs of busy apps in its queues waits until some of them have run.
     """
 
     queues: Mapping[str, int]
@@ -261,11 +271,18 @@ class Store(Protocol):
         ...
 
     async def claim_tasks(self, request: TaskClaim) -> TaskClaimed:
-        """The same for tasks. Not synced unless a job has on_interrupt=fail."""
+        """The same for tasks. Not synced unless a job has on_interrupt=fail.
+
+        It goes on as long as it finds nothing but jobs to set aside. What was written at the end of the attempt before
+        (error, exception, result, artifacts, progress) is cleared by the claim, as with every claim.
+        """
         ...
 
     async def bring_back(self, job_type: str, limit: int) -> int:
-        """Let claims see the best `limit` jobs of this task that were set aside; how many there were."""
+        """Let claims see the best `limit` jobs of this task that were set aside; how many there were.
+
+        Each is told as a change from QUEUED to QUEUED. Not synced.
+        """
         ...
 
     async def aside(self) -> frozenset[str]:
@@ -287,13 +304,17 @@ class Store(Protocol):
     async def finish(self, finish: Finish) -> Finished:
         """Apply `model.retry.decide` to the row as it is in this transaction, and write what it says.
 
-        Also writes the attempt's row if the outcome was executed. Never given up on a full disk: it is kept and
-        tried again until it commits.
+        Also writes the attempt's row if the attempt counts, but for tasks that succeeded or snooze. The outcome's
+        texts stay on the row until the next claim; progress that it does not know stays as it was noted. Never given
+        up on a full disk: it is kept and tried again until it commits.
         """
         ...
 
     async def finish_many(self, finishes: Sequence[Finish]) -> list[Finished]:
-        """The same for many, each by itself, in one transaction. Quick for what succeeded and was not stopped."""
+        """The same for many, each by itself, in one transaction. Quick for tasks that succeeded and were not stopped.
+
+        An outcome that cannot be stored (a text that is no Unicode) ends its job as one that failed for good.
+        """
         ...
 
     async def stop(self, request: StopRequest) -> Stopped:
@@ -374,7 +395,8 @@ class Store(Protocol):
     async def oldest_ready(self) -> dict[str, int]:
         """By queue: since when (epoch ms) the oldest QUEUED job waits, of those that are next at their priority.
 
-        Queues without one are left out. Reads a row for each queue, mode and priority in use, however many jobs wait.
+        What is set aside does not count, and queues without one are left out. Reads a row for each queue, mode and
+        priority in use, however many jobs wait.
         """
         ...
 

@@ -12,15 +12,12 @@ import apsw
 
 from semtask.model.job import ExecutionMode, OnInterrupt, ProgressNote, Taker
 from semtask.model.state import State
-from semtask.store.base import TaskClaim, TaskClaimed
+from semtask.store.base import PASSED_OVER, PASSED_OVER_WHEN_FULL, TaskClaim, TaskClaimed
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import Row, fetch, id_bytes, row_change
 from semtask.store.sqlite_writes import claim_rows, free_lanes_behind
 from semtask.store.writer import Tick
 
-# Jobs that nobody takes which a claim looks at: while a taker has room, and when none has any more.
-PASSED = 1_000
-PASSED_WHEN_FULL = 10
 # Jobs set aside, or brought back, in one tick: a few milliseconds.
 MOVED = 1_000
 
@@ -109,23 +106,18 @@ class _Choice:
 
     @property
     def complete(self) -> bool:
-        return len(self.aside) >= MOVED or self._passed >= (PASSED if self._open else PASSED_WHEN_FULL)
-
-    @property
-    def queues(self) -> set[str]:
-        """All that there is to look at."""
-        ahead = (place.taker.queues or () for place in self._open if place.taker.ahead)
-        return {queue for queue, slots in self._slots.items() if slots > 0}.union(*ahead)
+        return len(self.aside) >= MOVED or self._passed >= (PASSED_OVER if self._open else PASSED_OVER_WHEN_FULL)
 
     def wants(self, queue: str) -> bool:
-        return self._slots.get(queue, 0) > 0 or any(p.taker.ahead and queue in p.queues for p in self._open)
+        """Whether anything of this queue can be taken."""
+        return self._slots[queue] > 0 or any(place.taker.ahead and queue in place.queues for place in self._open)
 
     def offer(self, row: Row) -> None:
         _, _, queue, _, _, task, subject_key, _ = row
         if task not in self._offered or self._rooms.get(task, 1) <= 0:
             self.aside.append(row)
             return
-        slot = self._slots.get(queue, 0) > 0
+        slot = self._slots[queue] > 0
         if subject_key is not None and (task, subject_key) in self._subjects:
             self._passed += 1  # one of its lane begins in this very claim
             return
@@ -188,7 +180,7 @@ def _ready(db: apsw.Connection, request: TaskClaim, choice: _Choice) -> Iterator
             yield row
 
     try:
-        yield heapq.merge(*(listing(queue) for queue in sorted(choice.queues)))
+        yield heapq.merge(*(listing(queue) for queue in request.queues if choice.wants(queue)))
     finally:
         for cursor in cursors:
             cursor.close()  # nothing may be open when the rows change

@@ -18,15 +18,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from semtask.errors import Conflict, DatabaseError
 from semtask.model import outcome as outcomes
-from semtask.model.job import Job, NewJob, OnDuplicate, OnInterrupt
-from semtask.model.outcome import Outcome
-from semtask.model.retry import decide
+from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt, Taker
+from semtask.model.outcome import FailureClass, Outcome
+from semtask.model.retry import Decision, decide
 from semtask.model.schedule import expires_at
-from semtask.model.state import FINAL, WAITING, State, StopReason, may_raise
-from semtask.store.base import Purge
-from tests.store.harness import NOW, STORES, Harness, Opened, new_job
+from semtask.model.state import FINAL, WAITING, Event, State, StopReason, may_raise
+from semtask.store.base import PASSED_OVER, PASSED_OVER_WHEN_FULL, Finish, Purge, TaskClaim
+from tests.store.harness import IN_PROCESS, NOW, STORES, SUBPROCESS, Harness, Opened, new_job
 
 T = TypeVar("T")
+
+
+def facts_of(worker: str) -> ClaimFacts:
+    return ClaimFacts(daemon_epoch=1, boot_id="b", attempts_id="a", nonce=worker, worker=worker)
+
 
 QUEUES = st.sampled_from(["a", "b"])
 OUTCOMES = st.sampled_from(
@@ -39,11 +44,19 @@ OUTCOMES = st.sampled_from(
         outcomes.no_room("EAGAIN"),
         outcomes.lost("the shim is gone"),
         outcomes.spawn_failed("no such program"),
+        outcomes.success(result="1"),
+        outcomes.success(result="1"),
+        outcomes.exception("boom", delay_ms=1),
+        outcomes.snoozed(2),
+        outcomes.displaced("another job crashed"),
     ]
 )
+TASKS = st.sampled_from(["t", "u"])
 JOBS = st.fixed_dictionaries(
     {
         "queue": QUEUES,
+        "job_type": TASKS,
+        "execution_mode": st.sampled_from(list(ExecutionMode)),
         "priority": st.integers(-1, 1),
         "max_attempts": st.integers(1, 3),
         "retry_on_crash": st.booleans(),
@@ -58,6 +71,14 @@ JOBS = st.fixed_dictionaries(
         "idempotency_key": st.sampled_from([None, None, None, "k", "l"]),
         "content_hash": st.sampled_from([b"one", b"one", b"two"]),
     }
+)
+TAKERS = st.builds(
+    Taker,
+    facts=st.sampled_from([facts_of("v"), facts_of("w")]),
+    tasks=st.frozensets(TASKS),
+    limit=st.integers(0, 3),
+    ahead=st.booleans(),
+    queues=st.none() | st.frozensets(QUEUES),
 )
 POISON = st.sampled_from([None, None, None, None, "taken id", "own id twice", "bad priority"])
 
@@ -77,7 +98,8 @@ class Queues(RuleBasedStateMachine):
         self.jobs: dict[str, Job] = {}
         self.attempts: Counter[str] = Counter()
         self.paused: set[str] = set()
-        self.generations: dict[str, int] = {}
+        self.aside: set[str] = set()
+        self.generations: dict[tuple[str, str | None], int] = {}
         self.seq = 0
         self.gone: set[str] = set()
         self.now = NOW
@@ -114,34 +136,111 @@ class Queues(RuleBasedStateMachine):
             self.expire(0, 1000)  # whoever is behind one that is over waits for this
         claimed = self.do(self.opened.claim(slots, limit=limit, now=self.now))
         expected: list[str] = []
-        for job in self.ready():
-            if job in self.over():
-                continue
+        for job in self.ready(SUBPROCESS):
             if len(expected) < limit and slots.get(job.queue, 0) > 0 and not self.sibling_runs(job):
                 slots[job.queue] -= 1
                 expected.append(job.job_id)
-                self.jobs[job.job_id] = msgspec.structs.replace(job, state=State.RUNNING, claim_no=job.claim_no + 1)
+                self.begin(job)
         assert [job.job_id for job in claimed] == expected
 
-    @rule(pick=st.integers(0), outcome=OUTCOMES, jitter=st.floats(0.9, 1.1))
-    def finish(self, pick: int, outcome: Outcome, jitter: float) -> None:
-        job = self.pick(pick, State.RUNNING)
-        if job is None:
-            return
-        before = self.do(self.opened.job(job.job_id))
-        assert (before.state, before.claim_no, before.stop_reason) == (job.state, job.claim_no, job.stop_reason)
-        expected = decide(before, outcome, jitter=jitter)
-        finished = self.do(self.opened.finish(job, outcome, now=self.now, jitter=jitter))
-        assert finished.decision == expected
-        final = expected.state in FINAL
+    @rule(
+        takers=st.lists(TAKERS, max_size=4),
+        slots=st.dictionaries(QUEUES, st.integers(0, 2)),
+        offered=st.frozensets(TASKS),
+        rooms=st.dictionaries(TASKS, st.integers(0, 2)),
+    )
+    def claim_tasks(
+        self, takers: list[Taker], slots: dict[str, int], offered: frozenset[str], rooms: dict[str, int]
+    ) -> None:
+        request = TaskClaim(queues=slots, takers=takers, offered=offered, rooms=rooms, now=self.now, node_id="node")
+        claimed = self.do(self.opened.store.claim_tasks(request))
+        told = [[job.job_id for job in jobs] for jobs in claimed.jobs], claimed.set_aside, claimed.unserved
+        assert told == self.choose(request, dict(slots), dict(rooms))
+
+    def choose(self, request: TaskClaim, slots: dict[str, int], rooms: dict[str, int]) -> tuple[Any, ...]:
+        """What a claim for these takers answers."""
+        taken: list[list[str]] = [[] for _ in request.takers]
+        got: dict[str | None, set[str]] = {}  # of which queues each worker got jobs
+        set_aside, unserved, passed = set(), set(), 0
+        for job in self.ready(IN_PROCESS):
+            queue, kind = job.queue, job.job_type
+            with_room = [n for n, taker in enumerate(request.takers) if len(taken[n]) < taker.limit]
+            if passed >= (PASSED_OVER if with_room else PASSED_OVER_WHEN_FULL):
+                break
+            able = []
+            for n in with_room:
+                taker = request.takers[n]
+                holds = got.get(taker.facts.worker, set()) if taker.queues is None else taker.queues
+                if queue in holds if taker.ahead else slots.get(queue, 0) > 0:
+                    able.append(n)
+            if queue not in slots or (slots[queue] == 0 and not able):
+                continue
+            if kind not in request.offered or rooms.get(kind, 1) == 0:
+                self.aside.add(job.job_id)
+                set_aside.add(kind)
+                continue
+            once = job.on_interrupt is OnInterrupt.FAIL
+            able = [n for n in able if kind in request.takers[n].tasks and not (once and request.takers[n].ahead)]
+            if not able:
+                passed += 1
+                unserved |= {kind} if slots[queue] else set()
+                continue
+            taker = request.takers[able[0]]
+            taken[able[0]].append(job.job_id)
+            if not taker.ahead:
+                slots[queue] -= 1
+                if taker.queues is None:
+                    got.setdefault(taker.facts.worker, set()).add(queue)
+            if kind in rooms:
+                rooms[kind] -= 1
+            self.begin(job)
+        return taken, set_aside, unserved
+
+    def begin(self, job: Job) -> None:
+        self.jobs[job.job_id] = msgspec.structs.replace(job, state=State.RUNNING, claim_no=job.claim_no + 1)
+
+    @rule(kind=TASKS, limit=st.integers(0, 3))
+    def bring_back(self, kind: str, limit: int) -> None:
+        self.aside &= {job.job_id for job in self.jobs.values() if job.state is State.QUEUED}
+        assert self.do(self.opened.store.aside()) == {self.jobs[job_id].job_type for job_id in self.aside}
+        found = [job for job in self.in_order() if job.job_id in self.aside and job.job_type == kind][:limit]
+        assert self.do(self.opened.store.bring_back(kind, limit)) == len(found)
+        self.aside -= {job.job_id for job in found}
+
+    @rule(picks=st.lists(st.integers(0), min_size=1, max_size=4), outcome=OUTCOMES, jitter=st.floats(0.9, 1.1))
+    def finish(self, picks: list[int], outcome: Outcome, jitter: float) -> None:
+        """One by itself, or many; of one that is named twice the second report is late."""
+        named = [job for pick in picks if (job := self.pick(pick, State.RUNNING))]
+        before = {job.job_id: self.do(self.opened.job(job.job_id)) for job in named}
+        if len(named) == 1:
+            told = [self.do(self.opened.finish(named[0], outcome, now=self.now, jitter=jitter))]
+        else:
+            reports = [
+                Finish(job_id=job.job_id, claim_no=job.claim_no, outcome=outcome, now=self.now, jitter=jitter)
+                for job in named
+            ]
+            told = self.do(self.opened.store.finish_many(reports))
+        for job, finished in zip(named, told, strict=True):
+            row = before.pop(job.job_id, None)
+            if row is None:
+                assert finished.decision is None
+                continue
+            assert (row.state, row.claim_no, row.stop_reason) == (job.state, job.claim_no, job.stop_reason)
+            assert finished.decision == decide(row, outcome, jitter=jitter)
+            self.end(job, outcome, finished.decision)
+
+    def end(self, job: Job, outcome: Outcome, decision: Decision) -> None:
+        final = decision.state in FINAL
         self.jobs[job.job_id] = msgspec.structs.replace(
             job,
-            state=expected.state,
+            state=decision.state,
             stop_reason=job.stop_reason if final else None,
-            run_at=self.now + expected.delay_ms if expected.state is State.SCHEDULED else job.run_at,
+            run_at=self.now + decision.delay_ms if decision.state is State.SCHEDULED else job.run_at,
             finished_at=self.now if final else None,
         )
-        self.attempts[job.job_id] += int(outcome.executed)
+        snoozes = outcome.failure is FailureClass.SNOOZE and decision.event is Event.RETRY
+        quiet = job.execution_mode is IN_PROCESS and (snoozes or decision.state is State.DONE)
+        self.attempts[job.job_id] += 0 if quiet else decision.attempts
 
     @rule(pick=st.integers(0), older=st.integers(0, 2))
     def late_report(self, pick: int, older: int) -> None:
@@ -221,7 +320,7 @@ class Queues(RuleBasedStateMachine):
         for job_id, _ in expected:
             del self.jobs[job_id]
             self.gone.add(job_id)
-        used = {job.subject_key for job in self.jobs.values()}
+        used = {self.subject(job) for job in self.jobs.values()}
         unused = [subject for subject in self.generations if subject not in used]
         assert self.do(self.opened.store.purge_subjects(100)) == len(unused)
         for subject in unused:
@@ -291,6 +390,8 @@ class Queues(RuleBasedStateMachine):
         for name in ("run_at", "deadline"):
             if fields[name] is not None:
                 fields[name] += self.now
+        if fields["execution_mode"] is IN_PROCESS:
+            fields["subject_key"] = None  # whether it is behind another one of its lane is no matter of this model
         if fields["subject_key"] is None:
             fields["on_duplicate"] = None
         return new_job(**fields)
@@ -332,7 +433,7 @@ class Queues(RuleBasedStateMachine):
             if job.idempotency_key is not None and other.idempotency_key == job.idempotency_key:
                 same = other.content_hash == job.content_hash
                 return (other.job_id, True, other.generation, 0, []) if same else other.job_id
-        live = [o for o in self.jobs.values() if o.state not in FINAL and o.subject_key == job.subject_key]
+        live = [o for o in self.jobs.values() if o.state not in FINAL and self.subject(o) == self.subject(job)]
         live = live if job.subject_key is not None else []
         if live and job.on_duplicate is OnDuplicate.REJECT:
             return live[-1].job_id
@@ -354,7 +455,7 @@ class Queues(RuleBasedStateMachine):
             self.jobs[other.job_id] = changed
         generation = None
         if job.subject_key is not None:
-            generation = self.generations[job.subject_key] = self.generations.get(job.subject_key, 0) + 1
+            generation = self.generations[self.subject(job)] = self.generations.get(self.subject(job), 0) + 1
         self.jobs[job.job_id] = self.row(job, generation)
         return job.job_id, False, generation, len(live) if superseding else 0, stopping
 
@@ -373,14 +474,28 @@ class Queues(RuleBasedStateMachine):
         times = [(expires_at(job, job.state, job.claim_no), job) for job in self.jobs.values()]
         return [job for at, job in times if at is not None and at <= self.now]
 
-    def ready(self) -> list[Job]:
+    def in_order(self) -> list[Job]:
         order = {job_id: n for n, job_id in enumerate(self.jobs)}
-        queued = [job for job in self.jobs.values() if job.state is State.QUEUED and job.queue not in self.paused]
-        return sorted(queued, key=lambda job: (-job.priority, order[job.job_id]))
+        return sorted(self.jobs.values(), key=lambda job: (-job.priority, order[job.job_id]))
+
+    def ready(self, mode: ExecutionMode) -> list[Job]:
+        over = {job.job_id for job in self.over()} | self.aside
+        return [
+            job
+            for job in self.in_order()
+            if job.state is State.QUEUED
+            and job.execution_mode is mode
+            and job.queue not in self.paused
+            and job.job_id not in over
+        ]
+
+    @staticmethod
+    def subject(job: Job | NewJob) -> tuple[str, str | None]:
+        return job.job_type, job.subject_key
 
     def sibling_runs(self, job: Job) -> bool:
         return job.subject_key is not None and any(
-            other.state is State.RUNNING and other.subject_key == job.subject_key for other in self.jobs.values()
+            other.state is State.RUNNING and self.subject(other) == self.subject(job) for other in self.jobs.values()
         )
 
     def pick(self, number: int, *states: State) -> Job | None:
