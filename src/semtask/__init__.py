@@ -5,19 +5,61 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from semtask.client.async_client import AsyncClient
     from semtask.client.client import Client
+    from semtask.errors import DaemonUnavailable
+    from semtask.sdk.app import Semantica
+    from semtask.sdk.failures import JobCancelled, JobError, JobExpired, JobFailed, JobSuperseded, JobTimeout
+    from semtask.sdk.handle import JobHandle
+    from semtask.sdk.results import CompletedCommand
+    from semtask.sdk.task import AsyncTask, Task
+    from semtask.tasks.context import JobContext, current_job
+    from semtask.tasks.control import Cancel, Permanent, Retry, Snooze
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "__version__"]
+__all__ = [
+    "AsyncClient",
+    "AsyncTask",
+    "Cancel",
+    "Client",
+    "CompletedCommand",
+    "DaemonUnavailable",
+    "JobCancelled",
+    "JobContext",
+    "JobError",
+    "JobExpired",
+    "JobFailed",
+    "JobHandle",
+    "JobSuperseded",
+    "JobTimeout",
+    "Permanent",
+    "Retry",
+    "Semantica",
+    "Snooze",
+    "Task",
+    "__version__",
+    "current_job",
+]
 
-_LAZY = {"AsyncClient": "semtask.client.async_client", "Client": "semtask.client.client"}
+_LAZY = {
+    "semtask.client.async_client": ["AsyncClient"],
+    "semtask.client.client": ["Client"],
+    "semtask.errors": ["DaemonUnavailable"],
+    "semtask.sdk.app": ["Semantica"],
+    "semtask.sdk.failures": ["JobCancelled", "JobError", "JobExpired", "JobFailed", "JobSuperseded", "JobTimeout"],
+    "semtask.sdk.handle": ["JobHandle"],
+    "semtask.sdk.results": ["CompletedCommand"],
+    "semtask.sdk.task": ["AsyncTask", "Task"],
+    "semtask.tasks.context": ["JobContext", "current_job"],
+    "semtask.tasks.control": ["Cancel", "Permanent", "Retry", "Snooze"],
+}
 
 
 def __getattr__(name: str) -> Any:
     # Loaded on first use: the command line and the launcher must start at once.
-    if name in _LAZY:
-        import importlib
+    for module, names in _LAZY.items():
+        if name in names:
+            import importlib
 
-        return getattr(importlib.import_module(_LAZY[name]), name)
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'semtask' has no attribute {name!r}")
 
 

@@ -1,0 +1,134 @@
+"""The app: what a program makes once, to define tasks with and to enqueue them through."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
+
+from semtask.client.calls import Call
+from semtask.protocol.messages import Enqueued
+from semtask.sdk.command import Stderr, StrPath, command_call
+from semtask.sdk.connection import Connection
+from semtask.sdk.handle import JobHandle
+from semtask.sdk.naming import name_of, require_task
+from semtask.sdk.options import DurabilityOption, EnqueueOptions, JobOptions, OnDuplicateOption, OnInterruptOption
+from semtask.sdk.results import CompletedCommand, any_of, command_of
+from semtask.sdk.task import AsyncTask, Task, TaskDecorator
+from semtask.tasks.control import Retry
+from semtask.tasks.registry import Registry, Seconds, TaskDefinition, TaskOptions
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Semantica:
+    """Tasks, and the way to the daemon that runs them. Threads, event loops and forked children may share it.
+
+    Nothing is opened before the first request. `home` and `autostart` go before the settings; `url`
+    (http://127.0.0.1:port) before SEMANTICA_RPC_URL and the unix socket of the home. Where no daemon answers, the
+    first request starts one, unless `autostart` or the settings say otherwise.
+    """
+
+    def __init__(self, home: StrPath | None = None, url: str | None = None, autostart: bool | None = None) -> None:
+        self.registry = Registry()
+        self._connection = Connection(home, url, autostart)
+
+    def close(self) -> None:
+        """Close the connections of this thread and of all event loops. The next request opens another one."""
+        self._connection.close()
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...  # type: ignore[overload-overlap]  # the first one that fits is meant
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+    @overload
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        retry: Retry | int | None = None,
+        timeout: Seconds | None = None,
+        deadline: Seconds | None = None,
+        ttl: Seconds | None = None,
+        grace: Seconds | None = None,
+        tag: str | None = None,
+        on_duplicate: OnDuplicateOption | None = None,
+        on_interrupt: OnInterruptOption | None = None,
+        retry_on_crash: bool | None = None,
+        concurrency: int | None = None,
+        durability: DurabilityOption | None = None,
+    ) -> TaskDecorator: ...
+
+    def task(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:
+        """Make a function a task: `@app.task`, or `@app.task(queue="index", retry=3)`.
+
+        Durations are seconds or timedelta. `retry`: a Retry, or the executions allowed. `timeout` is for each attempt;
+        `deadline` for the whole job, counted from its enqueue; `ttl` for the time until it starts; `grace` for its end
+        once it is being stopped. `on_interrupt="fail"`: it is started at most once, even if the daemon dies under it.
+        `retry_on_crash`: it may be tried again when its process dies. `concurrency`: so many of its jobs run at once.
+
+        Its name, which its jobs are stored under, is `module:qualname` unless `name` gives another. Raises
+        DuplicateTask for a name that is taken, ValueError for a wrong option or a function without a name.
+        """
+        name = options.pop("name", None)
+        wanted = TaskOptions.of(**options)
+
+        def decorate(function: Callable[..., Any]) -> Task[..., Any] | AsyncTask[..., Any]:
+            require_task(function)
+            is_async = inspect.iscoroutinefunction(function)
+            definition = TaskDefinition(name or name_of(function), function, is_async, wanted)
+            self.registry.add(definition)
+            kind = AsyncTask[..., Any] if is_async else Task[..., Any]
+            return kind(definition, self._connection, JobOptions.of_task(wanted))
+
+        return decorate if function is None else decorate(function)
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        *argv: StrPath,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        stderr: Stderr = "merged",
+        name: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> JobHandle[CompletedCommand]:
+        """Run a command as a durable job: `app.run("make", "test", timeout=600)`.
+
+        It gets the working directory (or `cwd`), the umask and the allowed part of the environment of its caller, and
+        `env` on top. Its result is a CompletedCommand, whatever the exit code; result() raises JobError where it did
+        not run to its end. `name` is its job_type, else that of the program.
+        """
+        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name)
+        return self._handle(self._connection.send(call))
+
+    async def arun(
+        self,
+        *argv: StrPath,
+        env: Mapping[str, str] | None = None,
+        cwd: StrPath | None = None,
+        stderr: Stderr = "merged",
+        name: str | None = None,
+        **options: Unpack[EnqueueOptions],
+    ) -> JobHandle[CompletedCommand]:
+        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name)
+        return self._handle(await self._connection.asend(call))
+
+    def _command(self, argv: tuple[StrPath, ...], options: EnqueueOptions, **how: Any) -> Call[Enqueued]:
+        params = JobOptions().using(**options).counted_from(self._connection.now_ms())
+        return command_call(argv, self._connection.settings, params, **how)
+
+    def _handle(self, job: Enqueued) -> JobHandle[CompletedCommand]:
+        return JobHandle(self._connection, job.job_id, command_of, deduplicated=job.deduplicated)
+
+    # --- jobs -------------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> JobHandle[Any]:
+        """A job by its id. Its result is plain JSON, or a CompletedCommand; `task.handle(job_id)` knows its type."""
+        return JobHandle(self._connection, job_id, any_of)

@@ -1,0 +1,88 @@
+"""The way of an app to its daemon: a client per thread and one per event loop, made at the first request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+from semtask import config
+from semtask.client.async_client import AsyncClient
+from semtask.client.calls import Call
+from semtask.client.client import Client
+from semtask.config import Settings
+
+R = TypeVar("R")
+C = TypeVar("C", bound=Client | AsyncClient)
+
+
+class _Closing(Generic[C]):
+    """Closes its client when nobody has it any more: its thread or its event loop has ended."""
+
+    def __init__(self, client: C) -> None:
+        self.client = client
+
+    def __del__(self) -> None:
+        self.client.close()
+
+
+class Connection:
+    """Sends the requests of `client/calls.py`, from any thread, event loop and forked child."""
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        url: str | None = None,
+        autostart: bool | None = None,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        self.now_ms = now_ms
+        self._home = home
+        self._url = url
+        self._autostart = autostart
+        self._forget()
+
+    def send(self, call: Call[R]) -> R:
+        """Raises the errors of `Client`."""
+        return self._of_thread().send(call)
+
+    async def asend(self, call: Call[R]) -> R:
+        return await self._of_loop().send(call)
+
+    def close(self) -> None:
+        """Close the connections of this thread and of all event loops. The next request opens another one."""
+        self._forget()
+
+    @cached_property
+    def settings(self) -> Settings:
+        return config.load(flags={"home": self._home, "autostart": self._autostart})
+
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._threads = threading.local()
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Closing[AsyncClient]] = WeakKeyDictionary()
+
+    def _of_thread(self) -> Client:
+        if self._pid != os.getpid():
+            self._forget()  # what is open belongs to the parent: two processes must not read from one socket
+        try:
+            return self._threads.kept.client  # type: ignore[no-any-return]
+        except AttributeError:
+            client = Client(self._home, self._url, self._autostart)
+            self._threads.kept = _Closing(client)
+            return client
+
+    def _of_loop(self) -> AsyncClient:
+        if self._pid != os.getpid():
+            self._forget()
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if (kept := self._loops.get(loop)) is None:
+                kept = self._loops[loop] = _Closing(AsyncClient(self._home, self._url, self._autostart))
+        return kept.client

@@ -1,0 +1,131 @@
+"""The options of a single enqueue, in the words of the SDK and as parameters of dev.enqueue.v1."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+
+from semtask.model.trace_context import trace_id_of
+from semtask.protocol.messages import Schedule
+from semtask.tasks.context import current_or_none
+from semtask.tasks.control import Retry
+from semtask.tasks.registry import Seconds, TaskOptions, milliseconds, retry_options
+
+OnDuplicateOption: TypeAlias = Literal["supersede", "supersede_running", "join", "reject", "after"]
+OnInterruptOption: TypeAlias = Literal["requeue", "fail"]
+DurabilityOption: TypeAlias = Literal["fsync", "os"]
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """What can be said about a single job. Durations are seconds or timedelta.
+
+    `delay` or `at` (with a time zone) say when it may run. `deadline`: it is ended by then; a duration is counted from
+    the enqueue, or from `delay` or `at`. `ttl`: it is dropped unless it starts within. `timeout` is for each attempt,
+    `grace` for its end. `retry`: a Retry, or the executions allowed. `subject`: what it is about; `on_duplicate` says
+    what becomes of other jobs of its subject. `idempotency_key`: a second enqueue with it gives the first job.
+    """
+
+    queue: str
+    priority: int
+    tag: str
+    subject: str
+    on_duplicate: OnDuplicateOption
+    idempotency_key: str
+    delay: Seconds
+    at: datetime
+    retry: Retry | int
+    timeout: Seconds
+    deadline: Seconds | datetime
+    ttl: Seconds
+    grace: Seconds
+    on_interrupt: OnInterruptOption
+    retry_on_crash: bool
+    durability: DurabilityOption
+
+
+_AS_THEY_ARE = {
+    "queue": "queue",
+    "priority": "priority",
+    "tag": "tag",
+    "subject": "subject_key",
+    "on_duplicate": "on_duplicate",
+    "idempotency_key": "idempotency_key",
+    "on_interrupt": "on_interrupt",
+    "retry_on_crash": "retry_on_crash",
+    "durability": "durability",
+}
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """`params` as dev.enqueue.v1 has them; `deadline_ms` and `delay_ms` are counted when the job is enqueued."""
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    deadline_ms: int | None = None
+    delay_ms: int | None = None
+    at: int | None = None
+
+    @classmethod
+    def of_task(cls, options: TaskOptions) -> JobOptions:
+        """What the task says for all of its jobs."""
+        params = options.defaults()
+        return cls(params, deadline_ms=params.pop("deadline_ms", None))
+
+    @property
+    def has_key(self) -> bool:
+        return "idempotency_key" in self.params
+
+    def using(self, **options: Unpack[EnqueueOptions]) -> JobOptions:
+        """These options with others in place. Raises TypeError for an unknown one, ValueError for a wrong value."""
+        if unknown := set(options) - EnqueueOptions.__annotations__.keys():
+            raise TypeError(f"unknown option {', '.join(map(repr, sorted(unknown)))}")
+        if "delay" in options and "at" in options:
+            raise ValueError("delay and at exclude each other")
+        params = dict(self.params)
+        params.update({_AS_THEY_ARE[name]: value for name, value in options.items() if name in _AS_THEY_ARE})
+        params.update(retry_options(options.get("retry")))
+        for name in ("timeout", "ttl", "grace"):
+            if (duration := milliseconds(name, options.get(name))) is not None:  # type: ignore[arg-type]
+                params[f"{name}_ms"] = duration
+        deadline, deadline_ms = options.get("deadline"), self.deadline_ms
+        if isinstance(deadline, datetime):
+            params["deadline"], deadline_ms = _epoch_ms("deadline", deadline), None
+        elif deadline is not None:
+            params.pop("deadline", None)
+            deadline_ms = milliseconds("deadline", deadline)
+        delay_ms, at = self.delay_ms, self.at
+        if "delay" in options:
+            delay_ms, at = milliseconds("delay", options["delay"]), None
+        if "at" in options:
+            delay_ms, at = None, _epoch_ms("at", options["at"])
+        return JobOptions(params, deadline_ms, delay_ms, at)
+
+    def counted_from(self, now_ms: int) -> dict[str, Any]:
+        """Parameters for a job that is enqueued now (epoch ms), by the job that runs here if there is one."""
+        params = dict(self.params)
+        if self.at is not None:
+            params["schedule"] = Schedule(type="AT", scheduled_at=self.at)
+        elif self.delay_ms is not None:
+            params["schedule"] = Schedule(type="AFTER", delay_ms=self.delay_ms)
+        if self.deadline_ms is not None:
+            due = now_ms + (self.delay_ms or 0) if self.at is None else max(now_ms, self.at)
+            params["deadline"] = due + self.deadline_ms
+        job = current_or_none()
+        if job is not None:
+            params["parent_job_id"] = job.job_id
+        traceparent = os.environ.get("TRACEPARENT") if job is None else job.traceparent
+        if traceparent and trace_id_of(traceparent):  # a broken one is to be ignored, says its standard
+            params["traceparent"] = traceparent
+        return params
+
+
+def _epoch_ms(option: str, when: datetime) -> int:
+    if when.tzinfo is None:
+        raise ValueError(f"{option} needs a time zone, such as datetime.now(UTC) has: {when!r}")
+    return (when - _EPOCH) // timedelta(milliseconds=1)
+
+
+_EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
