@@ -1,0 +1,103 @@
+"""The worker's end of its connection to the daemon: frames on a socket, tokens on an eventfd."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import threading
+
+from semtask.protocol.frames import Frames, ToDaemon, ToWorker, encode, to_worker
+
+_CHUNK = 256 * 1024
+_HUNG_UP = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+
+
+class DaemonGone(Exception):
+    """The socket has ended: nothing more is begun."""
+
+
+class Channel:
+    """Closed in every forked child: only the worker itself speaks for its jobs."""
+
+    def __init__(self, socket_fd: int, tokens_fd: int) -> None:
+        self._socket = socket.socket(fileno=socket_fd)
+        self._tokens = tokens_fd
+        self._frames = Frames()
+        self._sending = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN | _HUNG_UP)
+        self._poll_all = select.poll()
+        self._poll_all.register(self._socket, select.POLLIN | _HUNG_UP)
+        self._poll_all.register(tokens_fd, select.POLLIN)
+        self.is_closed = False
+        os.register_at_fork(after_in_child=self._close)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: ToDaemon) -> None:
+        """Send a frame, from any thread. A daemon that is gone is noticed by who reads next.
+
+        Raises RuntimeError in a forked child, and OSError if the task has closed the socket.
+        """
+        if self.is_closed:
+            raise RuntimeError("only the process of a job can speak for it, not a child that it has forked")
+        data = encode(message)
+        with self._sending:
+            try:
+                self._socket.sendall(data)
+            except (BrokenPipeError, ConnectionResetError):
+                return
+
+    def receive(self) -> list[ToWorker]:
+        """Wait for bytes; the frames that they complete. Raises DaemonGone at the end, and ProtocolError."""
+        return self._take(self._read(0))
+
+    def receive_now(self) -> list[ToWorker]:
+        """All frames that have come. Raises DaemonGone if the socket has ended, and ProtocolError."""
+        messages: list[ToWorker] = []
+        while self.has_input():
+            messages += self._take(self._read(socket.MSG_DONTWAIT))
+        return messages
+
+    def has_input(self) -> bool:
+        """Raises DaemonGone if the socket has ended, whatever is still to be read: it must not be begun."""
+        events = self._poll.poll(0)
+        if not events:
+            return False
+        if events[0][1] & _HUNG_UP:
+            raise DaemonGone
+        if events[0][1] & select.POLLNVAL:
+            raise OSError(errno.EBADF, "a task has closed the worker's socket")
+        return True
+
+    def wait(self) -> None:
+        """Until there are bytes, a token, or the end."""
+        self._poll_all.poll()
+
+    def take_token(self) -> bool:
+        try:
+            os.eventfd_read(self._tokens)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _read(self, flags: int) -> bytes:
+        try:
+            data = self._socket.recv(_CHUNK, flags)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise DaemonGone
+        return data
+
+    def _take(self, data: bytes) -> list[ToWorker]:
+        self._frames.feed(data)
+        return [to_worker(body) for body in self._frames.bodies()]
+
+    def _close(self) -> None:
+        self.is_closed = True
+        self._socket.close()
+        os.close(self._tokens)

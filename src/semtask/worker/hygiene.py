@@ -1,0 +1,142 @@
+"""What a job leaves behind: processes, threads, a changed process, memory. Cheap where there is nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Collection
+
+from semtask.host import procfs
+from semtask.protocol.frames import Setup
+from semtask.worker.audit import ENVIRONMENT_CHANGES, Audit
+
+_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM)
+_LONG_JOB_NS = 10_000_000
+_JOBS_BETWEEN_LOOKS = 50
+_THREADS_MAY_END_S = 0.01
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_MIB = 1024 * 1024
+
+
+class Hygiene:
+    """Made when the app is imported: what is there by then belongs to the app, not to a job."""
+
+    def __init__(self, setup: Setup, audit: Audit) -> None:
+        self._setup = setup
+        self._pid = os.getpid()
+        self._jobs = 0
+        self._weighed = 0  # after so many jobs its memory was looked at
+        self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._siblings = _children_file(setup.shim_pid)
+        self._children = frozenset(procfs.children(self._pid))
+        self._threads = threading.active_count()
+        self._known_threads = frozenset(threading.enumerate())
+        self._folder = os.getcwd()
+        self._environ = os.environ
+        self._environment = dict(os.environ)
+        self._environment_touched = False
+        self._handlers = _handlers()
+        audit.on(ENVIRONMENT_CHANGES, self._touch)
+
+    def _touch(self) -> None:
+        self._environment_touched = True
+
+    def settle(self) -> None:
+        """The worker has set up its signals."""
+        self._handlers = _handlers()
+
+    def count(self) -> None:
+        """A job has run."""
+        self._jobs += 1
+
+    def knows_thread(self, thread: threading.Thread) -> bool:
+        return thread in self._known_threads
+
+    def leftovers(self) -> bool:
+        """Whether there are living processes that jobs have started. Children that have ended are reaped."""
+        return self._has_children() or self._has_orphans()
+
+    def _has_children(self) -> bool:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        found = False
+        for pid in procfs.children(self._pid):
+            if pid in self._children:
+                continue
+            if _alive(pid):
+                found = True
+            else:
+                os.waitpid(pid, os.WNOHANG)
+        return found
+
+    def _has_orphans(self) -> bool:
+        """Orphans of jobs are adopted by the shim, whose only own child is this worker."""
+        if self._siblings is None:
+            return False
+        pids = os.pread(self._siblings, 4096, 0).split()
+        return len(pids) > 1 and any(_alive(int(pid)) for pid in pids if int(pid) != self._pid)
+
+    def reason_to_recycle(self, ran_ns: int, spare: Collection[threading.Thread] = ()) -> str | None:
+        """Why this process is not fit for another job. `spare` threads are no job's."""
+        return self._drift(spare) or self._wear(ran_ns)
+
+    def _wear(self, ran_ns: int) -> str | None:
+        if 0 < self._setup.max_jobs <= self._jobs:
+            return f"it has run {self._jobs} jobs"
+        limit = self._setup.max_memory_bytes
+        if limit > 0 and (ran_ns > _LONG_JOB_NS or self._jobs - self._weighed >= _JOBS_BETWEEN_LOOKS):
+            self._weighed = self._jobs
+            resident = int(os.pread(self._memory, 100, 0).split()[1]) * _PAGE
+            if resident > limit:
+                return f"it uses {resident // _MIB} MiB of memory, more than {limit // _MIB}"
+        return None
+
+    def _drift(self, spare: Collection[threading.Thread]) -> str | None:
+        if threading.active_count() > self._threads + len(spare) and (names := self._new_threads(spare)):
+            return f"a job left threads running: {', '.join(names)}"
+        try:
+            folder = os.getcwd()
+        except FileNotFoundError:
+            return f"a job has removed the working directory {self._folder}"
+        if folder != self._folder:
+            return f"a job changed the working directory to {folder}"
+        if os.environ is not self._environ or (self._environment_touched and self._environment_differs()):
+            return "a job changed the environment"
+        if _handlers() != self._handlers:
+            return "a job changed what happens at a signal"
+        if signal.getitimer(signal.ITIMER_REAL)[0]:
+            return "a job left an alarm behind"
+        return None
+
+    def _environment_differs(self) -> bool:
+        self._environment_touched = False
+        return dict(os.environ) != self._environment
+
+    def _new_threads(self, spare: Collection[threading.Thread]) -> list[str]:
+        known = self._known_threads.union(spare)
+        deadline = time.monotonic() + _THREADS_MAY_END_S
+        left = [thread for thread in threading.enumerate() if thread not in known]
+        while (left := [thread for thread in left if thread.is_alive()]) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return [thread.name for thread in left]
+
+
+def _handlers() -> list[object]:
+    return [signal.getsignal(number) for number in _SIGNALS]
+
+
+def _alive(pid: int) -> bool:
+    seen = procfs.stat(pid)
+    return seen is not None and seen.alive
+
+
+def _children_file(shim_pid: int) -> int | None:
+    """None without a shim, or where the kernel does not list children."""
+    try:
+        return os.open(f"/proc/{shim_pid}/task/{shim_pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None

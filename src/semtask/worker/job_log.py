@@ -1,0 +1,108 @@
+"""The log of one claim, as the code of its task writes it: `2026-11-23T12:00:00.123Z INFO text`.
+
+The level of a log record is its own name; what was printed has OUT, what went to stderr ERR.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+_MAX_PARTIAL = 64 * 1024
+
+_second = 0
+_second_text = ""
+
+
+def stamped(level: str, text: str) -> bytes:
+    """The lines of `text`, each with the time and the level."""
+    prefix = f"{_now()} {level} "
+    lines = text.split("\n")
+    if len(lines) > 1 and not lines[-1]:
+        lines.pop()
+    return "".join([f"{prefix}{line}\n" for line in lines]).encode("utf-8", "backslashreplace")
+
+
+def _now() -> str:
+    global _second, _second_text  # noqa: PLW0603 - a cache
+    now_ms = time.time_ns() // 1_000_000
+    second, ms = divmod(now_ms, 1000)
+    if second != _second:
+        _second_text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _second = second
+    return f"{_second_text}.{ms:03d}Z"
+
+
+def write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class JobLog:
+    """The file is made with the first output. Raises OSError where that cannot be written, as any file would."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd: int | None = None
+        self._partial: dict[tuple[str, int], str] = {}
+        self._opening = threading.Lock()
+
+    def print(self, level: str, text: str) -> None:
+        """Part of a stream. A line is written when it ends: those of threads must not mix."""
+        key = (level, threading.get_ident())
+        text = self._partial.pop(key, "") + text
+        lines, newline, rest = text.rpartition("\n")
+        if len(rest) > _MAX_PARTIAL:
+            lines, newline, rest = text, "\n", ""
+        if rest:
+            self._partial[key] = rest
+        if newline:
+            self.write(level, lines)
+
+    def write(self, level: str, text: str) -> None:
+        """Whole lines."""
+        write_all(self.fd(), stamped(level, text))
+
+    def fd(self) -> int:
+        if self._fd is None:
+            with self._opening:
+                if self._fd is None:
+                    self._fd = _create(self._path)
+        return self._fd
+
+    @property
+    def is_open(self) -> bool:
+        return self._fd is not None
+
+    def in_child(self, fd: int | None) -> None:
+        """This is a forked child of the job, in which the descriptor may be closed and used for something else."""
+        self._opening = threading.Lock()
+        if fd is not None:
+            self._fd = fd
+
+    def flush(self) -> None:
+        """Write what is left of unfinished lines."""
+        partial, self._partial = self._partial, {}
+        for (level, _), text in partial.items():
+            self.write(level, text)
+
+    def close(self) -> int | None:
+        """Its size in bytes, None if nothing was written. Unfinished lines must have been flushed."""
+        if self._fd is None:
+            return None
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        os.close(self._fd)
+        self._fd = None
+        return size
+
+
+def _create(path: str) -> int:
+    # Old content goes: after a power cut a lost claim's number can come again.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return os.open(path, flags, 0o600)

@@ -1,0 +1,73 @@
+"""The interruption of a sync task: SIGUSR1 raises in its code, and nowhere else.
+
+A signal handler of Python runs between any two bytecodes of the main thread. It may raise only while the code of a task
+runs there (armed), and not inside our own code that the task has called (held), where it would tear a frame or a line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+
+class SoftStop:
+    """`deliver` reads what the daemon has said, and returns the exception to be raised in the task, if any."""
+
+    def __init__(self, deliver: Callable[[FrameType | None], BaseException | None]) -> None:
+        self._deliver = deliver
+        self._main = threading.main_thread().ident
+        self._armed = False
+        self._held = 0
+        self._poked = False
+        signal.signal(signal.SIGUSR1, self._on_signal)
+        os.register_at_fork(after_in_child=self.disarm)
+
+    def forget(self) -> None:
+        """Before frames are read: what a signal told of is among them."""
+        self._poked = False
+
+    def arm(self) -> None:
+        """The code of a task begins. Raises what a signal since `forget` is about."""
+        self._armed = True
+        if self._poked:
+            self._strike(None)
+
+    def disarm(self) -> None:
+        self._armed = False
+
+    @property
+    def in_task(self) -> bool:
+        """Whether the caller is the code of a task in the main thread."""
+        return self._armed and threading.get_ident() == self._main
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self._main:
+            self._held += 1
+
+    def __exit__(self, *_: object) -> None:
+        if threading.get_ident() == self._main:
+            self._held -= 1
+            if self._poked and self._armed and not self._held:
+                self._strike(sys._getframe(1))
+
+    def _on_signal(self, _number: int, frame: FrameType | None) -> None:
+        if self._armed and not self._held:
+            self._strike(frame)
+        else:
+            self._poked = True
+
+    def _strike(self, frame: FrameType | None) -> None:
+        """At most once a job: its cleaning up is not interrupted again."""
+        self._armed = False
+        while True:
+            self._poked = False
+            error = self._deliver(frame)
+            if error is not None:
+                raise error
+            if not self._poked:
+                break
+        self._armed = True
