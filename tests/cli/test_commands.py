@@ -235,7 +235,7 @@ def test_the_status_says_why_background_work_waits(tmp_path: Path) -> None:
             "system": {"running_processes": 0, "max_processes": 8}, "queues": [],
             "throttle": {"active": True, "reason": "CPU 97 %", "since": since},
         }  # fmt: skip
-        fake.script = [answer(stats), answer(stats)]
+        fake.script = [answer(stats), answer({"apps": []}), answer({"workers": []})] * 2
         shell = Shell(tmp_path / "home")
         told = [line for line in shell("status").out.splitlines() if "background" in line]
         assert len(told) == 1
@@ -289,7 +289,7 @@ def test_the_schema_of_the_settings_takes_what_the_settings_take(served: Shell) 
     shown = served("config", "show", "--json").json["settings"]
     assert set(schema["properties"]) == set(shown)
     assert schema["additionalProperties"] is False
-    kinds = {"integer": int, "string": str, "array": list, "boolean": bool}
+    kinds = {"integer": int, "string": str, "array": list, "boolean": bool, "object": dict}
     for name, value in shown.items():
         rule = schema["properties"][name]
         assert rule["description"]

@@ -39,7 +39,7 @@ def offered(shell: Shell, line: str, **env: str) -> list[str]:
 
 
 def test_commands_and_options(served: Shell) -> None:
-    assert offered(served, "semtask re") == ["retry", "resume"]
+    assert offered(served, "semtask re") == ["result", "retry", "resume"]
     assert "--on-duplicate" in offered(served, "semtask run --on")
     assert offered(served, "semtask run --on-duplicate su") == ["supersede", "supersede_running"]
     assert offered(served, "semtask db r") == ["rollback"]

@@ -41,14 +41,16 @@ def show(session: Session, origin: bool) -> None:
         return
     width = max(map(len, shown))
     for name, value in shown.items():
-        text = ",".join(value) if isinstance(value, list) else "-" if value is None else str(value)
-        session.line(f"{name:<{width}}  {text}" + (f"  ({sources[name]})" if origin else ""))
+        text = ",".join(value) if isinstance(value, list | dict) else "" if value is None else str(value)
+        session.line(f"{name:<{width}}  {text or '-'}" + (f"  ({sources[name]})" if origin else ""))
 
 
 def _plain(value: Any) -> Any:
     """A value as JSON can hold it."""
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, dict):
+        return value
     return value if value is None or isinstance(value, int) else str(value)
 
 

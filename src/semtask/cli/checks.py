@@ -11,71 +11,28 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from semtask import __version__, config, maintenance
 from semtask.cli import render
-from semtask.client.address import NotRunning, UnixAddress, address_of
+from semtask.cli.app_checks import apps
+from semtask.cli.patient import FAIL, Finding, Patient, fail, ok, warn
+from semtask.client.address import UnixAddress, address_of
 from semtask.client.transport import Transport
 from semtask.config import Settings
 from semtask.errors import DaemonUnavailable, SemtaskError, StartupError
-from semtask.host.app_list import read_apps
 from semtask.host.filesystem import free_bytes, require_local
-from semtask.model.app import App
-from semtask.protocol.frames import PROTOCOL
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 _MIB = 1 << 20
-_PATIENCE_S = 3.0
 _FEW_BYTES, _TOO_FEW_BYTES = 1024 * _MIB, 100 * _MIB
 _LONG_WAL = 256 * _MIB
 _SLOW_SYNC_MS = 20
 _QUICK_CHECK_S = 10.0
-_INTERPRETER_S = 10.0
 _FILES_PER_PROCESS = 4
 _FILES_OF_DAEMON = 128
 _PROCESSES_PER_JOB = 4
 _EARLIEST = 1_735_689_600_000  # 2025-01-01: before it this program did not exist
 _SKEW_MS = 60_000
-
-
-class Finding(NamedTuple):
-    name: str
-    verdict: str
-    text: str
-    fix: str | None = None
-
-
-class Patient:
-    """The home that is looked at, and its daemon if one answers."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    @property
-    def stats(self) -> dict[str, Any] | None:
-        """What the daemon says; None if there is none. Raises SemtaskError if it does not answer as it should."""
-        if isinstance(self._answer, SemtaskError):
-            raise self._answer
-        return self._answer
-
-    @property
-    def pid(self) -> int | None:
-        """The daemon's, if it answers."""
-        return int(self._answer["pid"]) if isinstance(self._answer, dict) else None
-
-    @cached_property
-    def _answer(self) -> dict[str, Any] | SemtaskError | None:
-        """Asked once: a daemon that hangs is not waited for by every check."""
-        with Transport(address_of(self.settings), notice=lambda _: None) as transport:
-            try:
-                return dict(transport.call("admin.stats.v1", {}, _PATIENCE_S))
-            except NotRunning:
-                return None
-            except SemtaskError as error:
-                return error
 
 
 Check = Callable[[Patient], Iterator[Finding]]
@@ -94,55 +51,43 @@ def examine(settings: Settings) -> Iterator[Finding]:
             yield Finding(name, FAIL, f"cannot be checked: {error}")
 
 
-def _ok(text: str) -> Finding:
-    return Finding("", OK, text)
-
-
-def _warn(text: str, fix: str | None = None) -> Finding:
-    return Finding("", WARN, text, fix)
-
-
-def _fail(text: str, fix: str | None = None) -> Finding:
-    return Finding("", FAIL, text, fix)
-
-
 def _daemon(patient: Patient) -> Iterator[Finding]:
     begin = time.monotonic()
     try:
         stats = patient.stats
     except DaemonUnavailable as error:
-        yield _fail(error.message, "look at `semtask logs --daemon -n 50`")
+        yield fail(error.message, "look at `semtask logs --daemon -n 50`")
         return
     took = render.duration((time.monotonic() - begin) * 1000)
     if stats is None:
         if patient.settings.autostart:
-            yield _ok("does not run; the next command that needs it starts it")
+            yield ok("does not run; the next command that needs it starts it")
         else:
-            yield _warn("does not run, and autostart is off", "semtask up")
+            yield warn("does not run, and autostart is off", "semtask up")
     elif stats["version"] != __version__:
-        yield _warn(
+        yield warn(
             f"is version {stats['version']}, this command line is {__version__}", "`semtask down`, then `semtask up`"
         )
     elif not stats["accepting"]:
-        yield _warn(f"pid {stats['pid']} is stopping", "wait, then `semtask up`")
+        yield warn(f"pid {stats['pid']} is stopping", "wait, then `semtask up`")
     else:
-        yield _ok(f"pid {stats['pid']}, version {stats['version']}, answered in {took}")
+        yield ok(f"pid {stats['pid']}, version {stats['version']}, answered in {took}")
 
 
 def _settings(patient: Patient) -> Iterator[Finding]:
     good = True
     for name, problem in config.unknown_environment().items():
         good = False
-        yield _warn(f"{name} {problem}", f"unset {name}")
+        yield warn(f"{name} {problem}", f"unset {name}")
     for name, path in config.misplaced(patient.settings).items():
         good = False
-        yield _warn(
+        yield warn(
             f"{name} in {path} has no effect: one daemon serves all projects of its home",
             "move it to the user file, ~/.config/semtask/config.toml",
         )
     if good:
         files = {source for source in patient.settings.origin.values() if source.startswith("/")}
-        yield _ok("from " + ", ".join([*sorted(files), "the environment and defaults"]))
+        yield ok("from " + ", ".join([*sorted(files), "the environment and defaults"]))
 
 
 def _home(patient: Patient) -> Iterator[Finding]:
@@ -150,10 +95,10 @@ def _home(patient: Patient) -> Iterator[Finding]:
     there = _existing(home)
     if not os.access(there, os.W_OK | os.X_OK, effective_ids=True):
         what = "cannot be written to" if there == home else f"cannot be made, as you may not write to {there}"
-        yield _fail(f"{home} {what}", "choose another one with SEMANTICA_HOME")
+        yield fail(f"{home} {what}", "choose another one with SEMANTICA_HOME")
         return
     if there != home:
-        yield _ok(f"{home} is not there yet; the first start of the daemon makes it")
+        yield ok(f"{home} is not there yet; the first start of the daemon makes it")
         return
     bad = [
         finding
@@ -170,7 +115,7 @@ def _home(patient: Patient) -> Iterator[Finding]:
     ]
     yield from bad
     if not bad:
-        yield _ok(f"{home} belongs to you, and nobody else can write or connect")
+        yield ok(f"{home} belongs to you, and nobody else can write or connect")
 
 
 def _private(path: Path, allowed: int) -> Finding | None:
@@ -181,56 +126,56 @@ def _private(path: Path, allowed: int) -> Finding | None:
         return None
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid != os.geteuid():
-        return _fail(f"{path} belongs to user id {found.st_uid}, not to you", "use a home of your own: SEMANTICA_HOME")
+        return fail(f"{path} belongs to user id {found.st_uid}, not to you", "use a home of your own: SEMANTICA_HOME")
     if mode & ~allowed & 0o777:
-        return _fail(f"{path} has mode {mode:04o}; others get in", f"chmod {allowed:o} {path}")
+        return fail(f"{path} has mode {mode:04o}; others get in", f"chmod {allowed:o} {path}")
     return None
 
 
 def _sqlite(_patient: Patient) -> Iterator[Finding]:
-    yield _ok(f"version {maintenance.sqlite_version()}, without the WAL-reset bug")
+    yield ok(f"version {maintenance.sqlite_version()}, without the WAL-reset bug")
 
 
 def _file_system(patient: Patient) -> Iterator[Finding]:
     folders = {patient.settings.home, patient.settings.database.parent}
     for folder in folders:
         require_local(folder)
-    yield _ok("local: " + ", ".join(map(str, sorted(folders))))
+    yield ok("local: " + ", ".join(map(str, sorted(folders))))
 
 
 def _database(patient: Patient) -> Iterator[Finding]:
     path = patient.settings.database
     if not path.exists():
-        yield _ok(f"{path} is not there yet")
+        yield ok(f"{path} is not there yet")
         return
     schema = maintenance.schema(patient.settings)
     if schema.pending:
-        yield _warn(
+        yield warn(
             f"the schema has version {schema.version}, this release has {schema.pending[-1][0]}",
             "`semtask down`, then `semtask up` brings it up to date",
         )
     found = maintenance.damages(patient.settings, limit_s=_QUICK_CHECK_S)
     if found is None:
-        yield _warn(f"is too large to be checked within {_QUICK_CHECK_S:g} s", "semtask db check")
+        yield warn(f"is too large to be checked within {_QUICK_CHECK_S:g} s", "semtask db check")
     elif found:
-        yield _fail(
+        yield fail(
             f"is damaged: {found[0]}" + (f", and {len(found) - 1} more" if len(found) > 1 else ""),
             f"`semtask down`, keep a copy of {path}, and see `semtask db check`",
         )
     else:
-        yield _ok(f"sound, {render.size(path.stat().st_size)}, schema version {schema.version}")
+        yield ok(f"sound, {render.size(path.stat().st_size)}, schema version {schema.version}")
 
 
 def _write_ahead_log(patient: Patient) -> Iterator[Finding]:
     wal = Path(f"{patient.settings.database}-wal")
     size = wal.stat().st_size if wal.exists() else 0
     if size > _LONG_WAL:
-        yield _warn(
+        yield warn(
             f"has {render.size(size)}: it cannot be emptied while something reads the database",
             f"look for other programs that have {patient.settings.database} open",
         )
     else:
-        yield _ok(render.size(size))
+        yield ok(render.size(size))
 
 
 def _disk(patient: Patient) -> Iterator[Finding]:
@@ -238,11 +183,11 @@ def _disk(patient: Patient) -> Iterator[Finding]:
     free = free_bytes(folder)
     text = f"{render.size(free)} free at {folder}"
     if free < _TOO_FEW_BYTES:
-        yield _fail(text, "make room; `semtask gc --vacuum` deletes old jobs and gives their space back")
+        yield fail(text, "make room; `semtask gc --vacuum` deletes old jobs and gives their space back")
     elif free < _FEW_BYTES:
-        yield _warn(text, "`semtask gc --vacuum` deletes old jobs and gives their space back")
+        yield warn(text, "`semtask gc --vacuum` deletes old jobs and gives their space back")
     else:
-        yield _ok(text)
+        yield ok(text)
 
 
 def _sync(patient: Patient) -> Iterator[Finding]:
@@ -250,9 +195,9 @@ def _sync(patient: Patient) -> Iterator[Finding]:
     median_ms = statistics.median(_sync_times(folder)) * 1000
     text = f"one write reaches the disk in {median_ms:.1f} ms"
     if median_ms > _SLOW_SYNC_MS:
-        yield _warn(text, "a faster disk for the home, or durability=os for jobs that a power cut may take")
+        yield warn(text, "a faster disk for the home, or durability=os for jobs that a power cut may take")
     else:
-        yield _ok(text)
+        yield ok(text)
 
 
 def _sync_times(folder: Path) -> list[float]:
@@ -287,48 +232,46 @@ def _limits(patient: Patient) -> Iterator[Finding]:
         shown = "no limit" if soft == resource.RLIM_INFINITY else str(soft)
         texts.append(f"{name}: {shown}")
         if soft != resource.RLIM_INFINITY and soft < need:
-            yield _warn(
+            yield warn(
                 f"{name}: {soft}, and max_connections and max_processes may take {need}",
                 f"`{command} {need}` before `semtask up`, or lower the settings",
             )
             return
-    yield _ok(", ".join(texts))
+    yield ok(", ".join(texts))
 
 
 def _clock(patient: Patient) -> Iterator[Finding]:
     now = time.time() * 1000
     if now < _EARLIEST:
-        yield _fail(
-            f"it says {render.iso(int(now))}, which is in the past", "set the clock; times of jobs depend on it"
-        )
+        yield fail(f"it says {render.iso(int(now))}, which is in the past", "set the clock; times of jobs depend on it")
         return
     newest = max(
         (p.stat().st_mtime * 1000 for p in (patient.settings.database, patient.settings.logs_dir) if p.exists()),
         default=0,
     )
     if newest > now + _SKEW_MS:
-        yield _warn(
+        yield warn(
             f"it was turned back: the home was written {render.duration(newest - now)} in the future",
             "deadlines and times of jobs from before are late by as much",
         )
     else:
-        yield _ok(render.iso(int(now)))
+        yield ok(render.iso(int(now)))
 
 
 def _port(patient: Patient) -> Iterator[Finding]:
     settings = patient.settings
     taken = settings.rpc_port != 0 and _is_taken(settings.rpc_port)
     if not taken:
-        yield _ok(f"{settings.rpc_port} of 127.0.0.1 is free; TCP is {'on' if settings.tcp else 'off'}")
+        yield ok(f"{settings.rpc_port} of 127.0.0.1 is free; TCP is {'on' if settings.tcp else 'off'}")
     elif patient.pid is not None and _is_ours(patient):
-        yield _ok(f"{settings.rpc_port} of 127.0.0.1 is the daemon's")
+        yield ok(f"{settings.rpc_port} of 127.0.0.1 is the daemon's")
     elif settings.tcp:
-        yield _fail(
+        yield fail(
             f"{settings.rpc_port} of 127.0.0.1 is taken by another program",
             "SEMANTICA_RPC_PORT=0 takes a free one, SEMANTICA_TCP=off none",
         )
     else:
-        yield _ok(f"{settings.rpc_port} of 127.0.0.1 is taken by another program, which matters only with TCP on")
+        yield ok(f"{settings.rpc_port} of 127.0.0.1 is taken by another program, which matters only with TCP on")
 
 
 def _is_taken(port: int) -> bool:
@@ -358,68 +301,11 @@ def _attempts(patient: Patient) -> Iterator[Finding]:
     running = stats["running_jobs"] if stats else 0
     left = len(folders) - running
     if stats is None and folders:
-        yield _warn(f"{len(folders)} of a daemon that is gone are not settled", "semtask up")
+        yield warn(f"{len(folders)} of a daemon that is gone are not settled", "semtask up")
     elif left > max(10, running):
-        yield _warn(f"{left} are left over of jobs that have ended", "`semtask down`, then `semtask up` removes them")
+        yield warn(f"{left} are left over of jobs that have ended", "`semtask down`, then `semtask up` removes them")
     else:
-        yield _ok(f"{len(folders)}, with {running} running jobs")
-
-
-def _apps(patient: Patient) -> Iterator[Finding]:
-    """Whether each app can be imported, and has an interpreter that speaks with this daemon."""
-    apps = read_apps(patient.settings)
-    if not apps:
-        yield _ok("none; `semtask apps add` adds one")
-    known = {app["name"]: app for app in _imported(patient)}
-    for app in apps:
-        problem = _interpreter_problem(app)
-        state = known.get(app.name, {})
-        if problem:
-            yield _fail(f"{app.name}: {problem}", f"`{app.python} -m pip install semtask=={__version__}`, or --python")
-        elif state.get("state") == "failed":
-            yield _fail(f"{app.name}: {state['error']}", f"`semtask apps show {app.name}` has the traceback")
-        elif state.get("state") == "ready":
-            yield _ok(f"{app.name}: {state['tasks']} tasks, run by {app.python}")
-        elif patient.pid is not None and not state:
-            yield _warn(f"{app.name}: the daemon does not know it yet", f"semtask apps reload {app.name}")
-        else:
-            yield _ok(f"{app.name}: not imported yet")
-
-
-def _imported(patient: Patient) -> list[dict[str, Any]]:
-    """What the daemon says of its apps; nothing without one."""
-    if patient.pid is None:
-        return []
-    with Transport(address_of(patient.settings), notice=lambda _: None) as transport:
-        return list(transport.call("apps.list.v1", {}, _PATIENCE_S)["apps"])
-
-
-def _interpreter_problem(app: App) -> str | None:
-    """Why its workers could not start; None if they can."""
-    import subprocess
-
-    code = "import semtask, semtask.protocol.frames as f; print(f.PROTOCOL, semtask.__version__)"
-    try:
-        done = subprocess.run(
-            [app.python, "-c", code],
-            cwd=app.directory,
-            capture_output=True,
-            text=True,
-            timeout=_INTERPRETER_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-    except OSError as error:
-        return f"{error.filename or app.python} cannot be used: {error.strerror}"
-    except subprocess.TimeoutExpired:
-        return f"{app.python} did not start within {_INTERPRETER_S:g} s"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return f"{app.python} has no semtask that can be used ({last})"
-    protocol, _, version = done.stdout.strip().partition(" ")
-    if protocol != str(PROTOCOL):
-        return f"{app.python} has semtask {version}, whose workers speak another protocol than this one, {__version__}"
-    return None
+        yield ok(f"{len(folders)}, with {running} running jobs")
 
 
 def _programs(_patient: Patient) -> Iterator[Finding]:
@@ -431,11 +317,11 @@ def _programs(_patient: Patient) -> Iterator[Finding]:
             found.setdefault(os.path.realpath(path), path)
     others = list(found.values())[1:]
     if others:
-        yield _warn(f"`semtask` is {next(iter(found.values()))}, but there is {', '.join(others)} too", "remove one")
+        yield warn(f"`semtask` is {next(iter(found.values()))}, but there is {', '.join(others)} too", "remove one")
     if other := shutil.which("semantica"):
-        yield _warn(f"{other} is another program; both read SEMANTICA_* variables", "set SEMANTICA_HOME for each alone")
+        yield warn(f"{other} is another program; both read SEMANTICA_* variables", "set SEMANTICA_HOME for each alone")
     if not others and not other:
-        yield _ok("no other `semtask` or `semantica` on PATH")
+        yield ok("no other `semtask` or `semantica` on PATH")
 
 
 def _existing(path: Path) -> Path:
@@ -448,13 +334,13 @@ def _existing(path: Path) -> Path:
 def _socket(patient: Patient) -> Iterator[Finding]:
     address = address_of(patient.settings)
     if not isinstance(address, UnixAddress):
-        yield _ok(f"not used: SEMANTICA_RPC_URL is {address}")
+        yield ok(f"not used: SEMANTICA_RPC_URL is {address}")
         return
     path = patient.settings.socket
     if patient.pid is None and path.exists():
-        yield _ok(f"{path} is left of a daemon that was killed; the next one replaces it")
+        yield ok(f"{path} is left of a daemon that was killed; the next one replaces it")
     else:
-        yield _ok(str(path) if path.exists() else f"{path} is there while the daemon runs")
+        yield ok(str(path) if path.exists() else f"{path} is there while the daemon runs")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -472,7 +358,7 @@ CHECKS: tuple[Check, ...] = (
     _clock,
     _port,
     _attempts,
-    _apps,
+    apps,
     _programs,
 )
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import click
 
 from semtask.cli import checks, render
+from semtask.cli.patient import FAIL, OK, WARN, Finding
 from semtask.cli.session import Command, Session, pass_session
 from semtask.errors import ConfigError
 
-_COLORS = {checks.OK: "DONE", checks.WARN: "RUNNING", checks.FAIL: "FAILED"}
+_COLORS = {OK: "DONE", WARN: "RUNNING", FAIL: "FAILED"}
 
 
 @click.command(cls=Command)
@@ -21,7 +22,7 @@ def doctor(session: Session) -> int:
     Nothing is changed, and no daemon is started. Exit code 1 if something must be mended.
     """
     try:
-        findings: Iterable[checks.Finding] = checks.examine(session.settings)
+        findings: Iterable[Finding] = checks.examine(session.settings)
     except ConfigError as error:
         findings = [checks.of_settings(error)]
     shown = []
@@ -29,14 +30,14 @@ def doctor(session: Session) -> int:
         shown.append(finding)
         if not session.json:
             _print(session, finding)
-    healthy = all(finding.verdict != checks.FAIL for finding in shown)
+    healthy = all(finding.verdict != FAIL for finding in shown)
     if session.json:
         session.emit({"schema": "doctor.v1", "healthy": healthy, "checks": [finding._asdict() for finding in shown]})
     return 0 if healthy else 1
 
 
-def _print(session: Session, finding: checks.Finding) -> None:
-    if session.quiet and finding.verdict == checks.OK:
+def _print(session: Session, finding: Finding) -> None:
+    if session.quiet and finding.verdict == OK:
         return
     verdict = render.paint(f"{finding.verdict:<4}", _COLORS[finding.verdict], colored=session.colored)
     session.line(f"{verdict}  {finding.name:<15}  {render.printable(finding.text)}")

@@ -140,10 +140,11 @@ def progress_of(job: dict[str, Any]) -> str | None:
 
 
 def exception_lines(exception: dict[str, Any]) -> list[str]:
-    """As Python shows it: what caused it first."""
-    lines = [*exception_lines(exception["cause"]), "", "which led to:", ""] if exception.get("cause") else []
-    text = exception.get("traceback") or f"{exception['type']}: {exception['message']}"
-    return lines + text.rstrip("\n").split("\n")
+    """As Python shows it, which tells of its causes too; without a traceback the exception and its causes."""
+    if exception.get("traceback"):
+        return str(exception["traceback"]).rstrip("\n").split("\n")
+    lines = f"{exception['type']}: {exception['message']}".split("\n")
+    return [*lines, "caused by", *exception_lines(exception["cause"])] if exception.get("cause") else lines
 
 
 def attempt_of(job: dict[str, Any]) -> str:

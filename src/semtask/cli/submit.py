@@ -167,7 +167,7 @@ def enqueue(session: Session, /, task: str, words: tuple[str, ...], payload: str
     arguments = task_arguments(words, payload, known and known["parameters"])
     params = _params(task, arguments, "IN_PROCESS", options)
     if known is not None:
-        params = _defaults(known) | params
+        params = _defaults(known, params) | params
     job = daemon.call("dev.enqueue.v1", params)
     if known is None:
         from semtask.cli.tasks import no_task
@@ -189,11 +189,15 @@ def _tasks_for(daemon: Transport, task: str) -> list[dict[str, Any]]:
         time.sleep(0.05)
 
 
-def _defaults(task: dict[str, Any]) -> dict[str, Any]:
+def _defaults(task: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """The options that the task declares, as parameters of dev.enqueue.v1."""
     defaults = {name: value for name, value in task["defaults"].items() if value is not None}
+    if "subject_key" not in given:
+        defaults.pop("on_duplicate", None)  # it is about jobs of one subject
     if (left_ms := defaults.pop("deadline_ms", None)) is not None:
-        defaults["deadline"] = round(now_ms()) + left_ms
+        schedule = given.get("schedule", {})
+        begin = max(round(now_ms()) + schedule.get("delay_ms", 0), schedule.get("scheduled_at", 0))
+        defaults["deadline"] = begin + left_ms
     return defaults
 
 

@@ -1,0 +1,63 @@
+"""What `doctor` looks at, and what it may find."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from semtask.client.address import NotRunning, address_of
+from semtask.client.transport import Transport
+from semtask.config import Settings
+from semtask.errors import SemtaskError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+PATIENCE_S = 3.0
+
+
+class Finding(NamedTuple):
+    name: str
+    verdict: str
+    text: str
+    fix: str | None = None
+
+
+class Patient:
+    """The home that is looked at, and its daemon if one answers."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def stats(self) -> dict[str, Any] | None:
+        """What the daemon says; None if there is none. Raises SemtaskError if it does not answer as it should."""
+        if isinstance(self._answer, SemtaskError):
+            raise self._answer
+        return self._answer
+
+    @property
+    def pid(self) -> int | None:
+        """The daemon's, if it answers."""
+        return int(self._answer["pid"]) if isinstance(self._answer, dict) else None
+
+    @cached_property
+    def _answer(self) -> dict[str, Any] | SemtaskError | None:
+        """Asked once: a daemon that hangs is not waited for by every check."""
+        with Transport(address_of(self.settings), notice=lambda _: None) as transport:
+            try:
+                return dict(transport.call("admin.stats.v1", {}, PATIENCE_S))
+            except NotRunning:
+                return None
+            except SemtaskError as error:
+                return error
+
+
+def ok(text: str) -> Finding:
+    return Finding("", OK, text)
+
+
+def warn(text: str, fix: str | None = None) -> Finding:
+    return Finding("", WARN, text, fix)
+
+
+def fail(text: str, fix: str | None = None) -> Finding:
+    return Finding("", FAIL, text, fix)
