@@ -235,6 +235,75 @@ def test_a_project_file_of_another_user_is_not_used(place: Place, monkeypatch: p
         place.load()
 
 
+# --- apps ------------------------------------------------------------------------------------------------------------
+
+
+def test_apps_of_the_user_file(place: Place) -> None:
+    place.user_file.write_text(
+        """
+        [apps.shop]
+        module = "shop.tasks"
+        directory = "~/shop"
+        python = "../venv/bin/python"
+        [apps.web]
+        module = "web:jobs.app"
+        directory = "."
+        """
+    )
+    settings = place.load()
+    folder = place.user_file.parent
+    assert settings.apps == {
+        "shop": {
+            "module": "shop.tasks:app",
+            "directory": os.path.expanduser("~/shop"),
+            "python": str(folder.parent / "venv" / "bin" / "python"),
+        },
+        "web": {"module": "web:jobs.app", "directory": str(folder)},
+    }
+    assert settings.origin["apps"] == str(place.user_file)
+    assert settings.user_file == place.user_file
+    assert config.configured_apps(place.user_file) == settings.apps
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("apps = 5", "apps must be tables, [apps.NAME]"),
+        ("[apps]\nshop = 'x'", "[apps.shop] must be a table"),
+        ("[apps.'a b']\nmodule = 'x'", "'a b' is no name of an app; take 1 to 64 letters, digits, _ and -"),
+        ("[apps.shop]\nmodul = 'x'", "[apps.shop] knows no 'modul' (did you mean 'module'?)"),
+        ("[apps.shop]\nmodule = 'x'", "[apps.shop] needs directory"),
+        ("[apps.shop]\ndirectory = '/x'", "[apps.shop] needs module"),
+        ("[apps.shop]\nmodule = 5", "[apps.shop]: module must be text, not 5"),
+        ("[apps.shop]\nmodule = 'x'\ndirectory = ''", "[apps.shop]: directory must be text, not ''"),
+        (
+            "[apps.shop]\nmodule = 'tasks.py'\ndirectory = '/x'",
+            "[apps.shop]: 'tasks.py' is a file; name the module as an import does, like package.module:app",
+        ),
+        (
+            "[apps.shop]\nmodule = 'a-b'\ndirectory = '/x'",
+            "[apps.shop]: 'a-b' is no module; write it like package.module:app",
+        ),
+        (
+            "[apps.shop]\nmodule = 'x'\ndirectory = '/x'\npython = 'python3'",
+            "[apps.shop]: python must be the path of an interpreter, not 'python3'",
+        ),
+    ],
+)
+def test_a_wrong_app_is_one_line_with_its_table(place: Place, text: str, message: str) -> None:
+    place.user_file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        place.load()
+    assert str(caught.value) == f"{place.user_file}: {message}"
+
+
+def test_a_project_must_not_say_what_the_daemon_runs(place: Place) -> None:
+    """Not even one whose own home lies in the project: to enter a folder must not run its code."""
+    place.project_file.write_text('home = ".semtask"\n[apps.evil]\nmodule = "evil"\ndirectory = "."')
+    with pytest.raises(ConfigError, match=r"semantica\.toml lists apps, .*`semtask apps add`.*config\.toml"):
+        place.load()
+
+
 # --- what is inherited, what is unknown ------------------------------------------------------------------------------
 
 

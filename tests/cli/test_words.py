@@ -17,6 +17,7 @@ from semtask.cli.arguments import deadline, moment, parse_duration, past, task_a
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import describe
 from semtask.cli.follow import _start_of_last_lines
+from semtask.cli.tasks import in_words
 from semtask.model.state import FINAL, EndCause, State
 
 
@@ -108,6 +109,100 @@ def test_task_arguments(tmp_path: Path) -> None:
     file = tmp_path / "p.json"
     file.write_text('{"a": 1}')
     assert task_arguments([], f"@{file}") == {"a": 1}
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string"},
+        "when": {"type": "string", "format": "date-time"},
+        "number": {"type": "integer"},
+        "real": {"type": "number"},
+        "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+        "either": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "color": {"$ref": "#/$defs/Color"},
+        "point": {"$ref": "#/$defs/Point"},
+        "words": {"type": "array", "items": {"type": "string"}},
+        "flag": {"type": "boolean"},
+        "any": {},
+    },
+    "$defs": {"Color": {"enum": ["1", "red"]}, "Point": {"type": "object", "properties": {"x": {"type": "integer"}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("text=5", "5"),
+        ("text=true", "true"),
+        ("text=null", "null"),
+        ("text=[1]", "[1]"),
+        ('text="5"', "5"),
+        ("text=plain", "plain"),
+        ("when=2026", "2026"),
+        ("number=5", 5),
+        ("number=five", "five"),  # the daemon says what is wrong with it
+        ("number=true", True),
+        ("real=5", 5),
+        ("real=1e3", 1000.0),
+        ("maybe=5", "5"),
+        ("maybe=null", None),
+        ("either=5", 5),
+        ("either=x", "x"),
+        ("color=1", "1"),
+        ("color=red", "red"),
+        ('point={"x":1}', {"x": 1}),
+        ('words=["1"]', ["1"]),
+        ("flag=false", False),
+        ("any=5", 5),
+        ("unknown=5", 5),
+    ],
+)
+def test_the_schema_of_a_task_tells_text_from_json(word: str, value: Any) -> None:
+    name = word.partition("=")[0]
+    found = task_arguments([word], None, SCHEMA)
+    assert found == {name: value}
+    assert type(found[name]) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("text", "string"),
+        ("when", "string (date-time)"),
+        ("maybe", "string | null"),
+        ("color", '"1" | "red"'),
+        ("point", "Point"),
+        ("words", "array of string"),
+        ("any", "any"),
+    ],
+)
+def test_a_schema_in_words(name: str, words: str) -> None:
+    properties: Any = SCHEMA["properties"]
+    assert in_words(properties[name], SCHEMA) == words
+
+
+@pytest.mark.parametrize(
+    ("progress", "short", "long"),
+    [
+        (None, "", None),
+        ({"done": 3.0, "total": None, "text": None}, "3", "3"),
+        ({"done": 3.0, "total": 12.0, "text": "parsing"}, "25 %", "3 of 12 (25 %): parsing"),
+        ({"done": 13.0, "total": 12.0, "text": None}, "100 %", "13 of 12 (100 %)"),
+        ({"done": 0.5, "total": 0.0, "text": None}, "0.5", "0.5"),
+    ],
+)
+def test_progress(progress: dict[str, Any] | None, short: str, long: str | None) -> None:
+    job = live(state="RUNNING", progress=progress)
+    assert render.outcome(job) == short
+    assert render.progress_of(job) == long
+
+
+def test_an_exception_without_a_traceback_names_its_causes() -> None:
+    cause = {"type": "KeyError", "message": "'x'", "traceback": "", "cause": None}
+    error = {"type": "ValueError", "message": "two\nlines", "traceback": "", "cause": cause}
+    assert render.exception_lines(error) == ["ValueError: two", "lines", "caused by", "KeyError: 'x'"]
+    assert render.exception_lines({**error, "traceback": "a\nb\n"}) == ["a", "b"]
 
 
 @pytest.mark.parametrize("payload", ["[1]", "nonsense", '{"a": NaN}', "@/nowhere", "5"])
