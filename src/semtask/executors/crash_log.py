@@ -1,0 +1,33 @@
+"""What a worker said at its end, for the people who read the log of the job that it ran."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import UTC, datetime
+
+from semtask.executors.worker_process import Site
+
+log = logging.getLogger("semtask.workers")
+
+
+def append(site: Site, key: tuple[str, int], error: str, tail: str) -> int | None:
+    """Add a line with `error` to the log of a job, and the end of its worker's own log; the size of the log then.
+
+    None where it cannot be written: the error stands with the job as well.
+    """
+    path = site.logs.name(*key, "stdout")
+    time = datetime.fromtimestamp(site.now_ms() / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
+    text = f"{time}Z CRITICAL {error}\n" + (f"{tail}\n" if tail else "")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        fd = os.open(path, flags, 0o600)
+        try:
+            os.write(fd, text.encode("utf-8", "replace"))
+            return os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+    except OSError as failed:
+        log.warning("the log of a job could not be written: %s", failed, extra={"job_id": key[0], "claim_no": key[1]})
+        return None
