@@ -64,6 +64,19 @@ def test_the_home_on_the_line_counts(served: Shell, tmp_path: Path) -> None:
     assert offered(served, f"semtask --home {tmp_path} show ") == ["last"]
 
 
+def test_apps_and_tasks(served: Shell) -> None:
+    project = served.home.parent / "project"
+    project.mkdir()
+    (project / "shop.py").write_text(
+        "from semtask import Semantica\napp = Semantica()\n@app.task(name='shop.sell')\ndef sell() -> None: ...\n"
+    )
+    assert served("up", "--app", "shop", cwd=project).code == 0
+    assert offered(served, "semtask enqueue shop") == ["shop.sell"]
+    assert offered(served, "semtask tasks show ") == ["shop.sell"]
+    assert offered(served, "semtask apps rm s") == ["shop"]
+    assert offered(served, "semtask apps re") == ["reload"]
+
+
 def test_without_a_daemon_it_is_silent_quick_and_starts_nothing(shell: Shell) -> None:
     begin = time.monotonic()
     assert offered(shell, "semtask show ") == ["last"]

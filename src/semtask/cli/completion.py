@@ -1,4 +1,4 @@
-"""`completion`: what makes a shell complete our commands, options, jobs, queues and tags."""
+"""`completion`: what makes a shell complete our commands, options, jobs, queues, tags, apps and tasks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIABLE = "_SEMTASK_COMPLETE"
 @click.option("--install", is_flag=True, help="Put it where the shell looks for it, instead of printing it.")
 @pass_session
 def completion(session: Session, shell: str, install: bool) -> None:
-    """Print the script that completes commands, options, job ids, queues and tags.
+    """Print the script that completes commands, options, job ids, queues, tags, apps and tasks.
 
     \b
     bash   semtask completion bash --install

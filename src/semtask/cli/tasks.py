@@ -55,7 +55,10 @@ def no_task(name: str, listed: list[dict[str, Any]]) -> str:
     """'no app offers the task ...', and which one may be meant."""
     from semtask.config import suggestion
 
-    return f"no app offers the task {name!r}{suggestion(name, [task['name'] for task in listed])}"
+    names = [task["name"] for task in listed]
+    functions = [known for known in names if known.endswith(f":{name}")]  # the module was left out
+    meant = f" (did you mean {functions[0]!r}?)" if functions else suggestion(name, names)
+    return f"no app offers the task {name!r}{meant}"
 
 
 def _list_tasks(session: Session) -> None:
