@@ -1,4 +1,4 @@
-"""What became of the commands of a former daemon: the facts in their folders and in the process table.
+"""What became of the jobs of a former daemon: the facts in the attempt folders and in the process table.
 
 No timer decides anything here: see docs/adr/0004-facts-instead-of-timers-in-recovery.md.
 """
@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 from collections.abc import Callable
-from contextlib import suppress
 
 from semtask.executors.folder import AttemptFolder, AttemptsDir
+from semtask.executors.former_workers import FormerWorkers, unlocked
 from semtask.executors.leftovers import end_leftovers
-from semtask.executors.spawner import readable
 from semtask.executors.sub_process import outcome_of
 from semtask.host import identity, procfs
 from semtask.model import outcome
-from semtask.model.job import Job
+from semtask.model.job import ExecutionMode, Job
 from semtask.model.outcome import Outcome
 from semtask.telemetry.counters import ZOMBIES_CLEANED
 from semtask.telemetry.logs import about
@@ -29,7 +26,7 @@ _POLL_S = 0.05
 
 
 class FormerAttempts:
-    """Judges RUNNING commands that another daemon claimed.
+    """Judges RUNNING jobs that another daemon claimed. To be made before this one starts workers.
 
     `count(ZOMBIES_CLEANED, n)` is called when processes were found and killed. `patience_s` bounds how long
     one call of `judge` tries to end processes that survive SIGKILL.
@@ -39,12 +36,15 @@ class FormerAttempts:
         self._attempts = attempts
         self._count = count
         self._patience_s = patience_s
+        self._workers = FormerWorkers(attempts, count, patience_s=patience_s)
 
     async def judge(self, job: Job) -> Outcome | None:
         """How the attempt ended. None: processes of it are still there, so it is still running; see `wait_unlocked`.
 
         With an outcome the claim is given up for good: nothing of it runs, and a late shim starts nothing.
         """
+        if job.execution_mode is ExecutionMode.IN_PROCESS:
+            return await self._workers.judge(job)
         folder = self._attempts.attempt(job.job_id, job.claim_no)
         same_place = (
             job.claim is not None
@@ -70,23 +70,15 @@ class FormerAttempts:
         return outcome.interrupted("the daemon died while the command ran, and its end was not recorded")
 
     async def wait_unlocked(self, job: Job) -> None:
-        """Wait until no shim holds the attempt any more."""
-        folder = self._attempts.attempt(job.job_id, job.claim_no)
-        started = folder.started()
-        shim = identity.from_mark(started.shim) if started else None
-        pidfd = identity.open_verified(shim) if shim else None
-        if pidfd is not None:
-            try:
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # a shim that was stopped notices nothing
-                await readable(pidfd)
-            finally:
-                os.close(pidfd)
-        while True:
-            with folder.locked() as free:
-                if free:
-                    return
-            await asyncio.sleep(_POLL_S)
+        """Wait until no shim holds the attempt, or the worker that had it, any more."""
+        if job.execution_mode is ExecutionMode.IN_PROCESS:
+            await self._workers.wait_unlocked(job)
+        else:
+            await unlocked(self._attempts.attempt(job.job_id, job.claim_no))
+
+    async def remove_abandoned(self) -> None:
+        """Remove what former workers left, each as soon as nothing of it runs; to be run once, beside other work."""
+        await self._workers.remove_abandoned()
 
     async def _end_leftovers(self, job: Job, folder: AttemptFolder) -> bool:
         """Whether nothing of the attempt is left that can be found."""
