@@ -181,8 +181,8 @@ class Ended(_Frame):
     """How a job ended. `ran_us` is its duration.
 
     `leftovers`: the job left processes (sync), or there are processes while no job needs them (async). `recycle` says
-    why the worker must be replaced. A sync worker that sets one of them begins nothing more; an async one still begins
-    what was on its way to it, as there are no tokens to tell what that is, and is sent nothing more.
+    why the worker must be replaced. A worker that sets one of them begins nothing more; an async one does so only when
+    it has no job left, so all that it was sent and has not ended was not begun.
     """
 
     job_id: str
