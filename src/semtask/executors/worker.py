@@ -294,7 +294,9 @@ class Worker:
     def _take_last_end(self, ended: Ended, end: TaskEnd) -> TaskEnd | None:
         self.dismissed = True
         self._stop_taking()
-        if not ended.leftovers or (self.kind == "async" and self._held):
+        if self.kind == "async":
+            self._forget_last(len(self._held))
+        if not ended.leftovers:
             return end
         self._owed.append(end)
         self.process.kill("processes of its last job were left")
