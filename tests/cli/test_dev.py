@@ -75,7 +75,8 @@ class Dev:
 
     def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
         self.process.send_signal(number)
-        assert self.process.stdout is not None and self.process.stderr is not None
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
         self.process.stdout.read()
         said = self.process.stderr.read().decode()
         return self.process.wait(LIMIT_S), said
