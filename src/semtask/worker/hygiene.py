@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found] # without the enums of signal, which cost more than all the rest here
 import os
 import signal
 import threading
@@ -126,7 +127,7 @@ class Hygiene:
 
 
 def _handlers() -> list[object]:
-    return [signal.getsignal(number) for number in _SIGNALS]
+    return [_signal.getsignal(number) for number in _SIGNALS]
 
 
 def _alive(pid: int) -> bool:

@@ -1,0 +1,143 @@
+"""From Setup to Hello, or to the reason why not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semtask.protocol.frames import PROTOCOL
+from tests.worker.rig import APP, unprepared, worker
+
+TASKS = '''
+@app.task
+def add(a: int, b: int = 2) -> int:
+    """Add two numbers.
+
+    At length.
+    """
+    return a + b
+
+@app.task
+async def fetch(url: str) -> None: ...
+
+app.registry.add(TaskDefinition("named", len, False, TaskOptions(queue="q", timeout_ms=5, concurrency=3)))
+'''
+
+
+def test_says_which_tasks_its_app_offers(tmp_path: Path) -> None:
+    with unprepared(tmp_path, {"jobs.py": APP + TASKS}) as rig:
+        rig.setup()
+        hello = rig.hello()
+        assert (hello.protocol, hello.pid, hello.python) == (PROTOCOL, rig.pid, sys.version.split()[0])
+        add, fetch, named = hello.tasks
+        assert (add.name, add.is_async, add.doc) == ("jobs:add", False, "Add two numbers.")
+        assert add.parameters["required"] == ["a"]
+        assert add.returns == {"type": "integer"}
+        assert (fetch.name, fetch.is_async) == ("jobs:fetch", True)
+        assert (named.name, named.defaults, named.concurrency) == ("named", {"queue": "q", "timeout_ms": 5}, 3)
+
+
+FAILURES = {
+    "a module that is not there": ({}, "jobs:app", "ModuleNotFoundError: No module named 'jobs'"),
+    "an error in its code": ({"jobs.py": "x = 1\ny = 1 / 0\n"}, "jobs:app", "jobs.py, line 2"),
+    "a syntax error": ({"jobs.py": "x = 1\ny = (\n"}, "jobs:app", "(jobs.py, line 2)"),
+    "sys.exit": ({"jobs.py": "import sys\nsys.exit(3)\n"}, "jobs:app", "it called sys.exit(3)"),
+    "a module that it needs": ({"jobs.py": "import nothing_such\n"}, "jobs:app", "No module named 'nothing_such'"),
+    "an error two modules away": (
+        {"jobs.py": "import other\n", "other.py": "\n\nraise ValueError('bad')\n"},
+        "jobs:app",
+        "ValueError: bad",
+    ),
+    "no such attribute": ({"jobs.py": "x = 1\n"}, "jobs:app", "has no 'app'"),
+    "something else than an app": ({"jobs.py": "app = {}\n"}, "jobs:app", "is no app but a dict"),
+    "no attribute named": ({"jobs.py": "app = {}\n"}, "jobs", "must be module:attribute"),
+    "two tasks of one name": (
+        {"jobs.py": APP + "@app.task\ndef a(): ...\n@app.task\ndef a(): ...\n"},
+        "jobs:app",
+        "DuplicateTask: two tasks of one name: 'jobs:a'",
+    ),
+    "an annotation that is no JSON": (
+        {"jobs.py": APP + "@app.task\ndef a(x: threading.Thread): ...\n"},
+        "jobs:app",
+        "parameter 'x' of the task jobs:a",
+    ),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_says_why_an_app_cannot_be_used(tmp_path: Path, failure: str) -> None:
+    files, app, why = FAILURES[failure]
+    with unprepared(tmp_path, files) as rig:
+        rig.setup(app)
+        failed = rig.failed()
+        assert why in failed.error
+        assert "\n" not in failed.error
+        if failure == "an error two modules away":
+            assert "other.py, line 3" in failed.error
+            assert "import other" in failed.traceback
+            assert "semtask" not in failed.traceback
+        assert rig.rest() == []
+        assert rig.process.wait(10) == 1
+
+
+def test_names_both_protocols_where_they_differ(tmp_path: Path) -> None:
+    with unprepared(tmp_path, {"jobs.py": APP}) as rig:
+        rig.setup(protocol=PROTOCOL + 1)
+        error = rig.failed().error
+        assert f"the daemon speaks protocol {PROTOCOL + 1}" in error
+        assert f"speaks {PROTOCOL}:" in error
+        assert rig.process.wait(10) == 70
+
+
+def test_names_the_versions_where_the_daemon_is_not_understood(tmp_path: Path) -> None:
+    with unprepared(tmp_path, {"jobs.py": APP}) as rig:
+        rig.daemon.sendall(b"\0\0\0\1\x80")
+        assert "of one version?" in rig.failed().error
+        assert rig.process.wait(10) == 70
+
+
+def test_what_an_import_prints_is_in_the_workers_own_log(tmp_path: Path) -> None:
+    text = "import os, logging\nprint('from print')\nos.write(1, b'from fd 1\\n')\nlogging.warning('from logging')\n"
+    with worker(tmp_path, text) as rig:
+        assert rig.own_log.read_text() == "from print\nfrom fd 1\nWARNING:root:from logging\n"
+
+
+def test_leaves_when_the_daemon_goes_before_it_was_told_anything(tmp_path: Path) -> None:
+    with unprepared(tmp_path, {}) as rig:
+        assert rig.hang_up() == 0
+
+
+def test_leaves_with_the_exit_functions_of_its_app(tmp_path: Path) -> None:
+    with worker(tmp_path, "import atexit\natexit.register(lambda: print('good bye'))\n") as rig:
+        assert rig.hang_up() == 0
+        assert rig.own_log.read_text() == "good bye\n"
+
+
+def test_says_what_it_is_to_who_starts_it_by_hand() -> None:
+    found = subprocess.run(
+        [sys.executable, "-m", "semtask.worker"],
+        capture_output=True,
+        text=True,
+        check=False,
+        close_fds=True,
+        timeout=20,
+    )
+    assert found.returncode == 1
+    assert "is started by the daemon of semtask" in found.stderr
+
+
+def test_needs_neither_the_store_nor_the_server(tmp_path: Path) -> None:
+    with worker(
+        tmp_path,
+        """
+        @app.task
+        def loaded() -> list[str]:
+            return [name for name in sys.modules if name.startswith(("apsw", "semtask.", "asyncio", "httptools"))]
+        """,
+    ) as rig:
+        loaded = rig.run("loaded").result or ""
+        for name in ("apsw", "semtask.store", "semtask.engine", "semtask.api", "semtask.executors", "httptools"):
+            assert f'"{name}' not in loaded
