@@ -140,7 +140,7 @@ _REFUSALS: dict[type[errors.RpcError], tuple[int, str | None]] = {
 def _refused(error: errors.RpcError) -> Failure:
     exit_code, hint = _REFUSALS.get(type(error), (1, None))
     if isinstance(error, errors.NotFound):
-        hint = _where_to_look(error.details) or hint
+        hint = None if "`semtask " in error.message else _where_to_look(error.details) or hint
     if isinstance(error, errors.Throttled) and error.retry_after_ms is not None:
         hint = f"try again in {error.retry_after_ms / 1000:g} s"
     data = dict(error.details)
