@@ -8,12 +8,12 @@ from semtask.model.outcome import FailureClass
 from semtask.model.state import EndCause, Event, State, StopReason
 
 STATES = {
-    State.SCHEDULED: "waits for a time: its `schedule`, or the pause before a retry",
-    State.QUEUED: "may run; a slot, its subject, a pause or a busy machine may keep it waiting",
+    State.SCHEDULED: "waits for a time: its `schedule`, the pause before a retry, or what `raise Snooze` said",
+    State.QUEUED: "may run; a slot, its subject, a pause, a busy machine or a missing app may keep it waiting",
     State.RUNNING: "claimed by the daemon; also while it is being stopped, until every process of it is gone",
-    State.DONE: "succeeded: a command with exit code 0",
+    State.DONE: "succeeded: a command exited with 0, a task returned a result",
     State.FAILED: "did not succeed, and no attempt follows; `end_cause` says why",
-    State.CANCELLED: "you cancelled it",
+    State.CANCELLED: "you cancelled it, or the task did `raise Cancel`",
     State.SUPERSEDED: "a newer job of its subject took its place",
     State.SKIPPED_TTL: "was not started within its `ttl_ms`, so it never ran",
     State.SKIPPED_DEADLINE: "its `deadline` passed while it waited",
@@ -24,10 +24,10 @@ EVENTS = {
     Event.CLAIM: "a slot is free and it is its turn",
     Event.SUCCEED: "the attempt succeeded",
     Event.FAIL: "the attempt failed, and no other one follows",
-    Event.RETRY: "the attempt failed, and another one follows after a pause",
+    Event.RETRY: "the attempt failed, and another one follows after a pause; or the task asked to run again later",
     Event.REQUEUE: "the daemon died or was stopped under it, and it is to run again",
-    Event.GIVE_BACK: "it was claimed, but it is proved that nothing of it was executed",
-    Event.CANCEL: "you cancelled it",
+    Event.GIVE_BACK: "it was claimed, and nothing of it was executed; or its worker was ended because of another job",
+    Event.CANCEL: "you cancelled it, or the task asked for it",
     Event.SUPERSEDE: "a newer job of its subject takes its place",
     Event.EXPIRE: "its `ttl_ms` is over",
     Event.MISS_DEADLINE: "its `deadline` has passed",
@@ -59,7 +59,7 @@ STOP_REASONS = {
 }
 
 END_CAUSES = {
-    EndCause.SUCCESS: "it succeeded",
+    EndCause.SUCCESS: "it succeeded; of an attempt also: the task asked to run again later",
     EndCause.EXCEPTION: "a Python task raised an exception; see `exception`",
     EndCause.EXIT_CODE: "the command exited with another code than 0; see `exit_code`",
     EndCause.SIGNAL: "a signal that was not ours ended the command; see `signal`",
@@ -67,13 +67,13 @@ END_CAUSES = {
     EndCause.TIMEOUT: "an attempt ran longer than `timeout_ms` and was ended",
     EndCause.DEADLINE: "the `deadline` passed, before it ran or while it ran",
     EndCause.TTL: "it was not started within `ttl_ms`",
-    EndCause.CANCELLED: "it was cancelled",
+    EndCause.CANCELLED: "it was cancelled, by you or by itself",
     EndCause.SUPERSEDED: "a newer job of its subject took its place",
     EndCause.WORKER_CRASH: "the worker of the task died, or the process that watched the command was lost",
-    EndCause.INTERRUPTED: "the daemon died or was stopped under it, and `on_interrupt` is `fail`",
+    EndCause.INTERRUPTED: "the daemon, or its worker because of another job, was lost under it, and it may not run again",
     EndCause.QUARANTINED: "it crashed 3 times, or was interrupted more than 20 times; it is not tried again",
     EndCause.SPAWN_FAILED: "the program cannot be started: missing, not executable, arguments too long",
-    EndCause.BAD_PAYLOAD: "the payload cannot be used",
+    EndCause.BAD_PAYLOAD: "the payload cannot be used: it does not fit the arguments of the task as it is now",
     EndCause.DEPENDENCY_FAILED: "a job it depends on failed (dependencies are not served yet)",
     EndCause.LOG_LIMIT: "its log could not be kept below `log_max_bytes`",
 }
@@ -85,15 +85,19 @@ WAITING = {
     "throttled": "the machine is busy, and this is background work",
     "queue_paused": "its queue is paused: `semtask resume QUEUE`",
     "queue_full": "its queue runs as many jobs as it may: `semtask queues set QUEUE --concurrency N`",
-    "machine_full": "`max_processes` commands run, or the machine had no room to start another one",
-    "no_app": "it is a Python task, and nothing runs its task",
+    "machine_full": "`max_processes` commands and sync tasks run, or the machine had no room to start another process",
+    "no_app": "it is a Python task that no app offers: `semtask up --app PACKAGE.MODULE:APP`",
+    "app_starting": "an app is being imported for the first time; it may offer the task",
+    "app_failed": "the app of the task cannot be imported, or offers what another app offers: `semtask apps`",
+    "task_full": "as many jobs of its task run as the task allows with `concurrency`",
+    "no_worker": "all workers of its app are busy; another one is being started",
     "behind_others": "its turn comes next, or others go before it",
     "stopping_daemon": "the daemon is stopping; it runs after the next start",
 }
 
 FAILURES = {
     FailureClass.PERMANENT: (
-        "trying again cannot help: the program is missing or not executable, the payload is bad, `raise Permanent`",
+        "trying again cannot help: no such program, a bad payload, a result that is no JSON, `raise Permanent`",
         "FAILED at once",
         "none",
     ),
@@ -118,7 +122,7 @@ FAILURES = {
         "none",
     ),
     FailureClass.NEVER_RAN: (
-        "claimed when the daemon died, and proved not to have been executed",
+        "proved not to have been executed: the daemon or the worker died before, or a busy worker had no turn for it",
         "given back",
         "none",
     ),
@@ -184,11 +188,12 @@ ENVIRONMENT = {
     "SEMANTICA_RPC_URL": "where clients find the daemon instead of the socket: `http://127.0.0.1:9527`",
     "SEMANTICA_OUTPUT": "what the command line prints: `table`, `json` or `quiet`",
     "SEMANTICA_DEBUG": "`1` shows the traceback of an error of the command line",
-    "SEMANTICA_JOB_ID": "set for every command: the id of its job",
-    "SEMANTICA_ATTEMPT": "set for every command: a random mark by which its processes are found; leave it alone",
+    "SEMANTICA_JOB_ID": "set for every command: the id of its job (a task asks `current_job()`)",
+    "SEMANTICA_ATTEMPT": "set for every command and worker: a mark by which its processes are found; leave it alone",
 }
 
 DEFAULTS = {
+    "apps": "none",
     "home": "`$XDG_DATA_HOME/semtask`, that is `~/.local/share/semtask`",
     "db_path": "`meta.db` in the home",
     "max_processes": "2 x CPUs",

@@ -39,4 +39,7 @@ def _values(schema: Mapping[str, Any]) -> str:
         return ", ".join(code(value) for value in schema["enum"] if isinstance(value, str))
     if schema["type"] == "integer":
         return f"{schema['minimum']:,} to {schema['maximum']:,}"
+    if schema["type"] == "object":
+        keys = schema["additionalProperties"]["properties"].items()
+        return ", ".join(f"{code(key)} ({values['description']})" for key, values in keys)
     return {"string": "a path", "array": "a list; in the environment with commas"}[schema["type"]]
