@@ -32,7 +32,7 @@ class Semantica:
 
     def __init__(self, home: StrPath | None = None, url: str | None = None, autostart: bool | None = None) -> None:
         self.registry = Registry()
-        self._connection = Connection(home, url, autostart)
+        self._connection = Connection(home, url, autostart, registry=self.registry)
 
     def close(self) -> None:
         """Close the connections of this thread and of all event loops. The next request opens another one."""

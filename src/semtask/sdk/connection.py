@@ -1,4 +1,7 @@
-"""The way of an app to its daemon: a client per thread and one per event loop, made at the first request."""
+"""The way of an app to its daemon: a client per thread and one per event loop, made at the first request.
+
+`answered_by` puts something else in the place of every daemon: see testing.inline.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from semtask import config
@@ -16,9 +20,32 @@ from semtask.client.async_client import AsyncClient
 from semtask.client.calls import Call
 from semtask.client.client import Client
 from semtask.config import Settings
+from semtask.tasks.registry import Registry
 
 R = TypeVar("R")
 C = TypeVar("C", bound=Client | AsyncClient)
+
+
+class StandIn(Protocol):
+    """Answers in place of a daemon. `registry`: the tasks of the app that asks."""
+
+    def now_ms(self) -> int: ...
+    def send(self, call: Call[R], registry: Registry) -> R: ...
+    async def asend(self, call: Call[R], registry: Registry) -> R: ...
+
+
+_stand_in: StandIn | None = None
+
+
+@contextmanager
+def answered_by(stand_in: StandIn) -> Iterator[None]:
+    """Send the requests of all apps of this process there."""
+    global _stand_in  # noqa: PLW0603 - it stands for all of them
+    before, _stand_in = _stand_in, stand_in
+    try:
+        yield
+    finally:
+        _stand_in = before
 
 
 class _Closing(Generic[C]):
@@ -32,7 +59,10 @@ class _Closing(Generic[C]):
 
 
 class Connection:
-    """Sends the requests of `client/calls.py`, from any thread, event loop and forked child."""
+    """Sends the requests of `client/calls.py`, from any thread, event loop and forked child.
+
+    `registry`: the tasks of its app.
+    """
 
     def __init__(
         self,
@@ -40,8 +70,10 @@ class Connection:
         url: str | None = None,
         autostart: bool | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        registry: Registry | None = None,
     ) -> None:
-        self.now_ms = now_ms
+        self.registry = Registry() if registry is None else registry
+        self._now_ms = now_ms
         self._home = home
         self._url = url
         self._autostart = autostart
@@ -49,10 +81,18 @@ class Connection:
 
     def send(self, call: Call[R]) -> R:
         """Raises the errors of `Client`."""
+        if _stand_in is not None:
+            return _stand_in.send(call, self.registry)
         return self._of_thread().send(call)
 
     async def asend(self, call: Call[R]) -> R:
+        if _stand_in is not None:
+            return await _stand_in.asend(call, self.registry)
         return await self._of_loop().send(call)
+
+    def now_ms(self) -> int:
+        """Wall clock, epoch ms."""
+        return self._now_ms() if _stand_in is None else _stand_in.now_ms()
 
     def close(self) -> None:
         """Close the connections of this thread and of all event loops. The next request opens another one."""
