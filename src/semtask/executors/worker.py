@@ -265,6 +265,7 @@ class Worker:
         ends, self._owed = self._owed, []
         ends += self._ends_by(death)
         self._held.clear()
+        self.process.close()
         if ends:
             self._pool.reports.ended(ends)
 

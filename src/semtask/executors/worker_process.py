@@ -128,14 +128,15 @@ class WorkerProcess:
             return 0
 
     async def run(self) -> Death:
-        """Start it; return when it has ended, nothing of it is left, and all that it sent was passed on."""
+        """Start it; return when it has ended, nothing of it is left, and all that it sent was passed on.
+
+        `close` it then.
+        """
         try:
             await self._spawn()
         except (NotSpawnedError, OSError) as error:
-            self._close()
             return worker_death.not_started(f"no worker could be started: {error}")
         except ValueError as error:
-            self._close()
             return worker_death.refused(self._app, str(error))
         end = await ShimEnd(
             self._site.spawner, self._folder, self.name, self._site.count, self._started, log, self._about
@@ -143,9 +144,7 @@ class WorkerProcess:
         self._ended = True
         self._cancel_timers()
         self.link.drain()
-        death = self._death(end)
-        self._close()
-        return death
+        return self._death(end)
 
     def interrupt(self) -> None:
         """Have its main thread read what the daemon has sent."""
@@ -323,7 +322,8 @@ class WorkerProcess:
             if timer is not None:
                 timer.cancel()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Remove what it had, after its end."""
         self._ended = True
         self._cancel_timers()
         self.link.close()
