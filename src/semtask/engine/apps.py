@@ -145,6 +145,13 @@ class Apps:
             self._returning.add(task)
             self._background.spawn(self._return_jobs(task), f"bringing back jobs of {task}")
 
+    async def settled(self) -> bool:
+        """Wait until no jobs are being brought back. Whether there were any."""
+        waited = bool(self._returning)
+        while self._returning:
+            await self._background.idle(AGAIN_S)
+        return waited
+
     async def _return_jobs(self, task: str) -> None:
         try:
             while task in self._aside and task in self.offered:

@@ -116,6 +116,14 @@ class Dispatcher:
         if self._claiming is not None:
             await asyncio.wait([self._claiming])
 
+    async def settled(self) -> bool:
+        """Wait until no claim is under way, nor would be begun now. Whether there was anything to wait for."""
+        waited = False
+        while self._claiming is not None:
+            waited = True
+            await asyncio.wait([self._claiming])
+        return waited
+
     def configure(self, row: QueueRow) -> None:
         self._limits[row.name] = row.concurrency or self.queue_concurrency
         self._known.add(row.name)

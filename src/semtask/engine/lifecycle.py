@@ -203,6 +203,11 @@ class Engine:
         await self._background.stop()
         await self.disk.stop()
 
+    async def settled(self) -> None:
+        """Wait until every job that could be claimed now has been."""
+        while await self.dispatcher.settled() or await self.apps.settled():
+            pass
+
     def stop_running(self, running: Running) -> None:
         """Pass a committed stop reason on to what runs here."""
         self.commands.stop(running)

@@ -169,7 +169,7 @@ class Worker:
             self._held[job.job_id, job.claim_no] = job, self._calls
         tokens = self.kind == "sync"
         for batch in _batches(jobs):
-            self.process.link.run(encode(Run(calls=[_call(job) for job in batch])), len(batch), tokens=tokens)
+            self.process.link.run(encode(Run(calls=[call_of(job) for job in batch])), len(batch), tokens=tokens)
 
     def stop(self, key: Key, reason: StopReason, grace_ms: int) -> None:
         """End a job of this worker. One that has not begun is recalled."""
@@ -409,7 +409,8 @@ def _batches(jobs: Sequence[Job]) -> Sequence[Sequence[Job]]:
     return batches
 
 
-def _call(job: Job) -> Call:
+def call_of(job: Job) -> Call:
+    """A claimed job as its worker is told of it."""
     return Call(
         job_id=job.job_id,
         claim_no=job.claim_no,
