@@ -9,13 +9,26 @@ import subprocess
 import sys
 import time
 
-from semtask.protocol.frames import PROTOCOL, Ended, Failed, Frames, Hello, Run, Setup, TaskInfo, encode, to_worker
+from semtask.protocol.frames import (
+    PROTOCOL,
+    Ended,
+    Failed,
+    Frames,
+    Hello,
+    Run,
+    Setup,
+    TaskInfo,
+    ToWorker,
+    encode,
+    to_worker,
+)
 
 channel = socket.socket(fileno=3)
 incoming = Frames()
+rest: list[ToWorker] = []
 
 
-def receive() -> object:
+def receive() -> ToWorker:
     while True:
         for body in incoming.bodies():
             message = to_worker(body)
@@ -28,6 +41,11 @@ def receive() -> object:
                 time.sleep(300)
             sys.exit(0)
         incoming.feed(data)
+
+
+first = receive()
+assert isinstance(first, Setup)
+setup = first
 
 
 def hello(protocol: int = PROTOCOL, version: str = "1.2.3") -> None:
@@ -100,7 +118,6 @@ def play(behaviour: str) -> None:
         case "closes":
             take_token()
             channel.close()
-            os.close(3)
         case "ends-others":
             take_token()
             channel.sendall(done(("01890a5d-ac96-774b-bcce-b302099a80fe", 9)))
@@ -126,7 +143,4 @@ def play(behaviour: str) -> None:
     time.sleep(300)
 
 
-rest: list[object] = []
-setup = receive()
-assert isinstance(setup, Setup)
 play(setup.app)
