@@ -128,7 +128,7 @@ def fill(path: Path, count: int, state: State) -> None:
 
 
 READY = {"mode": ExecutionMode.IN_PROCESS, "queue": "default", "min_priority": -100, "now": 1, "limit": 1}
-CLAIM = {"seq": 500, "claim_no": 0, "now": 1, "node_id": "n", "claim": "{}"}
+CLAIM = {"picks": "[[500, 0]]", "now": 1, "node_id": "n", "claim": "{}"}
 
 
 def vm_steps(path: Path, name: str, values: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from semtask.store.base import JobFilter, TaskClaim
 from semtask.store.sql import folder, query
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import listing_statement
-from semtask.store.sqlite_rows import CLAIMED_COLUMNS, JOB_COLUMNS, QUEUE_COLUMNS, of_new_job
+from semtask.store.sqlite_rows import JOB_COLUMNS, QUEUE_COLUMNS, of_new_job, to_claimed_job
 from semtask.store.sqlite_tasks import claim_tasks
 from semtask.store.writer import Tick
 from tests.store.harness import NOW, new_job
@@ -38,7 +38,8 @@ def test_rows_are_read_in_the_order_of_the_columns(db: apsw.Connection) -> None:
     assert columns(db, "queues") == QUEUE_COLUMNS
     assert set(Job.__struct_fields__) <= set(JOB_COLUMNS)
     [returned] = re.findall(r"RETURNING (.*)", query("claim_job"), re.DOTALL)
-    assert tuple(re.findall(r"\w+", returned)) == CLAIMED_COLUMNS
+    names = re.findall(r"\w+", returned)
+    assert list(to_claimed_job.__code__.co_varnames[4:][: len(names)]) == names
     assert set(columns(db, "attempts")) == {"seq", *Attempt.__struct_fields__}
 
 
@@ -74,7 +75,7 @@ EVENTS = {
     "claim_job": Event.CLAIM,
     "promote_due": Event.BECOME_DUE,
     "quarantine_job": Event.FAIL,
-    "succeed_task": Event.SUCCEED,
+    "succeed_tasks": Event.SUCCEED,
     "finish_job": None,
     "end_waiting": None,
 }
@@ -86,7 +87,7 @@ def test_guards_follow_the_transition_table() -> None:
     for entry in folder("sqlite", "queries").iterdir():
         name = entry.name.removesuffix(".sql")
         text = query(name)
-        if not re.search(r"UPDATE jobs SET\s+state", text):
+        if not re.search(r"UPDATE jobs (NOT INDEXED |INDEXED BY \w+ )?SET\s+state", text):
             continue
         changing.add(name)
         outer = text.split("\nWHERE", 1)[1].split("NOT EXISTS")[0]
@@ -105,11 +106,15 @@ def test_guards_follow_the_transition_table() -> None:
 
 
 def test_a_claim_is_guarded_by_row_number_and_state() -> None:
-    for name in ("claim_job", "finish_job", "raise_stop", "mark_superseded"):
+    picks = "(SELECT value ->> 0, value ->> 1 FROM json_each(:picks))"
+    assert f"WHERE (seq, claim_no) IN {picks} AND state = 'QUEUED'" in query("claim_job")
+    end = "job_id = unhex(report.value ->> 0) AND claim_no = report.value ->> 1 AND state = 'RUNNING'"
+    assert f"WHERE {end}" in query("succeed_tasks")
+    for name in ("finish_job", "raise_stop", "mark_superseded"):
         assert "WHERE seq = :seq AND claim_no = :claim_no AND state = '" in query(name)
     assert "WHERE seq = :seq AND claim_no = :claim_no AND state = :before AND state IN (" in query("end_waiting")
     assert "WHERE seq = :seq AND claim_no = :claim_no AND state = 'QUEUED'" in query("set_aside")
-    for name in ("record_process", "record_kill_failed", "record_progress", "succeed_task"):
+    for name in ("record_process", "record_kill_failed", "record_progress"):
         assert "WHERE job_id = :job_id AND claim_no = :claim_no AND state = 'RUNNING'" in query(name)
 
 
@@ -211,8 +216,8 @@ LANE = "job_type=? AND subject_key=? AND execution_mode=? AND queue=?"
         ("ready_jobs", "SEARCH jobs USING INDEX jobs_ready (execution_mode=? AND queue=? AND priority>?)"),
         ("claim_job", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("finish_job", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
-        ("succeed_task", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
-        ("record_progress", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
+        ("succeed_tasks", "SEARCH jobs USING INDEX jobs_id (job_id=?)"),
+        ("record_progress", "SEARCH jobs USING INDEX jobs_id (job_id=?)"),
         ("set_aside", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("bring_back", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)"),
         ("bring_back", "SEARCH jobs USING COVERING INDEX jobs_aside (job_type=?)"),
@@ -240,9 +245,9 @@ LANE = "job_type=? AND subject_key=? AND execution_mode=? AND queue=?"
         ("first_from", "SEARCH jobs USING INTEGER PRIMARY KEY (rowid>?)"),
         ("running_jobs", "SEARCH jobs USING INDEX jobs_state (state=?)"),
         ("find_by_keys", "SEARCH jobs USING INDEX jobs_idempotency_key (idempotency_key=?)"),
-        ("get_job", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
-        ("get_jobs", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
-        ("record_process", "SEARCH jobs USING INDEX sqlite_autoindex_jobs_1 (job_id=?)"),
+        ("get_job", "SEARCH jobs USING INDEX jobs_id (job_id=?)"),
+        ("get_jobs", "SEARCH jobs USING INDEX jobs_id (job_id=?)"),
+        ("record_process", "SEARCH jobs USING INDEX jobs_id (job_id=?)"),
         ("last_seq", "SEARCH jobs"),
         ("attempts_of", "SEARCH attempts USING PRIMARY KEY (seq=?)"),
     ],
@@ -312,7 +317,7 @@ def ready(**other: Any) -> dict[str, Any]:
 
 def test_a_claim_costs_the_same_in_a_long_queue(db: apsw.Connection) -> None:
     """In steps, not in time."""
-    claim = {"seq": 50, "claim_no": 0, "now": 1, "node_id": "n", "claim": "{}"}
+    claim = {"picks": "[[50, 0]]", "now": 1, "node_id": "n", "claim": "{}"}
     steps: list[int] = []
     for first in (1, 101):
         rows = [of_new_job(new_job(), seq, State.QUEUED) for seq in range(first, 101 if first == 1 else 20_001)]

@@ -12,6 +12,8 @@ from msgspec import structs
 
 from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, ProgressNote, QueueClass
 from semtask.model.state import State
+from semtask.store import sqlite_claim as claims
+from semtask.store import sqlite_finish as ends
 from semtask.store import sqlite_reads as reads
 from semtask.store import sqlite_stop as stopping
 from semtask.store import sqlite_tasks as tasks
@@ -99,7 +101,7 @@ class SqliteStore:
     async def claim(self, request: ClaimRequest) -> list[Job]:
         return await self._writer.submit(
             # By the time of the tick: a finish may have come into it later than this request, and it goes first.
-            lambda tick: writes.claim(tick, structs.replace(request, now=max(request.now, self._now()))),
+            lambda tick: claims.claim(tick, structs.replace(request, now=max(request.now, self._now()))),
             phase=Phase.CLAIM,
             relaxed=request.mode is ExecutionMode.IN_PROCESS,
             rows=request.limit,
@@ -145,11 +147,11 @@ class SqliteStore:
         return await self._writer.submit(lambda tick: writes.record_kill_failed(tick, job_id, claim_no, at))
 
     async def finish(self, finish: Finish) -> Finished:
-        return await self._writer.submit(lambda tick: writes.finish(tick, finish), phase=Phase.FINISH)
+        return await self._writer.submit(lambda tick: ends.finish(tick, finish), phase=Phase.FINISH)
 
     async def finish_many(self, finishes: Sequence[Finish]) -> list[Finished]:
         return await self._writer.submit(
-            lambda tick: writes.finish_many(tick, finishes), phase=Phase.FINISH, rows=len(finishes)
+            lambda tick: ends.finish_many(tick, finishes), phase=Phase.FINISH, rows=len(finishes)
         )
 
     async def stop(self, request: StopRequest) -> Stopped:

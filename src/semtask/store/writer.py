@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import IntEnum
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -65,6 +66,21 @@ class Tick:
         """Make sure that this tick is committed with fsync, at the price of doing it again if it was not."""
         if not self._synced:
             raise _NeedsSync
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A part of a request: what it did vanishes if it raises."""
+        before = len(self.changes)
+        self.db.execute("SAVEPOINT step")
+        try:
+            yield
+        except Exception:
+            del self.changes[before:]
+            if self.db.in_transaction:  # SQLite may have rolled back by itself
+                self.db.execute("ROLLBACK TO step")
+                self.db.execute("RELEASE step")
+            raise
+        self.db.execute("RELEASE step")
 
 
 class Request(NamedTuple):

@@ -68,10 +68,14 @@ def by_taker(claimed: TaskClaimed) -> list[list[str]]:
 
 async def test_a_claim_fills_the_row_and_is_told(harness: Harness) -> None:
     async with harness.open() as opened:
-        await opened.insert(
-            task(subject_key="s", on_duplicate=OnDuplicate.AFTER, retry_on_crash=True, backoff_factor=1.5, tag="tag"),
-            task(parent_job_id=new_job().job_id, retry_of=new_job().job_id, ttl_ms=9, deadline=NOW + 99),
-        )
+        rich = task(
+            created_at=NOW - 1, run_at=NOW - 2, priority=3, max_attempts=4, backoff_factor=1.5,
+            retry_base_delay_ms=5, retry_max_delay_ms=6, timeout_ms=7, grace_ms=8, deadline=NOW + 9, ttl_ms=10,
+            subject_key="subject", on_duplicate=OnDuplicate.AFTER, tag="tag", chain_group_id="group",
+            parent_job_id=new_job().job_id, retry_of=new_job().job_id, trace_context="trace", idempotency_key="key",
+            content_hash=b"hash", retry_on_crash=True, on_interrupt=OnInterrupt.FAIL, payload='{"a":1}',
+        )  # fmt: skip
+        await opened.insert(rich, task())
         claimed = await claim(opened, idle(limit=2), now=NOW + 7)
         [jobs] = claimed.jobs
         for job in jobs:

@@ -2,7 +2,7 @@
 -- `seq` is given out by the daemon (meta.next_seq) and never reused: it orders the queue and pages the listings.
 CREATE TABLE jobs (
     seq                  INTEGER PRIMARY KEY,
-    job_id               BLOB    NOT NULL UNIQUE CHECK (length(job_id) = 16),
+    job_id               BLOB    NOT NULL CHECK (length(job_id) = 16),
     queue                TEXT    NOT NULL CHECK (length(queue) BETWEEN 1 AND 64),
     job_type             TEXT    NOT NULL CHECK (length(job_type) BETWEEN 1 AND 128),
     execution_mode       TEXT    NOT NULL CHECK (execution_mode IN ('IN_PROCESS', 'SUBPROCESS')),
@@ -89,6 +89,7 @@ CREATE TABLE jobs (
     CHECK (aside = 0 OR (execution_mode = 'IN_PROCESS' AND state = 'QUEUED'))
 ) STRICT;
 
+CREATE UNIQUE INDEX jobs_id ON jobs (job_id);
 -- Claims: best first within a queue, at a cost that does not grow with the queue, nor with a lane whose head may not
 -- run yet, nor with what is set aside. `expires_at` is there so that jobs whose time is over are passed without reading
 -- their rows.

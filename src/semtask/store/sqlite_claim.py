@@ -1,0 +1,97 @@
+"""Claiming: the statement that gives jobs away, and which commands are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt
+from semtask.model.state import State
+from semtask.store.base import ClaimRequest
+from semtask.store.sql import query
+from semtask.store.sqlite_damage import UNREADABLE, Damage, quarantine
+from semtask.store.sqlite_rows import Row, fetch, id_text, job_change, to_claimed_job, to_json
+from semtask.store.sqlite_stop import free_lanes
+from semtask.store.writer import Tick
+
+
+def claim(tick: Tick, request: ClaimRequest) -> list[Job]:
+    free = dict(request.queues)
+    claimed: list[Job] = []
+    looking = True
+    while looking and len(claimed) < request.limit:
+        before = len(tick.changes)
+        looking = False
+        for candidate in _candidates(tick, request, free, request.limit - len(claimed)):
+            job = _claim_one(tick, request, candidate)
+            if job is None:
+                # Its subject began to run in this very round, or its row was damaged: look again, or a worse job would
+                # overtake a better one.
+                looking = len(tick.changes) > before
+                break
+            free[job.queue] -= 1
+            claimed.append(job)
+    free_lanes_behind(tick, claimed)
+    return claimed
+
+
+def free_lanes_behind(tick: Tick, claimed: Iterable[Job]) -> None:
+    """These were the heads of their lanes."""
+    lanes = [(j.job_type, j.subject_key, j.execution_mode, j.queue) for j in claimed if j.subject_key is not None]
+    free_lanes(tick, lanes)
+
+
+def _candidates(tick: Tick, request: ClaimRequest, free: Mapping[str, int], limit: int) -> list[Row]:
+    """The best `limit` jobs over all the queues, best first."""
+    found: list[Row] = []
+    for queue, slots in free.items():
+        if slots > 0:
+            where = {
+                "mode": request.mode,
+                "queue": queue,
+                "min_priority": request.min_priority,
+                "now": request.now,
+                "limit": min(slots, limit),
+            }
+            found += fetch(tick.db, query("ready_jobs"), where)
+    found.sort()
+    return found[:limit]
+
+
+def _claim_one(tick: Tick, request: ClaimRequest, candidate: Row) -> Job | None:
+    facts = request.facts(id_text(candidate[3]), candidate[4] + 1)
+    claimed = claim_rows(tick, [candidate], now=request.now, node_id=request.node_id, facts=facts)
+    if not claimed:
+        return None
+    [job] = claimed
+    if job.execution_mode is ExecutionMode.SUBPROCESS or job.on_interrupt is OnInterrupt.FAIL:
+        tick.require_sync()  # a claim that a power cut forgets would run twice
+    return job
+
+
+def claim_rows(tick: Tick, candidates: Sequence[Row], *, now: int, node_id: str, facts: ClaimFacts) -> list[Job]:
+    """Claim rows of ready_jobs.sql, in their order. What cannot be decoded goes into quarantine instead."""
+    claims = {"now": now, "node_id": node_id, "claim": to_json(facts)}
+    if len(candidates) > 1:
+        try:
+            with tick.step():
+                return _claim_rows(tick, candidates, claims, facts)
+        except UNREADABLE:
+            return [job for one in candidates for job in claim_rows(tick, [one], now=now, node_id=node_id, facts=facts)]
+    try:
+        return _claim_rows(tick, candidates, claims, facts)
+    except UNREADABLE as error:
+        [(_, seq, _, _, claim_no, *_)] = candidates
+        quarantine(tick, Damage(seq, claim_no + 1, str(error)), now=now, before=State.QUEUED)
+        return []
+
+
+def _claim_rows(tick: Tick, candidates: Sequence[Row], claims: Mapping[str, Any], facts: ClaimFacts) -> list[Job]:
+    picks = [(seq, claim_no) for _, seq, _, _, claim_no, *_ in candidates]
+    jobs = {
+        row[0]: to_claimed_job(row, claims["now"], claims["node_id"], facts)
+        for row in fetch(tick.db, query("claim_job"), {**claims, "picks": to_json(picks)})
+    }
+    claimed = [jobs[seq] for seq, _ in picks if seq in jobs]
+    tick.changes += [job_change(job, State.QUEUED, State.RUNNING, claim_no=job.claim_no) for job in claimed]
+    return claimed
