@@ -48,7 +48,8 @@ class App:
     def __init__(self):
         self.registry = Registry()
     def task(self, function):
-        self.registry.add(TaskDefinition(f"{__name__}:{function.__name__}", function, asyncio.iscoroutinefunction(function), TaskOptions()))
+        name, is_async = f"{__name__}:{function.__name__}", asyncio.iscoroutinefunction(function)
+        self.registry.add(TaskDefinition(name, function, is_async, TaskOptions()))
         return function
 
 app = App()
@@ -174,7 +175,7 @@ class Rig:
                 if wanted(message):
                     self._received.remove(message)
                     return message
-            assert self._read(deadline), f"the worker has gone without {what}: {self.own_log.read_text()}"
+            assert self._read(deadline), f"no {what} but {self._received}; the worker's log: {self.own_log.read_text()}"
 
     def _read(self, deadline: float) -> bool:
         """False at the end of the socket."""

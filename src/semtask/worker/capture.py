@@ -31,6 +31,7 @@ class Capture:
         self._logs: dict[JobContext, JobLog] = {}
         self._own = OwnLog()
         self._redirected = False
+        self._is_child = False
         self.shield: AbstractContextManager[object] = nullcontext()
         self.stdout = _Stream(self, "OUT", 1)
         self.stderr = _Stream(self, "ERR", 2)
@@ -82,6 +83,12 @@ class Capture:
             else:
                 self.log_of(job).write(level, text)
 
+    def flush(self) -> None:
+        """In a forked child, which ends in its own way, unfinished lines are written when it flushes its streams."""
+        if self._is_child:
+            for log in self._logs.values():
+                log.flush()
+
     # --- the descriptors of a sync job ------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -122,6 +129,7 @@ class Capture:
 
     def _in_child(self) -> None:
         """Descriptors above 2 are often closed by a child; but 1 is where the output of this process goes now."""
+        self._is_child = True
         for log in self._logs.values():
             log.in_child(1 if self._redirected and log.is_open else None)
 
@@ -197,6 +205,9 @@ class _Stream(io.TextIOBase):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self._capture.print(self._level, text)
         return len(text)
+
+    def flush(self) -> None:
+        self._capture.flush()
 
     def writable(self) -> bool:
         return True

@@ -16,7 +16,7 @@ _second_text = ""
 
 
 def stamped(level: str, text: str) -> bytes:
-    """The lines of `text`, each with the time and the level."""
+    """The lines of `text`, each with the time and the level; a newline at its end is not the start of one more."""
     prefix = f"{_now()} {level} "
     lines = text.split("\n")
     if len(lines) > 1 and not lines[-1]:
@@ -59,7 +59,7 @@ class JobLog:
         if rest:
             self._partial[key] = rest
         if newline:
-            self.write(level, lines)
+            self.write(level, lines + newline)
 
     def write(self, level: str, text: str) -> None:
         """Whole lines."""
@@ -79,6 +79,7 @@ class JobLog:
     def in_child(self, fd: int | None) -> None:
         """This is a forked child of the job, in which the descriptor may be closed and used for something else."""
         self._opening = threading.Lock()
+        self._partial = {}  # that is for the parent to write
         if fd is not None:
             self._fd = fd
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import traceback
@@ -150,17 +151,11 @@ class SyncRunner:
         return ended
 
     def _outcome(self, job: JobContext, definition: TaskDefinition, payload: str) -> Ended:
-        error: BaseException | None = None
-        value: Any = None
         try:
             value = context.context_of(job).run(self._perform, definition, payload)
-        except BaseException as raised:  # noqa: BLE001 - also SystemExit: no task ends the worker
-            error = raised
-        if os.getpid() != self._pid:
-            leave_child(error)
-        if error is None:
-            return self._kit.results.of_value(job, definition, value)
-        return self._kit.results.of_error(job, error)
+        except BaseException as error:  # noqa: BLE001 - also SystemExit: no task ends the worker
+            return self._kit.results.of_error(job, error)
+        return self._kit.results.of_value(job, definition, value)
 
     def _perform(self, definition: TaskDefinition, payload: str) -> Any:
         try:
@@ -169,9 +164,16 @@ class SyncRunner:
             raise RefusedPayload from error
         try:
             self._soft_stop.arm()
-            return definition.function(*args, **kwargs)
+            value = definition.function(*args, **kwargs)
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                leave_child(error)
+            raise
         finally:
             self._soft_stop.disarm()
+        if os.getpid() != self._pid:
+            leave_child(None)
+        return value
 
     def _job_of_other_thread(self) -> JobContext | None:
         """Threads know no context; those that were not there before the first job are the job's."""
@@ -209,4 +211,6 @@ def leave_child(error: BaseException | None) -> NoReturn:
     elif error is not None:
         traceback.print_exception(error)
         code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
     os._exit(code & 0xFF)
