@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generator import api, command_line, failures, metrics, settings, states
+from generator import api, command_line, failures, metrics, sdk, settings, states
 from generator.markdown import gaps
 
 DOCS = Path(__file__).resolve().parent
@@ -38,6 +38,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "waiting-reasons": states.waiting_reasons,
     "failure-classes": states.failure_classes,
     "metrics": metrics.metrics,
+    "sdk": sdk.names,
+    "enqueue-options": sdk.options,
 }
 _PLACE = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import ModuleType
 import click
 import pytest
 
+import semtask
 from semtask import config
 from semtask.cli import main, session
 from semtask.model.state import TRANSITIONS
@@ -27,7 +29,7 @@ from tests.docs.pages import DOCS
 def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
     """The modules of docs/generator, fresh."""
     monkeypatch.syspath_prepend(str(DOCS))
-    names = ["markdown", "glossary", "api", "settings", "command_line", "states", "failures", "metrics"]
+    names = ["markdown", "glossary", "api", "sdk", "settings", "command_line", "states", "failures", "metrics"]
     before = set(sys.modules)
     yield {name: importlib.import_module(f"generator.{name}") for name in names}
     for name in set(sys.modules) - before:
@@ -77,6 +79,7 @@ def test_other_words_that_nothing_explains_are_noticed(
         glossary.EXIT_CODES,
         glossary.ENVIRONMENT,
         glossary.DEFAULTS,
+        glossary.SDK,
     ):
         del table[next(iter(table))]
     monkeypatch.setattr(config, "documented", lambda: [("home", None, "")])
@@ -96,6 +99,7 @@ def test_other_words_that_nothing_explains_are_noticed(
         generator["command_line"].commands,
         generator["settings"].variables,
         generator["settings"].settings,
+        generator["sdk"].names,
     ):
         before = len(gaps)
         build()
@@ -122,6 +126,14 @@ def test_nothing_is_left_out() -> None:
         for option in command.params:
             if isinstance(option, click.Option) and not option.hidden and option.opts[-1] not in common:
                 assert option.opts[-1] in section_of(commands, path), (path, option.opts)
+
+    sdk = (DOCS / "reference" / "sdk.md").read_text()
+    for name in semtask.__all__:
+        value = getattr(semtask, name)
+        if callable(value):
+            section = with_bases(sdk, name)
+            for member in members_of(value):
+                assert re.search(rf"^(- `{member}`: |{member}\()", section, re.MULTILINE), (name, member)
 
     states = (DOCS / "reference" / "states.md").read_text()
     for (before, event), after in TRANSITIONS.items():
@@ -150,6 +162,21 @@ def section_of(text: str, heading: str) -> str:
     found = text.partition(f"### {heading}\n")[2].partition("\n### ")[0]
     assert found, heading
     return found
+
+
+def with_bases(sdk: str, name: str) -> str:
+    """The section of a public class, and of those that it says it is like."""
+    section = section_of(sdk, name)
+    others = re.findall(r"^(?:A|All else is as with) \[`(\w+)`\]", section, re.MULTILINE)
+    return "".join([section, *(with_bases(sdk, other) for other in others)])
+
+
+def members_of(value: object) -> list[str]:
+    """What help() shows of a public class, but for what only the worker calls."""
+    if not inspect.isclass(value):
+        return []
+    ours = {name for kind in value.__mro__ if kind.__module__.startswith("semtask.") for name in vars(kind)}
+    return sorted(name for name in ours - {"definition", "blocked", "end"} if not name.startswith("_"))
 
 
 def every_command(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
