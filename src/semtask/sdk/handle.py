@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from semtask.client import calls
 from semtask.client.calls import Call
+from semtask.errors import Conflict
 from semtask.model.state import FINAL, State
 from semtask.protocol.messages import ArtifactView, Cancelled, ExceptionView, JobView, ProgressView
 from semtask.sdk import log_lines
@@ -141,10 +142,16 @@ class JobHandle(Generic[R_co]):
 
         `grace`: how long it is given to end by itself, in place of its own grace.
         """
-        return self._connection.send(self._cancel(grace)).cancelled
+        try:
+            return self._connection.send(self._cancel(grace)).cancelled
+        except Conflict:
+            return False
 
     async def acancel(self, *, grace: Seconds | None = None) -> bool:
-        return (await self._connection.asend(self._cancel(grace))).cancelled
+        try:
+            return (await self._connection.asend(self._cancel(grace))).cancelled
+        except Conflict:
+            return False
 
     def _cancel(self, grace: Seconds | None) -> Call[Cancelled]:
         grace_ms = milliseconds("grace", grace)

@@ -33,7 +33,8 @@ def _module_of(function: Callable[..., Any]) -> str:
     main = sys.modules["__main__"]
     if (spec := getattr(main, "__spec__", None)) is not None:
         return str(spec.name)
-    if (file := getattr(main, "__file__", None)) is not None:
+    file = getattr(main, "__file__", None)
+    if file is not None and not file.startswith("<"):  # <stdin>
         return str(os.path.splitext(os.path.basename(file))[0])
     raise ValueError(
         f"{function.__qualname__} is defined in no file, so no worker can import it; put it into a module, or name it: "
