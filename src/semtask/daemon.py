@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,14 @@ from semtask.engine.reporting import Reporting
 from semtask.engine.tailing import Tailing
 from semtask.errors import StartupError, Throttled
 from semtask.executors.attempt_files import AttemptFiles
+from semtask.executors.base import AppStatus, TaskEnd
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.former_attempts import FormerAttempts
+from semtask.executors.in_process import InProcessExecutor
 from semtask.executors.output import LogCap, LogFiles
 from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
+from semtask.executors.worker_process import WorkerSettings
 from semtask.host import procfs
 from semtask.host.app_list import read_apps
 from semtask.host.ballast import Ballast
@@ -44,7 +47,7 @@ from semtask.host.clocks import SystemClock
 from semtask.host.ownership import owned_folders
 from semtask.host.probe import SystemProbe
 from semtask.model.identifiers import JobIds
-from semtask.model.job import ClaimFacts
+from semtask.model.job import ClaimFacts, ProgressNote
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.telemetry.counters import ZOMBIES_CLEANED
 from semtask.telemetry.events import Events
@@ -94,6 +97,7 @@ class _Daemon:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._exit_code = 0
+        self._new_id = JobIds(self._clock.now_ms, secrets.token_bytes).new
 
     async def run(self, ready_fd: int | None) -> int:
         self._handle_signals()
@@ -141,10 +145,23 @@ class _Daemon:
         stack.push_async_callback(spawner.close)
         cap = LogCap(logs, settings.log_max_bytes, upcalls.log_limit)
         await stack.enter_async_context(_background(cap.run()))
+        env = inherited(os.environ, settings.env_allowlist)
+        workers = InProcessExecutor(
+            attempts_dir,
+            spawner,
+            logs,
+            upcalls,
+            upcalls.count,
+            settings=self._worker_settings(env),
+            daemon_epoch=store.daemon_epoch,
+            new_id=self._new_id,
+            now_ms=clock.now_ms,
+        )
+        stack.push_async_callback(workers.close)
         upcalls.engine = Engine(
             store=store,
             executor=SubprocessExecutor(attempts_dir, spawner, logs.open, upcalls.kill_failed, upcalls.count),
-            workers=_NoWorkers(),
+            workers=workers,
             read_apps=lambda: read_apps(settings),
             former=FormerAttempts(attempts_dir, upcalls.count),
             log_watch=cap,
@@ -153,7 +170,7 @@ class _Daemon:
             jitter=draw_jitter,
             events=self._events,
             defaults=CommandDefaults(
-                env=inherited(os.environ, settings.env_allowlist),
+                env=env,
                 working_dir=os.environ.get("HOME") or str(Path.home()),
                 umask=self._inherited_umask,
             ),
@@ -176,6 +193,24 @@ class _Daemon:
         )
         return upcalls.engine
 
+    def _worker_settings(self, env: Mapping[str, str]) -> WorkerSettings:
+        settings = self._settings
+        # A task that enqueues speaks to this daemon and starts no other one.
+        own = {"SEMANTICA_HOME": str(settings.home), "SEMANTICA_AUTOSTART": "off"}
+        return WorkerSettings(
+            env={**env, **own},
+            umask=self._inherited_umask,
+            artifacts_dir=str(settings.artifacts_dir),
+            version=semtask.__version__,
+            start_timeout_ms=settings.worker_start_timeout_ms,
+            idle_ms=settings.worker_idle_ms,
+            async_jobs=settings.async_jobs_per_worker,
+            max_jobs=settings.worker_max_jobs,
+            max_memory_bytes=settings.worker_max_memory_mb * 1024 * 1024,
+            inline_result_bytes=settings.inline_result_bytes,
+            max_result_bytes=settings.max_result_bytes,
+        )
+
     def _operations(self, engine: Engine, store: SqliteStore, changes: Changes, logs: LogFiles) -> Operations:
         settings, clock = self._settings, self._clock
         return Operations(
@@ -186,7 +221,7 @@ class _Daemon:
             slots=engine.slots,
             changes=changes,
             admission=Admission(
-                new_id=JobIds(clock.now_ms, secrets.token_bytes).new,
+                new_id=self._new_id,
                 now_ms=clock.now_ms,
                 max_payload_bytes=settings.max_payload_bytes,
                 retry_base_delay_ms=settings.retry_base_delay_ms,
@@ -256,34 +291,6 @@ class _Daemon:
         self._at_once.set()
 
 
-class _NoWorkers:
-    """Until there is an executor of tasks."""
-
-    busy_processes = 0
-
-    def takers(self, new_processes: int, limited: Any) -> Any:
-        return ()
-
-    def start(self, worker: str, jobs: Any) -> None:
-        raise AssertionError
-
-    def stop(self, job_id: str, claim_no: int, reason: Any, grace_ms: int) -> None:
-        raise AssertionError
-
-    def shortage(self, tasks: Any) -> None: ...
-    def configure(self, apps: Any) -> None: ...
-    def reload(self, names: Any) -> None: ...
-
-    async def settled(self, names: Any, timeout_s: float) -> bool:
-        return True
-
-    def statuses(self) -> Any:
-        return ()
-
-    def workers(self) -> Any:
-        return ()
-
-
 class _Upcalls:
     """What executors and logs have to tell the engine, which is made of them and hence after them."""
 
@@ -297,6 +304,24 @@ class _Upcalls:
 
     def count(self, name: str, by: int) -> None:
         self.engine.count(name, by)
+
+    def tasks_ended(self, ends: Sequence[TaskEnd]) -> None:
+        self.engine.tasks.ended(ends)
+
+    def task_progress(self, notes: Sequence[ProgressNote]) -> None:
+        self.engine.tasks.progress(notes)
+
+    def task_blocked(self, job_id: str, claim_no: int, on: Sequence[str]) -> None:
+        self.engine.dispatcher.block((job_id, claim_no), blocked=bool(on))
+
+    def task_kill_failed(self, job_id: str, claim_no: int) -> None:
+        self.engine.kill_failed(job_id, claim_no)
+
+    def room_changed(self) -> None:
+        self.engine.dispatcher.room_changed()
+
+    def app_changed(self, status: AppStatus) -> None:
+        self.engine.apps.changed(status)
 
 
 @contextlib.asynccontextmanager

@@ -40,6 +40,8 @@ class Judge:
     async def wait_unlocked(self, job: Job) -> None:
         await asyncio.sleep(0)
 
+    async def remove_abandoned(self) -> None: ...
+
 
 @asynccontextmanager
 async def with_running_claim(home: Path) -> AsyncIterator[SqliteStore]:

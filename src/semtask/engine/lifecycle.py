@@ -26,11 +26,11 @@ from semtask.engine.slots import Slots
 from semtask.engine.task_attempts import LogWatch, TaskAttempts
 from semtask.engine.throttle import NEVER, LoadWatch, Throttle, cpu_limit
 from semtask.errors import RpcError
-from semtask.executors.base import AppStatus, Executor, TaskEnd, TaskExecutor
+from semtask.executors.base import Executor, TaskEnd, TaskExecutor
 from semtask.host.clocks import Clock
 from semtask.host.probe import HostProbe
 from semtask.model.app import App
-from semtask.model.job import ClaimFacts, Job, ProgressNote
+from semtask.model.job import ClaimFacts, Job
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import StopReason
 from semtask.store.base import Running, StopRequest, StopSelector, Store
@@ -212,26 +212,6 @@ class Engine:
         """Pass a committed stop reason on to what runs here."""
         self.commands.stop(running)
         self.tasks.stop(running)
-
-    # --- what the executors tell ------------------------------------------------------------------------------------
-
-    def tasks_ended(self, ends: Sequence[TaskEnd]) -> None:
-        self.tasks.ended(ends)
-
-    def task_progress(self, notes: Sequence[ProgressNote]) -> None:
-        self.tasks.progress(notes)
-
-    def task_kill_failed(self, job_id: str, claim_no: int) -> None:
-        self.kill_failed(job_id, claim_no)
-
-    def task_blocked(self, job_id: str, claim_no: int, on: Sequence[str]) -> None:
-        self.dispatcher.block((job_id, claim_no), blocked=bool(on))
-
-    def room_changed(self) -> None:
-        self.dispatcher.room_changed()
-
-    def app_changed(self, status: AppStatus) -> None:
-        self.apps.changed(status)
 
     def kill_failed(self, job_id: str, claim_no: int) -> None:
         """Processes of this attempt survive SIGKILL: say so; the job keeps its state and its slot."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
 from semtask.engine.background import Background
@@ -33,6 +33,11 @@ class Judge(Protocol):
         ...
 
     async def wait_unlocked(self, job: Job) -> None: ...
+
+    async def remove_abandoned(self) -> None:
+        """Remove what former workers left, each when nothing of it is left. May take as long as one is not to be
+        killed."""
+        ...
 
 
 class Recovery:
@@ -63,8 +68,11 @@ class Recovery:
         """Judge all claims. Returns when all are settled, or after a moment if some take longer: those hold their
         slots until their own facts are known."""
         jobs = await self._store.running()
-        if not jobs:
-            return
+        if jobs:
+            await self._settle_all(jobs)
+        self._background.spawn(self._judge.remove_abandoned(), "removing what former workers left")
+
+    async def _settle_all(self, jobs: Sequence[Job]) -> None:
         log.info("judging %d attempts of a former daemon", len(jobs))
         await self._store.count({ORPHANED_JOBS: len(jobs)})
         for job in jobs:
