@@ -118,6 +118,9 @@ def play(behaviour: str) -> None:
         case "closes":
             take_token()
             channel.close()
+        case "steals":
+            time.sleep(0.3)  # until they were taken back
+            channel.sendall(done(keys[1]))
         case "ends-others":
             take_token()
             channel.sendall(done(("01890a5d-ac96-774b-bcce-b302099a80fe", 9)))

@@ -93,6 +93,7 @@ async def acrash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 @app.task
 async def astuck(seconds: float) -> None:
+    open("runs", "w").close()
     time.sleep(seconds)
 @app.task
 async def apid() -> int:

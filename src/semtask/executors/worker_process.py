@@ -110,6 +110,7 @@ class WorkerProcess:
         self._failed: Failed | None = None
         self._killed: _Kill | None = None
         self._ended = False
+        self._is_stuck = False
         self._patience: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -284,7 +285,8 @@ class WorkerProcess:
         self._be_patient(_LEAVE_S, "it closed its connection to the daemon and went on")
 
     def _stuck(self) -> None:
-        if not self._ended:
+        if not self._ended and not self._is_stuck:
+            self._is_stuck = True
             self._owner.on_stuck()
 
     # --- the end -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,249 @@
+"""Jobs that are stopped, and jobs that are taken back because another one takes its time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from semtask.model.job import Job
+from semtask.model.outcome import FailureClass
+from semtask.model.state import EndCause, StopReason
+from tests.executors.rig import until, with_nonce
+from tests.executors.task_rig import ASYNC, SYNC, TaskRig, task_rig
+
+# Says in a file that it runs.
+LOUD = (
+    SYNC
+    + """
+def say(word):
+    open(word, "w").close()
+@app.task
+def loud_loop() -> None:
+    say("runs")
+    while True:
+        time.sleep(0.01)
+@app.task
+def loud_stuck(seconds: float) -> None:
+    say("runs")
+    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
+@app.task
+def in_c() -> None:
+    say("runs")
+    sum(range(10**15))  # holds the GIL and looks at no signal
+@app.task
+def deaf() -> None:
+    say("runs")
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            say("heard")
+@app.task
+def late() -> str:
+    say("runs")
+    try:
+        time.sleep(60)
+    except BaseException:
+        return "enough"
+"""
+)
+
+
+async def running(r: TaskRig, job: Job, *others: Job) -> str:
+    """Start jobs in one worker; the first one runs."""
+    facts = await r.start(job, *others)
+    project = Path(r.status().app.directory)
+    await until((project / "runs").exists, "the code of the job")
+    return facts.nonce
+
+
+def stop(r: TaskRig, job: Job, grace_ms: int, reason: StopReason = StopReason.CANCEL) -> None:
+    r.executor.stop(job.job_id, job.claim_no, reason, grace_ms)
+
+
+def test_a_sync_loop_is_interrupted_and_its_worker_lives_on(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("loud_loop")
+            nonce = await running(r, job)
+            before = with_nonce(nonce)
+            began = time.monotonic()
+            stop(r, job, 20_000)
+            end = (await r.end(job)).outcome
+            assert time.monotonic() - began < 5
+            assert end.stopped
+            assert end.end_cause is EndCause.INTERRUPTED
+            assert "in loud_loop" in r.log_of(job)
+            assert with_nonce(nonce) == before
+            assert (await r.taker("noop")).facts.nonce == nonce
+            assert (await r.run("noop")).outcome.failure is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("task", ["in_c", "deaf"])
+def test_what_cannot_be_interrupted_is_killed_after_its_grace(tmp_path: Path, task: str) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job(task)
+            behind = r.job("noop")
+            nonce = await running(r, job, behind)
+            began = time.monotonic()
+            stop(r, job, 400)
+            end = (await r.end(job)).outcome
+            assert 0.35 < time.monotonic() - began < 10
+            assert end.stopped
+            assert end.signal in {signal.SIGTERM, signal.SIGKILL}
+            assert end.error == "its worker was killed: the job did not end within its grace of 400 ms"
+            assert with_nonce(nonce) == []
+            assert (await r.end(behind)).outcome.failure is FailureClass.NEVER_RAN
+
+    asyncio.run(main())
+
+
+def test_a_second_stop_can_only_shorten_the_grace(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("in_c")
+            await running(r, job)
+            began = time.monotonic()
+            stop(r, job, 60_000, StopReason.SHUTDOWN)
+            stop(r, job, 300)
+            stop(r, job, 60_000)
+            assert (await r.end(job)).outcome.stopped
+            assert 0.25 < time.monotonic() - began < 10
+
+    asyncio.run(main())
+
+
+def test_a_result_after_a_stop_is_a_result(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("late")
+            await running(r, job)
+            stop(r, job, 20_000)
+            end = (await r.end(job)).outcome
+            assert (end.failure, end.stopped, end.result) == (None, False, '"enough"')
+
+    asyncio.run(main())
+
+
+def test_a_job_that_has_not_begun_is_recalled(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            # Sent while the worker is not scheduled: none of them begins.
+            first, second = r.job("loud_loop"), r.job("noop")
+            worker = (await r.taker("noop")).facts
+            (pid,) = with_nonce(worker.nonce)
+            os.kill(pid, signal.SIGSTOP)
+            await r.start(first, second)
+            stop(r, first, 20_000)
+            for job in (first, second):
+                assert (await r.end(job)).outcome.failure is FailureClass.NEVER_RAN
+            os.kill(pid, signal.SIGCONT)
+            assert (await r.run("noop", n=3)).outcome.result == "3"
+            assert not (tmp_path / "project-app" / "runs").exists()
+
+    asyncio.run(main())
+
+
+def test_async_jobs_are_cancelled_one_by_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(ASYNC))
+            jobs = [r.job("asleep", seconds=1.5) for _ in range(3)]
+            facts = await r.start(*jobs)
+            stop(r, jobs[1], 20_000)
+            end = (await r.end(jobs[1])).outcome
+            assert end.stopped
+            for job in (jobs[0], jobs[2]):
+                assert (await r.end(job)).outcome.result == '"slept"'
+            assert len(with_nonce(facts.nonce)) == 1
+
+    asyncio.run(main())
+
+
+def test_the_others_of_a_killed_async_worker_are_displaced(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(ASYNC))
+            others = [r.job("asleep", seconds=60) for _ in range(3)]
+            stuck = r.job("astuck", seconds=60)
+            facts = await r.start(*others, stuck)
+            await until((tmp_path / "project-app" / "runs").exists, "the code of the job")
+            stop(r, stuck, 300, StopReason.TIMEOUT)
+            end = (await r.end(stuck)).outcome
+            assert end.stopped
+            assert end.failure is FailureClass.CRASH
+            for job in others:
+                assert (await r.end(job)).outcome.failure is FailureClass.DISPLACED
+            assert with_nonce(facts.nonce) == []
+
+    asyncio.run(main())
+
+
+def test_what_waits_behind_a_slow_job_is_taken_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            slow = r.job("loud_stuck", seconds=1.5)  # it holds the GIL: nothing in the worker can answer
+            waiting = [r.job("noop", n=n) for n in range(5)]
+            began = time.monotonic()
+            facts = await r.start(slow, *waiting)
+            for job in waiting:
+                assert (await r.end(job)).outcome.failure is FailureClass.NEVER_RAN
+            assert time.monotonic() - began < 1
+            assert slow.job_id not in r.ends
+            # They run in another worker, and none of them in this one.
+            again = await r.taker("noop")
+            assert again.facts.nonce != facts.nonce
+            await r.end(slow)
+            r.executor.start(facts.nonce, [fresh := r.job("noop", n=9)])
+            assert (await r.end(fresh)).outcome.result == "9"
+            assert set(r.ends) == {slow.job_id, fresh.job_id, *(job.job_id for job in waiting)}
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_begins_what_was_taken_back_is_killed(tmp_path: Path) -> None:
+    """`steals` takes no token."""
+
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.scripted("steals"))
+            jobs = [r.job("task"), r.job("task")]
+            facts = await r.start(*jobs)
+            assert (await r.end(jobs[1])).outcome.failure is FailureClass.NEVER_RAN
+            await until(lambda: with_nonce(facts.nonce) == [], "its end")
+            assert (await r.end(jobs[0])).outcome.failure is not None
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_cannot_be_killed_is_told_of_and_keeps_its_jobs(tmp_path: Path) -> None:
+    """No process outlives SIGKILL at a test's wish, so the word of the shim is forged."""
+
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("loud_stuck", seconds=60)
+            nonce = await running(r, job)
+            requests = {request.about["worker"]: number for number, request in r.spawner._requested.items()}
+            os.write(r.spawner._notices_in, f"{requests[nonce]} stuck\n{requests[nonce]} stuck\n".encode())
+            await until(lambda: r.kill_failed, "the word of the shim")
+            assert job.job_id not in r.ends
+            stop(r, job, 0)
+            assert (await r.end(job)).outcome.stopped
+            assert r.kill_failed == [job.job_id]
+
+    asyncio.run(main())
