@@ -244,6 +244,7 @@ def _start(socket_fd: int, tokens: int, cwd: Path, log: int, shim: bool) -> subp
         ["bash", "-c", f"exec 3<&{socket_fd}- 4<&{tokens}-; {'exec ' if shim else ''}{program}"],
         pass_fds=(socket_fd, tokens),
         cwd=cwd,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE if shim else log,
         stderr=log,

@@ -44,7 +44,8 @@ def low_level() -> None:
     print("python before")
     os.write(1, b"from fd 1\\n")
     ctypes.CDLL(None).puts(b"from C")
-    os.write(2, b"from fd 2\\nno newline")
+    os.write(2, b"from fd 2\\n")
+    ctypes.CDLL(None).printf(b"no newline")
 
 @app.task
 def children(gate: str) -> None:

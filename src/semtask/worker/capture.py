@@ -7,6 +7,7 @@ meanwhile is copied at its end. With async jobs side by side those bytes stay in
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import os
@@ -20,6 +21,7 @@ from semtask.worker.job_log import JobLog, stamped, write_all
 
 _MAX_COPY = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
+_IOLBF = 1
 _HIGH = 200  # above the descriptors that careless code closes
 
 
@@ -111,6 +113,8 @@ class Capture:
 
     def close(self, job: JobContext, *, alone: bool) -> int | None:
         """The job has ended; the size of its log, None if it wrote nothing. `alone`: it was a sync job."""
+        if alone:
+            self._own.flush()
         if self._redirected:
             self._own.restore()
             self._redirected = False
@@ -145,6 +149,7 @@ class OwnLog:
     def __init__(self) -> None:
         import fcntl
 
+        self.flush = _line_buffered_stdout()
         self.fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (1, 2)]
         files = {(status.st_dev, status.st_ino): fd for fd in self.fds if _is_file(status := os.fstat(fd))}
         self._sizes = dict.fromkeys(files.values(), 0)
@@ -177,6 +182,16 @@ class OwnLog:
     def say(self, text: str) -> None:
         with suppress(OSError):  # a full disk: there is nowhere left to say it
             write_all(self.fds[1], stamped("WARNING", text))
+
+
+def _line_buffered_stdout() -> Callable[[], object]:
+    """Let the stdout of C write each line when it ends, as in a terminal; a function that writes the rest."""
+    import ctypes
+
+    libc = ctypes.CDLL(None)
+    stdout = ctypes.c_void_p.in_dll(libc, "stdout")
+    libc.setvbuf(stdout, None, _IOLBF, 0)
+    return functools.partial(libc.fflush, stdout)
 
 
 def _is_file(status: os.stat_result) -> bool:
