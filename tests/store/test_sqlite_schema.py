@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 import pytest
 
-from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, Taker
+from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, QueueClass, Taker
 from semtask.model.state import FINAL, LIVE, TRANSITIONS, WAITING, EndCause, Event, State, StopReason
 from semtask.store.base import JobFilter, TaskClaim
 from semtask.store.sql import folder, query
@@ -52,22 +52,40 @@ def test_every_field_of_a_new_job_is_inserted() -> None:
     }
 
 
+def lists_of(schema: str, column: str) -> list[frozenset[str]]:
+    """The values that a column is compared with, each list by itself: IN, or spelled out."""
+    found = re.findall(rf"\b{column} (?:NOT )?IN \(([^)]*)\)", schema)
+    found += re.findall(rf"(?:\b{column} (?:=|<>) '\w+'(?:\s+(?:OR|AND) (?={column})|))+", schema)
+    return [frozenset(re.findall(r"'(\w+)'", text)) for text in found]
+
+
 @pytest.mark.parametrize(
     ("column", "values"),
-    [("state", State), ("stop_reason", StopReason), ("end_cause", EndCause), ("execution_mode", ExecutionMode)],
+    [
+        ("stop_reason", StopReason),
+        ("end_cause", EndCause),
+        ("execution_mode", ExecutionMode),
+        ("on_interrupt", OnInterrupt),
+        ("queue_class", QueueClass),
+    ],
 )
 def test_checks_name_the_values_of_the_model(db: apsw.Connection, column: str, values: Any) -> None:
-    [sql] = [str(row[0]) for row in db.execute("SELECT sql FROM sqlite_schema WHERE name = 'jobs'")]
-    [found] = re.findall(rf"CHECK \({column} IN \((.*?)\)\)", sql, re.DOTALL)
-    assert set(re.findall(r"'(\w+)'", found)) == {str(value) for value in values}
+    schema = "\n".join(str(row[0]) for row in db.execute("SELECT sql FROM sqlite_schema WHERE type = 'table'"))
+    lists = [named for named in lists_of(schema, column) if len(named) > 1]
+    assert lists == [frozenset(str(value) for value in values)]
 
 
 def test_live_rows_are_the_same_in_the_schema_and_in_the_model(db: apsw.Connection) -> None:
     schema = "\n".join(str(row[0]) for row in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL"))
-    lists = re.findall(r"state (?:NOT )?IN \(([^)]*)\)", schema)
-    named = {frozenset(re.findall(r"'(\w+)'", text)) for text in lists}
+    named = {states for states in lists_of(schema, "state") if len(states) > 1}
     skipped = {State.SKIPPED_TTL, State.SKIPPED_DEADLINE}
     assert named == {frozenset(map(str, states)) for states in (State, LIVE, WAITING, skipped)}
+
+
+def test_no_check_builds_a_table_in_each_statement(db: apsw.Connection) -> None:
+    row = of_new_job(new_job(), 1, State.QUEUED)
+    program = db.execute(f"EXPLAIN {query('insert_job')}", row).fetchall()
+    assert "OpenEphemeral" not in {str(step[1]) for step in program}
 
 
 # The statements that change a state, and the event that one with a fixed state carries out.

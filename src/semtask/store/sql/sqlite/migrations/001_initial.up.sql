@@ -1,15 +1,17 @@
 -- The row of a job holds everything about it but its ended attempts.
 -- `seq` is given out by the daemon (meta.next_seq) and never reused: it orders the queue and pages the listings.
+-- The CHECKs spell lists out with OR: for IN with more than two values SQLite builds a table in each statement, which
+-- takes as long as the rest of an insert.
 CREATE TABLE jobs (
     seq                  INTEGER PRIMARY KEY,
     job_id               BLOB    NOT NULL CHECK (length(job_id) = 16),
     queue                TEXT    NOT NULL CHECK (length(queue) BETWEEN 1 AND 64),
     job_type             TEXT    NOT NULL CHECK (length(job_type) BETWEEN 1 AND 128),
     execution_mode       TEXT    NOT NULL CHECK (execution_mode IN ('IN_PROCESS', 'SUBPROCESS')),
-    state                TEXT    NOT NULL CHECK (state IN (
-        'SCHEDULED', 'QUEUED', 'RUNNING',
-        'DONE', 'FAILED', 'CANCELLED', 'SUPERSEDED', 'SKIPPED_TTL', 'SKIPPED_DEADLINE'
-    )),
+    state                TEXT    NOT NULL CHECK (
+        state = 'SCHEDULED' OR state = 'QUEUED' OR state = 'RUNNING' OR state = 'DONE' OR state = 'FAILED'
+        OR state = 'CANCELLED' OR state = 'SUPERSEDED' OR state = 'SKIPPED_TTL' OR state = 'SKIPPED_DEADLINE'
+    ),
     priority             INTEGER NOT NULL CHECK (priority BETWEEN -100 AND 100),
     claim_no             INTEGER NOT NULL DEFAULT 0 CHECK (claim_no >= 0),
     attempts             INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND claim_no),
@@ -20,15 +22,20 @@ CREATE TABLE jobs (
     run_at               INTEGER,
     started_at           INTEGER,
     finished_at          INTEGER,
-    stop_reason          TEXT CHECK (stop_reason IN (
-        'interrupted', 'shutdown', 'timeout', 'log_limit', 'deadline', 'superseded', 'cancel'
-    )),
+    stop_reason          TEXT CHECK (
+        stop_reason = 'interrupted' OR stop_reason = 'shutdown' OR stop_reason = 'timeout'
+        OR stop_reason = 'log_limit' OR stop_reason = 'deadline' OR stop_reason = 'superseded'
+        OR stop_reason = 'cancel'
+    ),
     stop_grace_ms        INTEGER CHECK (stop_grace_ms >= 0),
     kill_failed_at       INTEGER,
-    end_cause            TEXT CHECK (end_cause IN (
-        'success', 'exception', 'exit_code', 'signal', 'oom', 'timeout', 'deadline', 'ttl', 'cancelled', 'superseded',
-        'worker_crash', 'interrupted', 'quarantined', 'spawn_failed', 'bad_payload', 'dependency_failed', 'log_limit'
-    )),
+    end_cause            TEXT CHECK (
+        end_cause = 'success' OR end_cause = 'exception' OR end_cause = 'exit_code' OR end_cause = 'signal'
+        OR end_cause = 'oom' OR end_cause = 'timeout' OR end_cause = 'deadline' OR end_cause = 'ttl'
+        OR end_cause = 'cancelled' OR end_cause = 'superseded' OR end_cause = 'worker_crash'
+        OR end_cause = 'interrupted' OR end_cause = 'quarantined' OR end_cause = 'spawn_failed'
+        OR end_cause = 'bad_payload' OR end_cause = 'dependency_failed' OR end_cause = 'log_limit'
+    ),
     exit_code            INTEGER,
     signal               INTEGER,
     max_attempts         INTEGER NOT NULL CHECK (max_attempts >= 0),
@@ -74,8 +81,8 @@ CREATE TABLE jobs (
     result               TEXT,
     payload              TEXT    NOT NULL,
     -- A finished job has an end and the time of it; no other job has.
-    CHECK ((finished_at IS NOT NULL) = (state NOT IN ('SCHEDULED', 'QUEUED', 'RUNNING'))),
-    CHECK ((end_cause IS NOT NULL) = (state NOT IN ('SCHEDULED', 'QUEUED', 'RUNNING'))),
+    CHECK ((finished_at IS NOT NULL) = (state <> 'SCHEDULED' AND state <> 'QUEUED' AND state <> 'RUNNING')),
+    CHECK ((end_cause IS NULL) = (finished_at IS NULL)),
     -- Only what runs can be stopped; what was stopped shows why.
     CHECK (stop_reason IS NULL OR state NOT IN ('SCHEDULED', 'QUEUED')),
     CHECK ((stop_reason IS NULL) = (stop_grace_ms IS NULL)),
@@ -145,7 +152,9 @@ CREATE TABLE queues (
     name             TEXT PRIMARY KEY CHECK (length(name) BETWEEN 1 AND 64),
     paused           INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
     concurrency      INTEGER CHECK (concurrency > 0),
-    queue_class      TEXT    NOT NULL DEFAULT 'normal' CHECK (queue_class IN ('interactive', 'normal', 'background')),
+    queue_class      TEXT    NOT NULL DEFAULT 'normal' CHECK (
+        queue_class = 'interactive' OR queue_class = 'normal' OR queue_class = 'background'
+    ),
     scheduled        INTEGER NOT NULL DEFAULT 0,
     queued           INTEGER NOT NULL DEFAULT 0,
     running          INTEGER NOT NULL DEFAULT 0,
