@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 _QUICK_BITS = 10  # durations below 2**10 us are quick: about a millisecond
 _BUDGET_US = 5000  # what waits in a worker shall have its turn within this time
-_MOST = 64
+_MOST = 256
 _WEIGHT = 8  # of the past, against one new duration
 _OUTLIER = 8  # a duration counts as at most so many times the average: the machine may have been busy
 
