@@ -35,7 +35,7 @@ class Semantica:
         self._connection = Connection(home, url, autostart, registry=self.registry)
 
     def close(self) -> None:
-        """Close the connections of this thread and of all event loops. The next request opens another one."""
+        """Close the connections of all threads and event loops. The next request opens another one."""
         self._connection.close()
 
     # --- tasks ------------------------------------------------------------------------------------------------------

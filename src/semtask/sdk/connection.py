@@ -5,25 +5,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from semtask import config
-from semtask.client.async_client import AsyncClient
 from semtask.client.calls import Call
 from semtask.client.client import Client
 from semtask.config import Settings
 from semtask.tasks.registry import Registry
 
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from semtask.client.async_client import AsyncClient
+
 R = TypeVar("R")
-C = TypeVar("C", bound=Client | AsyncClient)
+C = TypeVar("C", bound="Client | AsyncClient")
 
 
 class StandIn(Protocol):
@@ -95,7 +98,7 @@ class Connection:
         return self._now_ms() if _stand_in is None else _stand_in.now_ms()
 
     def close(self) -> None:
-        """Close the connections of this thread and of all event loops. The next request opens another one."""
+        """Close the connections of all threads and event loops. The next request opens another one."""
         self._forget()
 
     @cached_property
@@ -106,7 +109,7 @@ class Connection:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._threads = threading.local()
-        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Closing[AsyncClient]] = WeakKeyDictionary()
+        self._loops: WeakKeyDictionary[AbstractEventLoop, _Closing[AsyncClient]] = WeakKeyDictionary()
 
     def _of_thread(self) -> Client:
         if self._pid != os.getpid():
@@ -119,6 +122,10 @@ class Connection:
             return client
 
     def _of_loop(self) -> AsyncClient:
+        import asyncio  # here: not everybody needs it, and it costs a start 20 ms
+
+        from semtask.client.async_client import AsyncClient
+
         if self._pid != os.getpid():
             self._forget()
         loop = asyncio.get_running_loop()

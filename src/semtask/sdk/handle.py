@@ -16,7 +16,7 @@ from semtask.protocol.messages import ArtifactView, Cancelled, ExceptionView, Jo
 from semtask.sdk import log_lines
 from semtask.sdk.connection import Connection
 from semtask.sdk.log_lines import Stream
-from semtask.sdk.waiting import await_end, wait_for_end
+from semtask.sdk.waiting import wait_for_end
 from semtask.tasks.context import current_or_none
 from semtask.tasks.registry import Seconds, milliseconds
 
@@ -74,6 +74,8 @@ class JobHandle(Generic[R_co]):
             return wait_for_end(self._connection, self.id, timeout)
 
     async def _aended(self, timeout: float | None) -> JobView:
+        from semtask.sdk.shared_waits import await_end  # brings asyncio, which not everybody needs
+
         if current_or_none() is not None and (job := await self.ainfo()).state in FINAL:
             return job
         with self._blocking():
