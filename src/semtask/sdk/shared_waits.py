@@ -1,0 +1,141 @@
+"""Waiting for the end of jobs on an event loop: any number of them at once, in a few requests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterable
+from weakref import WeakKeyDictionary
+
+from semtask.client import calls
+from semtask.errors import DaemonUnavailable, NotFound, Throttled
+from semtask.model.state import FINAL
+from semtask.protocol.messages import JobView
+from semtask.sdk.connection import Connection
+from semtask.sdk.waiting import LONGEST_MS, PAUSE_S, Patience, still_going
+
+_MOST_IDS = 1000
+_MOST_REQUESTS = 4
+_PAUSE_PER_JOB_S = 50e-6
+
+
+async def await_end(connection: Connection, job_id: str, timeout: float | None) -> JobView:
+    """The job once it has ended. Raises TimeoutError after `timeout` seconds; the job goes on."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await _shared_of(connection).ended(job_id)
+    except TimeoutError:
+        raise still_going(job_id, timeout) from None
+
+
+class SharedWaits:
+    """All that is awaited on one event loop. The daemon is asked in batches: a request, and a connection, for each
+    job would keep others from having one.
+
+    A few requests are under way; what is awaited anew begins another one, and if there are too many, the smallest is
+    begun again with it.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._futures: dict[str, list[asyncio.Future[JobView]]] = {}
+        self._fresh: set[str] = set()
+        self._requests: dict[asyncio.Task[None], set[str]] = {}
+        self._beginning = False
+
+    async def ended(self, job_id: str) -> JobView:
+        future: asyncio.Future[JobView] = asyncio.get_running_loop().create_future()
+        if job_id not in self._futures:
+            self._begin_with({job_id})
+        self._futures.setdefault(job_id, []).append(future)
+        try:
+            return await future
+        finally:
+            self._leave(job_id, future)
+
+    def _leave(self, job_id: str, future: asyncio.Future[JobView]) -> None:
+        futures = self._futures.get(job_id, [])
+        if future in futures:
+            futures.remove(future)
+        if futures or self._futures.pop(job_id, None) is None:
+            return
+        self._fresh.discard(job_id)
+        for request, job_ids in self._requests.items():
+            if job_id in job_ids and not any(other in self._futures for other in job_ids):
+                request.cancel()
+
+    def _begin_with(self, job_ids: Iterable[str]) -> None:
+        self._fresh.update(job_ids)
+        if self._fresh and not self._beginning:
+            self._beginning = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._beginning = False
+        job_ids, self._fresh = self._fresh, set()
+        if len(self._requests) >= _MOST_REQUESTS:
+            smallest = min(self._requests, key=lambda request: len(self._requests[request]))
+            job_ids |= self._requests.pop(smallest)
+            smallest.cancel()
+        wanted = [job_id for job_id in job_ids if job_id in self._futures]
+        for start in range(0, len(wanted), _MOST_IDS):
+            self._request(set(wanted[start : start + _MOST_IDS]))
+
+    def _request(self, job_ids: set[str]) -> None:
+        request = asyncio.get_running_loop().create_task(self._ask(job_ids))
+        self._requests[request] = job_ids
+        request.add_done_callback(lambda _: self._requests.pop(request, None))
+
+    async def _ask(self, job_ids: set[str]) -> None:
+        try:
+            jobs = await self._look(job_ids)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is raised where the jobs are awaited
+            self._fail(job_ids, error)
+            return
+        for job in jobs:
+            if job.state in FINAL:
+                self._settle(job)
+        # Jobs that end one after the other shall not cost a request each while there are many.
+        await asyncio.sleep(len(job_ids) * _PAUSE_PER_JOB_S)
+        self._begin_with(job_id for job_id in job_ids if job_id in self._futures)
+
+    async def _look(self, job_ids: set[str]) -> list[JobView]:
+        """The jobs, once one of them has ended."""
+        wait = calls.wait(list(job_ids), mode="any", timeout_ms=LONGEST_MS, include=["result"])
+        patience = Patience()
+        while True:
+            try:
+                return (await self._connection.asend(wait)).jobs
+            except (DaemonUnavailable, Throttled) as error:
+                patience.lose(error)
+                await asyncio.sleep(PAUSE_S)
+
+    def _settle(self, job: JobView) -> None:
+        for future in self._futures.pop(job.job_id, ()):
+            if not future.done():
+                future.set_result(job)
+
+    def _fail(self, job_ids: set[str], error: Exception) -> None:
+        """A job that is not there must not disturb the others: they are asked for without it."""
+        if len(job_ids) > 1 and isinstance(error, NotFound):
+            halves = list(job_ids)
+            self._request(set(halves[: len(halves) // 2]))
+            self._request(set(halves[len(halves) // 2 :]))
+            return
+        for job_id in job_ids:
+            for future in self._futures.pop(job_id, ()):
+                if not future.done():
+                    future.set_exception(error)
+
+
+_lock = threading.Lock()
+_shared: WeakKeyDictionary[Connection, WeakKeyDictionary[asyncio.AbstractEventLoop, SharedWaits]] = WeakKeyDictionary()
+
+
+def _shared_of(connection: Connection) -> SharedWaits:
+    loop = asyncio.get_running_loop()
+    with _lock:
+        loops = _shared.setdefault(connection, WeakKeyDictionary())
+        if (waits := loops.get(loop)) is None:
+            waits = loops[loop] = SharedWaits(connection)
+        return waits
