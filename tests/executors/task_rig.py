@@ -54,6 +54,7 @@ def pid() -> int:
     return os.getpid()
 @app.task
 def sleep(seconds: float) -> str:
+    open("runs", "w").close()
     time.sleep(seconds)
     return "slept"
 @app.task
@@ -241,6 +242,13 @@ class TaskRig:
         job = self.job(task, **arguments)
         await self.start(job)
         return await self.end(job)
+
+    async def runs(self, *jobs: Job) -> ClaimFacts:
+        """Start jobs in one worker, and wait until the code of the first one runs, which says so in a file."""
+        facts = await self.start(*jobs)
+        project = next(status.app.directory for status in self.executor.statuses())
+        await until(Path(project, "runs").exists, "the code of the job")
+        return facts
 
     # --- looking ---
 

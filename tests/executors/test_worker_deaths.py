@@ -12,7 +12,7 @@ import pytest
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause
 from tests.executors.rig import alive, until, with_nonce
-from tests.executors.task_rig import ASYNC, SYNC, TaskRig, task_rig
+from tests.executors.task_rig import ASYNC, SYNC, task_rig
 
 
 def is_crash(outcome: Outcome) -> bool:
@@ -221,8 +221,7 @@ def test_the_shim_of_a_worker_is_killed(tmp_path: Path) -> None:
         async with task_rig(tmp_path) as r:
             await r.use(r.write_app())
             job = r.job("sleep", seconds=60)
-            facts = await r.start(job)
-            await _runs(r, job.job_id)
+            facts = await r.runs(job)
             folder = r.attempts.attempt((facts.worker or "").removesuffix(".1"), 1)
             started = folder.started()
             assert started is not None
@@ -234,8 +233,3 @@ def test_the_shim_of_a_worker_is_killed(tmp_path: Path) -> None:
             assert with_nonce(facts.nonce) == []
 
     asyncio.run(main())
-
-
-async def _runs(r: TaskRig, job_id: str) -> None:
-    await until(lambda: any(job_id in worker.running for worker in r.executor.workers()), "the job")
-    await asyncio.sleep(0.05)  # it was sent; now its code runs

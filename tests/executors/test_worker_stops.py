@@ -54,14 +54,6 @@ def late() -> str:
 )
 
 
-async def running(r: TaskRig, job: Job, *others: Job) -> str:
-    """Start jobs in one worker; the first one runs."""
-    facts = await r.start(job, *others)
-    project = Path(r.status().app.directory)
-    await until((project / "runs").exists, "the code of the job")
-    return facts.nonce
-
-
 def stop(r: TaskRig, job: Job, grace_ms: int, reason: StopReason = StopReason.CANCEL) -> None:
     r.executor.stop(job.job_id, job.claim_no, reason, grace_ms)
 
@@ -71,7 +63,7 @@ def test_a_sync_loop_is_interrupted_and_its_worker_lives_on(tmp_path: Path) -> N
         async with task_rig(tmp_path) as r:
             await r.use(r.write_app(LOUD))
             job = r.job("loud_loop")
-            nonce = await running(r, job)
+            nonce = (await r.runs(job)).nonce
             before = with_nonce(nonce)
             began = time.monotonic()
             stop(r, job, 20_000)
@@ -94,7 +86,7 @@ def test_what_cannot_be_interrupted_is_killed_after_its_grace(tmp_path: Path, ta
             await r.use(r.write_app(LOUD))
             job = r.job(task)
             behind = r.job("noop")
-            nonce = await running(r, job, behind)
+            nonce = (await r.runs(job, behind)).nonce
             began = time.monotonic()
             stop(r, job, 400)
             end = (await r.end(job)).outcome
@@ -113,7 +105,7 @@ def test_a_second_stop_can_only_shorten_the_grace(tmp_path: Path) -> None:
         async with task_rig(tmp_path) as r:
             await r.use(r.write_app(LOUD))
             job = r.job("in_c")
-            await running(r, job)
+            await r.runs(job)
             began = time.monotonic()
             stop(r, job, 60_000, StopReason.SHUTDOWN)
             stop(r, job, 300)
@@ -129,7 +121,7 @@ def test_a_result_after_a_stop_is_a_result(tmp_path: Path) -> None:
         async with task_rig(tmp_path) as r:
             await r.use(r.write_app(LOUD))
             job = r.job("late")
-            await running(r, job)
+            await r.runs(job)
             stop(r, job, 20_000)
             end = (await r.end(job)).outcome
             assert (end.failure, end.stopped, end.result) == (None, False, '"enough"')
@@ -237,7 +229,7 @@ def test_a_worker_that_cannot_be_killed_is_told_of_and_keeps_its_jobs(tmp_path: 
         async with task_rig(tmp_path) as r:
             await r.use(r.write_app(LOUD))
             job = r.job("loud_stuck", seconds=60)
-            nonce = await running(r, job)
+            nonce = (await r.runs(job)).nonce
             requests = {request.about["worker"]: number for number, request in r.spawner._requested.items()}
             os.write(r.spawner._notices_in, f"{requests[nonce]} stuck\n{requests[nonce]} stuck\n".encode())
             await until(lambda: r.kill_failed, "the word of the shim")
