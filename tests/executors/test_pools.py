@@ -164,7 +164,7 @@ def test_how_many_may_wait_follows_from_how_long_they_take() -> None:
     pace = Pace()
     assert not pace.quick(())
     pace.note("quick", 10)
-    assert (sorted(pace.quick(())), pace.depth) == (["quick"], 64)
+    assert (sorted(pace.quick(())), pace.depth) == (["quick"], 256)
     pace.note("medium", 600)
     assert (sorted(pace.quick(())), pace.depth) == (["medium", "quick"], 4)
     pace.note("slow", 2_000_000)
