@@ -238,6 +238,18 @@ def test_the_order_of_keywords_changes_nothing() -> None:
     assert signature.encode_arguments((), {"b": 2, "a": 1}) == signature.encode_arguments((1, 2), {})
 
 
+def test_equal_sets_make_equal_payloads() -> None:
+    signature = taking(list[frozenset[str]])
+    letters = [chr(code) for code in range(97, 123)]
+    payload = signature.encode_arguments(([frozenset(letters)],), {})
+    assert payload == signature.encode_arguments(([frozenset(reversed(letters))],), {})
+    assert json.loads(payload) == {"value": [letters]}
+
+
+def test_dicts_keep_their_order() -> None:
+    assert taking(dict[str, int]).encode_arguments(({"b": 1, "a": 2},), {}) == b'{"value":{"b":1,"a":2}}'
+
+
 def test_typed_keywords() -> None:
     def task(**options: Unpack[Options]) -> None: ...
 

@@ -47,7 +47,7 @@ class Signature:
         try:
             plain = json_types.to_plain(given)
             arguments = json_types.convert(plain, self._arguments)
-            payload = json_types.encode(arguments)
+            payload = self._write(arguments)
         except Exception as error:  # noqa: BLE001 - also what a class of the user raises
             self._refuse_arguments(args, kwargs, given, error)
         if b"null" in payload and (place := json_types.place_of_non_finite(given)) is not None:
@@ -148,6 +148,11 @@ class Signature:
         for name, kind, *_ in fields:
             json_types.require_json(kind, f"parameter '{name}' of {self._where}")
         return struct
+
+    @cached_property
+    def _write(self) -> Callable[[Any], bytes]:
+        """Equal arguments make equal payloads, sets too: an idempotency key stands for them."""
+        return json_types.encode_sorted if json_types.has_sets(self._arguments) else json_types.encode
 
     @cached_property
     def _returns(self) -> Any:

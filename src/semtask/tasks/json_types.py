@@ -11,7 +11,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path, PurePath
@@ -19,6 +19,7 @@ from typing import Any, Union
 from uuid import UUID
 
 import msgspec
+import msgspec.inspect
 
 # Leaves that JSON writes as strings. They stay what they are until then: else a str would do for each of them.
 _LEAVES = (bytes, bytearray, datetime, date, time, timedelta, UUID, Decimal)
@@ -64,6 +65,7 @@ def _typed(kind: Any, plain: Any) -> Any:
 
 
 encode = msgspec.json.Encoder(enc_hook=_plain).encode
+encode_sorted = msgspec.json.Encoder(enc_hook=_plain, order="deterministic").encode  # sets, and dicts with them
 
 
 def place_of_non_finite(value: Any) -> str | None:
@@ -123,11 +125,18 @@ def require_json(kind: Any, what: str) -> None:
         described = msgspec.inspect.type_info(kind)
     except (TypeError, NameError) as error:
         raise UnsupportedType(f"{what}: {error}") from error
-    if (custom := _unknown(described, set())) is not None:
-        raise UnsupportedType(
-            f"{what}: {custom.__module__}.{custom.__qualname__} has no JSON form; "
-            "use a dataclass, a TypedDict or plain data, or write Any for plain JSON"
-        )
+    for part in _all_types(described, set()):
+        if isinstance(part, msgspec.inspect.CustomType) and not (_is_path(part.cls) or _is_model(part.cls)):
+            raise UnsupportedType(
+                f"{what}: {part.cls.__module__}.{part.cls.__qualname__} has no JSON form; "
+                "use a dataclass, a TypedDict or plain data, or write Any for plain JSON"
+            )
+
+
+def has_sets(kind: Any) -> bool:
+    """Whether a value of this type may have sets in it, which have no order of their own."""
+    sets = msgspec.inspect.SetType | msgspec.inspect.FrozenSetType
+    return any(isinstance(part, sets) for part in _all_types(msgspec.inspect.type_info(kind), set()))
 
 
 def schema(kind: Any, where: str) -> dict[str, Any]:
@@ -182,15 +191,16 @@ def _is_model(kind: Any) -> bool:
     return isinstance(kind, type) and hasattr(kind, "__pydantic_validator__") and hasattr(kind, "model_validate_json")
 
 
-def _unknown(described: Any, seen: set[int]) -> Any:
-    """The first type in the description of a type that nobody can write or read."""
-    if isinstance(described, msgspec.inspect.CustomType):
-        return None if _is_path(described.cls) or _is_model(described.cls) else described.cls
+def _all_types(described: Any, seen: set[int]) -> Iterator[msgspec.inspect.Type]:
+    """The types that a described type is made of, itself first."""
     if isinstance(described, tuple | list):
         parts: list[Any] = list(described)
     elif isinstance(described, msgspec.inspect.Type | msgspec.inspect.Field) and id(described) not in seen:
         seen.add(id(described))
+        if isinstance(described, msgspec.inspect.Type):
+            yield described
         parts = [getattr(described, name) for name in described.__struct_fields__]
     else:
-        return None
-    return next((found for part in parts if (found := _unknown(part, seen)) is not None), None)
+        return
+    for part in parts:
+        yield from _all_types(part, seen)
