@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from generator import api, command_line, failures, metrics, sdk, settings, states
+from generator import api, command_line, failures, frames, metrics, sdk, settings, states
 from generator.markdown import gaps
 
 DOCS = Path(__file__).resolve().parent
@@ -38,6 +38,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "waiting-reasons": states.waiting_reasons,
     "failure-classes": states.failure_classes,
     "metrics": metrics.metrics,
+    "frames": frames.all_frames,
     "sdk": sdk.names,
     "enqueue-options": sdk.options,
 }
