@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import textwrap
 import time
 from collections.abc import Iterator
@@ -197,7 +199,8 @@ class Rig:
         return self._received
 
     def waits_for_frames(self) -> None:
-        """Until the worker has nothing to do but to wait."""
+        """Until the worker has read everything, and has nothing to do but to wait."""
+        until(lambda: fcntl.ioctl(self.daemon, termios.TIOCOUTQ, b"    ") == bytes(4), "it has read everything")
         until(lambda: (seen := procfs.stat(self.pid)) is not None and seen.state == "S", "it waits")
 
     def hang_up(self) -> int:

@@ -36,7 +36,8 @@ async def swallows() -> str:
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
-        await asyncio.sleep(0.05)
+        print("swallows")
+        await asyncio.sleep(0.3)
     return "swallowed"
 
 async def inner():
@@ -152,6 +153,7 @@ def test_a_coroutine_that_swallows_it_ends_as_it_wants(tmp_path: Path) -> None:
         rig.give(call)
         until(lambda: rig.log(call) and rig.marked() == 0, "it sleeps")
         rig.stop(call)
+        until(lambda: rig.log(call)[-1] == "OUT swallows", "it was cancelled")
         rig.stop(call)  # neither a second one nor the signal changes anything
         assert rig.ended(call).result == '"swallowed"'
 
@@ -204,6 +206,7 @@ def test_what_is_left_is_looked_at_when_the_last_job_has_ended(tmp_path: Path) -
         last = rig.ended(beside)
         assert last.leftovers
         rig.give(rig.call("ok"))
+        rig.waits_for_frames()
         pid = int(left.result or "")
         assert alive(pid)
         os.kill(pid, signal.SIGKILL)

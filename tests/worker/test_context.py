@@ -135,6 +135,8 @@ def test_an_artifact_that_cannot_be_read_leaves_nothing(tmp_path: Path) -> None:
         job.artifact("report", 5)  # type: ignore[arg-type]
     with pytest.raises(IsADirectoryError):
         job.artifact("report", tmp_path)
+    with pytest.raises(OSError, match="Input/output error"):
+        job.artifact("report", Path("/proc/self/mem"))
     assert not list(tmp_path.rglob("*report*"))
     assert job.artifacts == {}
 

@@ -28,8 +28,7 @@ def fork_returns() -> str:
     pid = os.fork()
     if pid == 0:
         return "child"
-    os.waitpid(pid, 0)
-    return "parent"
+    return f"parent of {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}"
 
 @app.task
 def fork_raises(what: str) -> int:
@@ -71,7 +70,8 @@ def leave_detached() -> int:
 
 @app.task
 def leave_ended() -> None:
-    process = subprocess.Popen(["true"])
+    global kept  # else subprocess would reap it
+    process = kept = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 """
 
@@ -91,7 +91,7 @@ def is_clean(rig: Rig) -> None:
 
 def test_a_forked_child_does_not_answer_for_its_job(shared: Rig) -> None:
     ended = shared.run("fork_returns")
-    assert (ended.result, ended.leftovers, ended.recycle) == ('"parent"', False, None)
+    assert (ended.result, ended.leftovers, ended.recycle) == ('"parent of 0"', False, None)
     is_clean(shared)
 
 

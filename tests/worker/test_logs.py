@@ -78,6 +78,9 @@ def threads() -> None:
         for i in range(200):
             print(n, end=" ")
             print("line", i)
+    print("half a line", end=" ")
+    other = threading.Thread(target=print, args=("between",)); other.start(); other.join()
+    print("and its rest")
     left = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in left: thread.start()
     for thread in left: thread.join()
@@ -187,9 +190,10 @@ def test_forked_children_write_to_the_log_and_to_nothing_else(tmp_path: Path) ->
 def test_threads_of_a_job_write_whole_lines_to_its_log(tmp_path: Path) -> None:
     with worker(tmp_path, TASKS) as rig:
         lines = rig.log(rig.run("threads"))
-        assert {line for line in lines if "line" in line and line.startswith("OUT")} == {
+        assert {line for line in lines[2:] if "line" in line and line.startswith("OUT")} == {
             f"OUT {n} line {i}" for n in range(4) for i in range(200)
         }
+        assert lines[:2] == ["OUT between", "OUT half a line and its rest"]
         assert "OUT from a pool" in lines
         assert lines[-1] == "ERR ValueError: in a thread"
         assert rig.own_log.read_text() == ""

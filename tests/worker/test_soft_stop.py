@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from semtask.protocol.frames import Call, Progress, Run, Stop
+from semtask.protocol.frames import Call, Run, Stop
+from semtask.tasks.control import Interrupted
+from semtask.worker.soft_stop import SoftStop
 from tests.worker.rig import Rig, until, worker
 
 TASKS = """
@@ -66,6 +69,13 @@ def progressing() -> None:
     job._monotonic = iter(range(10**9)).__next__  # each one is sent
     while True:
         job.progress(1, 2, "x" * 900)
+
+@app.task
+def blocking() -> None:
+    begun()
+    while True:
+        with current_job().blocked([str(n) * 10 for n in range(20_000)]):
+            pass
 
 @app.task
 def swallows() -> str:
@@ -251,9 +261,33 @@ def test_signals_at_any_moment_end_no_worker(tmp_path: Path) -> None:
 
 def test_a_frame_is_never_torn_by_it(tmp_path: Path) -> None:
     with worker(tmp_path, TASKS) as rig:
-        for _ in range(20):
-            (rig.cwd / "begun").unlink(missing_ok=True)
-            call = begin(rig, "progressing")
-            rig.expect(Progress)
-            rig.stop(call)
-            assert rig.ended(call).end == "stopped"  # else the frames would be out of step
+        call = begin(rig, "blocking")
+        until(lambda: select.select([rig.daemon], [], [], 0)[0], "it sends")
+        rig.waits_for_frames()  # in the middle of a frame that the socket cannot take
+        rig.stop(call)
+        assert rig.ended(call).end == "stopped"  # else the frames would be out of step
+        assert rig.run("ok").result == "1"
+
+
+def test_a_signal_between_reading_and_beginning_counts() -> None:
+    delivered: list[object] = []
+
+    def deliver(frame: object) -> BaseException:
+        delivered.append(frame)
+        return Interrupted("cancel")
+
+    before = signal.getsignal(signal.SIGUSR1)
+    stop = SoftStop(deliver)
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        stop.forget()
+        stop.arm()  # that one was about what has been read
+        stop.disarm()
+        signal.raise_signal(signal.SIGUSR1)
+        assert delivered == []
+        with pytest.raises(Interrupted):
+            stop.arm()
+        signal.raise_signal(signal.SIGUSR1)  # once a job
+        assert len(delivered) == 1
+    finally:
+        signal.signal(signal.SIGUSR1, before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
-import os
 import signal
 import threading
 import time
@@ -58,14 +57,14 @@ class AsyncRunner:
         kit.hygiene.settle()
 
     def run(self, messages: Iterable[ToWorker]) -> None:
-        """Raises DaemonGone at the end of the socket, if nothing runs; else the process ends at once."""
+        """Raises DaemonGone at the end of the socket. Jobs that run then go no step further."""
         over = self._loop.create_future()
         self._loop.add_reader(self._kit.channel.fileno(), self._read, over)
         self._loop.call_soon(self._take, messages)
         while not over.done():
             try:
                 self._loop.run_until_complete(over)
-            except (SystemExit, KeyboardInterrupt):  # raised in a callback of a job; the loop goes on where it was
+            except (SystemExit, KeyboardInterrupt):  # of a job: the loop goes on where it was
                 traceback.print_exc(file=self._kit.capture.stderr)
         raise DaemonGone
 
@@ -73,8 +72,6 @@ class AsyncRunner:
         try:
             self._take(self._kit.channel.receive_now())
         except DaemonGone:
-            if self._running:
-                os._exit(0)
             self._loop.remove_reader(self._kit.channel.fileno())
             if not over.done():
                 over.set_result(None)

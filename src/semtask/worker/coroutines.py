@@ -1,4 +1,4 @@
-"""The coroutines of async jobs: marked while their code runs, and unable to end the loop of all."""
+"""The coroutines of async jobs: marked while their code runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from types import FrameType
 from typing import Any
 
 from semtask.worker.mark import Mark
-from semtask.worker.results import ExitInTask
 from semtask.worker.sync_runner import leave_child
 
 
@@ -43,16 +42,18 @@ class Marked(Coroutine[Any, Any, Any]):
         mark = self._mark
         before = mark.now
         mark.set(self._label)
+        error: BaseException | None = None
         try:
             return step(*args)
-        except (SystemExit, KeyboardInterrupt) as error:
-            if os.getpid() != self._pid:
-                leave_child(error)
-            raise ExitInTask(error) from error
+        except StopIteration:  # it returns
+            raise
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
             mark.set(before)
             if os.getpid() != self._pid:
-                leave_child(None)
+                leave_child(error)
 
 
 def frames_of(coroutine: Any) -> list[FrameType]:

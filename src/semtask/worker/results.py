@@ -22,14 +22,6 @@ class RefusedPayload(Exception):
     """The arguments do not fit; the cause says why. A type of its own: the task itself can raise BadPayload."""
 
 
-class ExitInTask(RuntimeError):
-    """SystemExit or KeyboardInterrupt in a coroutine of a job: it would end the event loop of all."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(f"{error!r} was raised in a coroutine; it ends no worker")
-        self.error = error
-
-
 class Results:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -62,8 +54,6 @@ class Results:
         return ended
 
     def of_error(self, job: JobContext, error: BaseException) -> Ended:
-        if isinstance(error, ExitInTask):
-            error = error.error
         if isinstance(error, RefusedPayload):
             return _ended(job, "bad_payload", _info("BadPayload", str(error.__cause__)))
         if job.stop_reason is not None and _is_stop(error):
