@@ -11,12 +11,13 @@ import apsw
 import pytest
 
 from semtask.errors import DatabaseError
-from semtask.model.job import OnDuplicate
+from semtask.model.job import ClaimFacts, OnDuplicate, OnInterrupt, Taker
+from semtask.model.outcome import success
 from semtask.model.state import EndCause, State
-from semtask.store.base import JobFilter
+from semtask.store.base import Finish, JobFilter, TaskClaim
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_rows import id_bytes
-from tests.store.harness import NOW, Harness, new_job, seen
+from tests.store.harness import IN_PROCESS, NOW, Harness, new_job, seen
 
 NO_UTF8 = "CAST(x'ff41' AS TEXT)"
 
@@ -57,6 +58,35 @@ async def test_a_damaged_row_fails_with_the_reason_and_blocks_nobody(sqlite: Har
         ]
         assert await opened.counts() == {"FAILED": 1, "RUNNING": 1, "QUEUED": 1}
         assert opened.fatal == []
+
+
+@pytest.mark.parametrize("column", ["payload", "job_type", "tag"])
+async def test_a_damaged_task_fails_alone_among_those_that_are_claimed_with_it(sqlite: Harness, column: str) -> None:
+    facts = ClaimFacts(daemon_epoch=1, boot_id="b", attempts_id="a", nonce="n", worker="w")
+    request = TaskClaim(
+        queues={"default": 9},
+        takers=[Taker(facts=facts, tasks=frozenset({"t"}), limit=9)],
+        offered=frozenset({"t"}),
+        rooms={},
+        now=NOW,
+        node_id="node",
+    )
+    fields: dict[str, Any] = {"job_type": "t", "execution_mode": IN_PROCESS, "on_interrupt": OnInterrupt.REQUEUE}
+    async with sqlite.open() as opened:
+        await opened.insert(first := new_job(**fields), bad := new_job(**fields), last := new_job(**fields))
+        damage(sqlite.path, bad.job_id, column, NO_UTF8)
+        [claimed] = (await opened.store.claim_tasks(request)).jobs
+        assert [job.job_id for job in claimed] == [first.job_id, last.job_id]
+        assert claimed == [await opened.job(first.job_id), await opened.job(last.job_id)]
+        row = await opened.job(bad.job_id)
+        assert (row.state, row.end_cause) == (State.FAILED, EndCause.BAD_PAYLOAD)
+        assert await opened.counts() == {"FAILED": 1, "RUNNING": 2}
+        damage(sqlite.path, last.job_id, "tag", NO_UTF8)
+        finishes = [
+            Finish(job_id=job.job_id, claim_no=1, outcome=success(result="1"), now=NOW, jitter=1.0) for job in claimed
+        ]
+        await opened.store.finish_many(finishes)
+        assert await opened.counts() == {"FAILED": 1, "DONE": 2}
 
 
 @pytest.mark.parametrize(

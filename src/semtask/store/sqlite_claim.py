@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt
 from semtask.model.state import State
-from semtask.store.base import ClaimRequest
+from semtask.store.base import Change, ClaimRequest
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, Damage, quarantine
-from semtask.store.sqlite_rows import Row, fetch, id_text, job_change, to_claimed_job, to_json
+from semtask.store.sqlite_rows import Row, fetch, id_text, to_claimed_job, to_job, to_json
 from semtask.store.sqlite_stop import free_lanes
 from semtask.store.writer import Tick
 
@@ -71,27 +70,38 @@ def _claim_one(tick: Tick, request: ClaimRequest, candidate: Row) -> Job | None:
 
 def claim_rows(tick: Tick, candidates: Sequence[Row], *, now: int, node_id: str, facts: ClaimFacts) -> list[Job]:
     """Claim rows of ready_jobs.sql, in their order. What cannot be decoded goes into quarantine instead."""
-    claims = {"now": now, "node_id": node_id, "claim": to_json(facts)}
-    if len(candidates) > 1:
-        try:
-            with tick.step():
-                return _claim_rows(tick, candidates, claims, facts)
-        except UNREADABLE:
-            return [job for one in candidates for job in claim_rows(tick, [one], now=now, node_id=node_id, facts=facts)]
-    try:
-        return _claim_rows(tick, candidates, claims, facts)
-    except UNREADABLE as error:
-        [(_, seq, _, _, claim_no, *_)] = candidates
-        quarantine(tick, Damage(seq, claim_no + 1, str(error)), now=now, before=State.QUEUED)
+    if not candidates:
         return []
-
-
-def _claim_rows(tick: Tick, candidates: Sequence[Row], claims: Mapping[str, Any], facts: ClaimFacts) -> list[Job]:
     picks = [(seq, claim_no) for _, seq, _, _, claim_no, *_ in candidates]
-    jobs = {
-        row[0]: to_claimed_job(row, claims["now"], claims["node_id"], facts)
-        for row in fetch(tick.db, query("claim_job"), {**claims, "picks": to_json(picks)})
-    }
-    claimed = [jobs[seq] for seq, _ in picks if seq in jobs]
-    tick.changes += [job_change(job, State.QUEUED, State.RUNNING, claim_no=job.claim_no) for job in claimed]
+    values = {"now": now, "node_id": node_id, "claim": to_json(facts), "picks": to_json(picks)}
+    try:
+        rows = fetch(tick.db, query("claim_job"), values)
+        jobs = {row[0]: to_claimed_job(row, now, node_id, facts) for row in rows}
+    except UNREADABLE:
+        jobs = {job.seq: job for pick in picks if (job := _read_back(tick, *pick, now=now))}
+    claimed = [job for seq, _ in picks if (job := jobs.get(seq))]
+    tick.changes += [_claimed(job) for job in claimed]
     return claimed
+
+
+def _read_back(tick: Tick, seq: int, old_claim_no: int, *, now: int) -> Job | None:
+    """One of a claim in which a row could not be decoded: all of it is written, only the answer is lost."""
+    try:
+        job = to_job(fetch(tick.db, query("get_row"), {"seq": seq})[0])
+    except UNREADABLE as error:
+        quarantine(tick, Damage(seq, old_claim_no + 1, str(error)), now=now, before=State.QUEUED)
+        return None
+    return job if (job.state, job.claim_no) == (State.RUNNING, old_claim_no + 1) else None
+
+
+def _claimed(job: Job) -> Change:
+    return Change(
+        job_id=job.job_id,
+        queue=job.queue,
+        job_type=job.job_type,
+        execution_mode=job.execution_mode,
+        before=State.QUEUED,
+        after=State.RUNNING,
+        claim_no=job.claim_no,
+        subject_key=job.subject_key,
+    )

@@ -44,13 +44,15 @@ def claim_tasks(tick: Tick, request: TaskClaim) -> Step:
         claim_rows(tick, place.rows, now=request.now, node_id=request.node_id, facts=place.taker.facts)
         for place in choice.places
     ]
+    for taker in request.takers[:1]:  # whoever: damaged rows go into quarantine
+        claim_rows(tick, choice.damaged, now=request.now, node_id=request.node_id, facts=taker.facts)
     free_lanes_behind(tick, [job for taken in jobs for job in taken])
     claimed = TaskClaimed(
         jobs=jobs,
-        set_aside=frozenset(row[5] for row in choice.aside),
+        set_aside=frozenset(choice.set_aside),
         unserved=frozenset(choice.unserved),
     )
-    return Step(claimed, more=len(choice.aside) >= MOVED)
+    return Step(claimed, more=len(choice.aside) + len(choice.damaged) >= MOVED)
 
 
 def bring_back(tick: Tick, job_type: str, limit: int) -> int:
@@ -92,59 +94,73 @@ class _Choice:
 
     def __init__(self, request: TaskClaim) -> None:
         self.aside: list[Row] = []
+        self.set_aside: set[str] = set()
+        self.damaged: list[Row] = []
         self.unserved: set[str] = set()
         self.needs_sync = False
         self._offered = request.offered
         self._slots = dict(request.queues)
         self._rooms = dict(request.rooms)
-        self._subjects: set[tuple[str, str]] = set()
+        self._subjects: set[tuple[str, bytes]] = set()
         self._passed = 0
         held: dict[str | None, set[str]] = defaultdict(set)
         self.places = [_Place(taker, _queues_of(taker, held)) for taker in request.takers]
         self._open = [place for place in self.places if place.left > 0]
         self._open_to: dict[str, list[_Place]] = {}
+        self.wanted: set[str] = set()
+        self._look_around()
+
+    def _look_around(self) -> None:
+        """`wanted` are the queues of which something can be taken."""
+        ahead = (place.queues for place in self._open if place.taker.ahead)
+        self.wanted = {queue for queue, slots in self._slots.items() if slots > 0}.union(*ahead)
+        self._open_to.clear()
 
     @property
     def complete(self) -> bool:
-        return len(self.aside) >= MOVED or self._passed >= (PASSED_OVER if self._open else PASSED_OVER_WHEN_FULL)
-
-    def wants(self, queue: str) -> bool:
-        """Whether anything of this queue can be taken."""
-        return self._slots[queue] > 0 or any(place.taker.ahead and queue in place.queues for place in self._open)
+        return len(self.aside) + len(self.damaged) >= MOVED or self._passed >= (
+            PASSED_OVER if self._open else PASSED_OVER_WHEN_FULL
+        )
 
     def offer(self, row: Row) -> None:
-        _, _, queue, _, _, task, subject_key, _ = row
-        if task not in self._offered or self._rooms.get(task, 1) <= 0:
+        _, _, queue, _, _, raw, subject_key, _ = row
+        try:
+            task = str(raw, "utf-8")
+        except UnicodeDecodeError:
+            self.damaged.append(row)
+            return
+        if task not in self._offered or self._rooms.get(task) == 0:
             self.aside.append(row)
+            self.set_aside.add(task)
             return
         slot = self._slots[queue] > 0
-        if subject_key is not None and (task, subject_key) in self._subjects:
-            self._passed += 1  # one of its lane begins in this very claim
-            return
-        place = next((place for place in self._takers_of(task) if place.may_take(row, slot=slot)), None)
-        if place is not None:
-            self._give(row, place)
-        else:
-            self._passed += 1
+        # Or else one of its lane begins in this very claim.
+        if subject_key is None or (task, subject_key) not in self._subjects:
+            for place in self._takers_of(task):
+                if place.may_take(row, slot=slot):
+                    self._give(row, task, place)
+                    return
             if slot:
                 self.unserved.add(task)
+        self._passed += 1
 
-    def _give(self, row: Row, place: _Place) -> None:
-        _, _, queue, _, _, task, subject_key, on_interrupt = row
+    def _give(self, row: Row, task: str, place: _Place) -> None:
+        _, _, queue, _, _, _, subject_key, on_interrupt = row
         place.rows.append(row)
         place.left -= 1
+        if not place.left:
+            self._open.remove(place)
         if not place.taker.ahead:
             self._slots[queue] -= 1
             place.queues.add(queue)
+        if not place.left or not (place.taker.ahead or self._slots[queue]):
+            self._look_around()
         if task in self._rooms:
             self._rooms[task] -= 1
         if subject_key is not None:
             self._subjects.add((task, subject_key))
         if on_interrupt == OnInterrupt.FAIL:
             self.needs_sync = True
-        if not place.left:
-            self._open.remove(place)
-            self._open_to.clear()
 
     def _takers_of(self, task: str) -> Sequence[_Place]:
         """The takers of a task that have room, in their order."""
@@ -175,12 +191,12 @@ def _ready(db: apsw.Connection, request: TaskClaim, choice: _Choice) -> Iterator
         rows = db.execute(query("ready_jobs"), where)
         cursors.append(rows)
         for row in rows:
-            if not choice.wants(queue):
+            if queue not in choice.wanted:
                 return
             yield row
 
     try:
-        yield heapq.merge(*(listing(queue) for queue in request.queues if choice.wants(queue)))
+        yield heapq.merge(*(listing(queue) for queue in request.queues if queue in choice.wanted))
     finally:
         for cursor in cursors:
             cursor.close()  # nothing may be open when the rows change

@@ -1,6 +1,6 @@
 -- Candidates of one queue, best first, straight from the index jobs_ready. Of a lane it has only the head, so that no
--- more rows are passed over than jobs run. The conditions are those of claim_job.sql: what is listed can be claimed.
-SELECT -priority, seq, queue, job_id, claim_no, job_type, subject_key, on_interrupt
+-- more rows are passed over than jobs run. Texts come as bytes: a damaged one must not stop the listing. The conditions are those of claim_job.sql: what is listed can be claimed.
+SELECT -priority, seq, queue, job_id, claim_no, CAST(job_type AS BLOB), CAST(subject_key AS BLOB), on_interrupt
 FROM jobs
 WHERE state = 'QUEUED' AND behind = 0 AND aside = 0
     AND execution_mode = :mode AND queue = :queue AND priority >= :min_priority
