@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 
 from semtask.model.identifiers import JobIds
-from semtask.model.job import ClaimFacts, ExecutionMode, NewJob, OnInterrupt
+from semtask.model.job import ClaimFacts, ExecutionMode, NewJob, OnInterrupt, Taker
+from semtask.model.outcome import success
 from semtask.model.state import State
-from semtask.store.base import ClaimRequest, JobFilter
+from semtask.store.base import ClaimRequest, Finish, JobFilter, TaskClaim
 from semtask.store.sql import query
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.store.sqlite_file import SqliteFile
-from semtask.store.sqlite_rows import of_new_job
+from semtask.store.sqlite_rows import of_new_job, to_json
 
 BATCH = 100
 IN_FLIGHT = 4
+TAKEN = 64
 FACTS = ClaimFacts(daemon_epoch=1, boot_id="boot", attempts_id="attempts", nonce="nonce")
 
 
@@ -35,6 +38,7 @@ def main(scale: float = 1.0) -> None:
     print(f"apsw {apsw.apsw_version()}, SQLite {apsw.sqlite_lib_version()}, medians of {rounds} rounds\n")
     insert_by_batches(batches=max(10, int(200 * scale)), rounds=rounds)
     insert_alone(count=max(20, int(500 * scale)), rounds=rounds)
+    task_cycle(count=max(1_280, int(20_480 * scale)), rounds=rounds)
     claim_by_depth(small=max(100, int(10_000 * scale)), large=max(1_000, int(1_000_000 * scale)))
     listings(finished=max(1_000, int(1_000_000 * scale)))
 
@@ -62,6 +66,23 @@ def insert_alone(count: int, rounds: int) -> None:
             store.append(asyncio.run(store_insert(path / "store.db", work, in_flight=1)) / count * 1e6)
     print(f"insert of one job, FULL   raw apsw {middle(raw):>10,.0f} us")
     print(f"                          store    {middle(store):>10,.0f} us   {middle(store) - middle(raw):+,.0f} us\n")
+
+
+def task_cycle(count: int, rounds: int) -> None:
+    """Tasks claimed for two workers, 1 + 31 each, and finished with fsync; raw: two bare UPDATEs of the same rows."""
+    raw, store, cpu = [], [], []
+    for _ in range(rounds):
+        with folder() as path:
+            for name in ("raw.db", "store.db"):
+                fill(path / name, count, State.QUEUED)
+            raw.append(count / raw_cycle(path / "raw.db", count))
+            seconds, busy = asyncio.run(store_cycle(path / "store.db", count))
+            store.append(count / seconds)
+            cpu.append(busy / count * 1e6)
+    ratio = statistics.median(s / r for s, r in zip(store, raw, strict=True))
+    print(f"claim and finish by {TAKEN}    raw apsw {middle(raw):>10,.0f} jobs/s")
+    print(f"                          store    {middle(store):>10,.0f} jobs/s   {ratio:.2f} of raw")
+    print(f"                          writer   {middle(cpu):>10.1f} us of CPU per job\n")
 
 
 def claim_by_depth(small: int, large: int) -> None:
@@ -104,6 +125,33 @@ def raw_insert(path: Path, work: Sequence[Sequence[NewJob]]) -> float:
         db.execute("BEGIN IMMEDIATE")
         db.executemany(sql, batch)
         db.execute("COMMIT")
+    elapsed = time.perf_counter() - began
+    db.close()
+    return elapsed
+
+
+RAW_CLAIM = """
+UPDATE jobs SET state = 'RUNNING', claim_no = claim_no + 1, started_at = 1, node_id = 'n', claim = :claim
+WHERE seq = :seq AND claim_no = 0 AND state = 'QUEUED'
+"""
+RAW_FINISH = """
+UPDATE jobs SET state = 'DONE', finished_at = 2, end_cause = 'success', attempts = attempts + 1, result = 'null'
+WHERE seq = :seq AND claim_no = 1 AND state = 'RUNNING'
+"""
+
+
+def raw_cycle(path: Path, count: int) -> float:
+    """Seconds."""
+    db = SqliteFile(path).open(now=0)
+    claim = to_json(FACTS)
+    began = time.perf_counter()
+    for first in range(1, count + 1, TAKEN):
+        rows = [{"seq": seq, "claim": claim} for seq in range(first, first + TAKEN)]
+        for sql, level in ((RAW_CLAIM, "NORMAL"), (RAW_FINISH, "FULL")):
+            db.execute(f"PRAGMA synchronous = {level}")
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(sql, rows)
+            db.execute("COMMIT")
     elapsed = time.perf_counter() - began
     db.close()
     return elapsed
@@ -171,6 +219,31 @@ async def store_insert(path: Path, work: Sequence[Sequence[NewJob]], in_flight: 
     elapsed = time.perf_counter() - began
     await store.close()
     return elapsed
+
+
+async def store_cycle(path: Path, count: int) -> tuple[float, float]:
+    """Seconds in all, and of the writer's CPU."""
+    store = await opened(path)
+    workers = [msgspec.structs.replace(FACTS, worker=worker) for worker in ("v", "w")]
+    tasks = frozenset({"index"})
+    takers = [Taker(facts=facts, tasks=tasks, limit=1) for facts in workers]
+    takers += [Taker(facts=facts, tasks=tasks, limit=TAKEN // 2 - 1, ahead=True) for facts in workers]
+    request = TaskClaim(queues={"default": 2}, takers=takers, offered=tasks, rooms={}, now=1, node_id="bench")
+    outcome = success(result="null")
+    before = await store._writer.submit(lambda _tick: time.thread_time())
+    began = time.perf_counter()
+    for _ in range(0, count, TAKEN):
+        claimed = await store.claim_tasks(request)
+        ends = [
+            Finish(job_id=job.job_id, claim_no=job.claim_no, outcome=outcome, now=2, jitter=1.0)
+            for jobs in claimed.jobs
+            for job in jobs
+        ]
+        assert len(await store.finish_many(ends)) == TAKEN
+    elapsed = time.perf_counter() - began
+    busy = await store._writer.submit(lambda _tick: time.thread_time()) - before
+    await store.close()
+    return elapsed, busy
 
 
 async def claim_latency(path: Path, count: int = 500) -> float:
