@@ -17,7 +17,7 @@ from semtask import AsyncClient, Client, errors
 from semtask.client.address import NotRunning, TcpAddress, UnixAddress
 from semtask.client.async_transport import AsyncTransport
 from semtask.model.state import State
-from tests.cli.rig import Shell, alive, eventually, kill
+from tests.cli.rig import Shell, eventually, kill
 from tests.client.fake import Fake, Reply, answer, failure, hang_up, serving
 
 STATS, CANCEL = "admin.stats.v1", "dev.cancel.v1"
@@ -31,6 +31,15 @@ def fake(tmp_path: Path) -> Iterator[Fake]:
 
 def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
+
+
+def gone(pid: int) -> bool:
+    """Whether a killed process has ended with all of its threads: the last one closes its sockets."""
+    try:
+        threads = [Path(f"/proc/{pid}/task/{thread}/stat").read_text() for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return True
+    return all(stat.rpartition(")")[2].split()[0] in {"Z", "X"} for stat in threads)
 
 
 async def ask(transport: AsyncTransport, method: str = STATS, *, timeout: float = 10, repeatable: bool = True) -> bytes:
@@ -275,7 +284,7 @@ def test_it_starts_the_daemon_once_and_does_not_stop_the_loop_meanwhile(
             assert turns > 10
             (pid,) = pids
             kill(pid)
-            await asyncio.to_thread(eventually, lambda: not alive(pid), what="it is dead")
+            await asyncio.to_thread(eventually, lambda: gone(pid), what="it is dead, with its sockets")
             job = await client.enqueue("x", {"command": "true"})
             assert (await client.wait([job.job_id])).jobs[0].state is State.DONE
         counting.cancel()
