@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 from pathlib import Path
@@ -20,10 +21,7 @@ app = Semantica()
 
 @app.task(name="add", queue="math", retry=Retry(3, base=0.05), timeout=60, tag="sums")
 def add(a: int, b: int = 2) -> int:
-    """Add two numbers.
-
-    Slowly.
-    """
+    """Add two numbers."""
     print("adding", a, b)
     return a + b
 
@@ -136,7 +134,7 @@ def test_a_broken_app_is_told_with_its_error_and_mended_by_a_reload(shell: Shell
     project = write_app(shell.home.parent / "project", code="import no_such_module\n")
     up = shell("up", "--app", "shop", cwd=project)
     assert up.code == 1
-    (line,) = [line for line in up.err.splitlines() if "app shop" in line]
+    (line,) = [line for line in up.err.splitlines() if "app shop: " in line]
     assert "ModuleNotFoundError: No module named 'no_such_module'" in line
     assert "`semtask apps show shop` has the traceback" in line
     as_json = shell("up", "--app", "shop", "--json", cwd=project)
@@ -146,7 +144,7 @@ def test_a_broken_app_is_told_with_its_error_and_mended_by_a_reload(shell: Shell
     assert "state      failed" in shown
     assert f'File "{project}/shop.py", line 1' in shown
     assert "Traceback" in shell("up", "--app", "shop", cwd=project, env={"SEMANTICA_DEBUG": "1"}).err
-    assert "shop: failed: ModuleNotFoundError" in shell("status").out
+    assert "apps: shop (failed)\n" in shell("status").out
     doctor = shell("doctor")
     assert doctor.code == 1
     assert "no_such_module" in doctor.out
@@ -201,11 +199,11 @@ def test_what_is_refused(shop: Shell, argv: list[str], code: int, said: str) -> 
 def test_tasks_and_what_is_known_of_one(shop: Shell) -> None:
     assert shop("tasks", "ls").out.splitlines()[0] == "add\tshop\tsync\tmath\tAdd two numbers."
     shown = shop("tasks", "show", "add").out
-    assert "max_attempts           3" in shown
-    assert "returns                integer" in shown
+    assert re.search("^max_attempts +3$", shown, re.MULTILINE)
+    assert re.search("^returns +integer$", shown, re.MULTILINE)
     assert "a: integer\n" in shown
     assert "b?: integer = 2\n" in shown
-    assert "Slowly." in shown
+    assert shown.endswith("\n\nAdd two numbers.\n")
     task = shop("tasks", "show", "greet", "--json").json
     assert (task["schema"], task["app"], task["is_async"]) == ("task.v1", "shop", True)
 

@@ -129,7 +129,7 @@ def require_usable(session: Session, app: dict[str, Any]) -> None:
     if os.environ.get("SEMANTICA_DEBUG") == "1" and app.get("traceback"):
         session.warn(app["traceback"].rstrip())
     raise AppFailed(
-        f"app {app['name']} cannot be used: {_error(app)}{_other_interpreter(app)}; "
+        f"app {app['name']}: {_error(app)}{_other_interpreter(app)}; "
         f"`semtask apps show {app['name']}` has the traceback, `semtask apps reload {app['name']}` tries again"
     )
 
@@ -142,10 +142,13 @@ def require_imported(session: Session, app: dict[str, Any]) -> None:
 
 
 def headline(app: dict[str, Any]) -> str:
-    """'app shop: 3 tasks'."""
-    if app["state"] == "ready":
-        return f"app {app['name']}: {app['tasks']} task{'s' * (app['tasks'] != 1)}"
-    return f"app {app['name']}: {app['state']}" + (f": {_error(app)}" if app["state"] == "failed" else "")
+    """'app shop: 3 tasks', or why there are none."""
+    return f"app {app['name']}: {_error(app) if app['state'] == 'failed' else briefly(app)}"
+
+
+def briefly(app: dict[str, Any]) -> str:
+    """'3 tasks', 'starting' or 'failed'."""
+    return f"{app['tasks']} task{'s' * (app['tasks'] != 1)}" if app["state"] == "ready" else str(app["state"])
 
 
 def app_json(app: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _TICK_MS = 500
 _PAUSE_S = 0.1
+_DATE = re.compile(r"^\d{4}-\d\d-\d\dT(?=\d\d:\d\d:\d\d\.\d{3}Z )", re.ASCII)  # all of it happens today
 
 
 @click.command(cls=Command)
@@ -165,7 +167,7 @@ class _Screen:
         job, name = event.job, render.short(event.job["job_id"])
         if isinstance(event, job_feed.Line):
             fields = {"event": "line", "job_id": job["job_id"], "attempt": event.attempt, "text": event.text}
-            self._say(fields, f"{name} | {event.text.expandtabs()}")
+            self._say(fields, f"{name} | {_DATE.sub('', event.text).expandtabs()}")
         elif isinstance(event, job_feed.Begun):
             self._say({"event": "begun", "job": render.job_json(job)}, f"{name} {render.name_of(job)} begins")
         elif isinstance(event, job_feed.AttemptEnded):

@@ -48,12 +48,10 @@ Event = Begun | Line | AttemptEnded | Ended
 
 
 class _Attempt:
-    """Reads what one attempt writes, line by line. `executed` is how many attempts there were before it."""
+    """Reads what one attempt writes, line by line."""
 
     def __init__(self, transport: Transport, job: Mapping[str, Any]) -> None:
         self.number: int = job["claim_no"]
-        self.executed: int = job["attempts"]
-        self.over = False
         self._reader = Reader(transport, job["job_id"], "stdout", follow=False, attempt=self.number)
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
         self._part = ""
@@ -72,6 +70,14 @@ class _Attempt:
             self._part = ""
 
 
+@dataclass
+class _Followed:
+    """A job that lives. `told` counts its executed attempts whose end was told: a claim that was given back is none."""
+
+    told: int = 0
+    attempt: _Attempt | None = None
+
+
 class JobFeed:
     """The jobs that live now and those that come, of the tasks in `tasks`, which may change at any time.
 
@@ -83,13 +89,13 @@ class JobFeed:
         self._transport = transport
         self._since = now_ms
         self._seen: set[str] = set()
-        self._live: dict[str, _Attempt | None] = {job["job_id"]: None for job in self._jobs({"state": _LIVE})}
+        self._live = {job["job_id"]: _Followed(told=job["attempts"]) for job in self._jobs({"state": _LIVE})}
 
     def events(self, wait_ms: int) -> Iterator[Event]:
         """What has happened since the last call; waits up to `wait_ms` for the end of a job that lives."""
         for job_id in [job["job_id"] for job in self._jobs({"state": ["RUNNING"]})] + self._new():
             if len(self._live) < _MAX_LIVE:
-                self._live.setdefault(job_id, None)
+                self._live.setdefault(job_id, _Followed())
         for job in self._look(wait_ms):
             if job["job_type"] in self.tasks:
                 yield from self._of(job)
@@ -120,7 +126,7 @@ class JobFeed:
         try:
             return list(patient_call(self._transport, "dev.wait.v1", params)["jobs"])
         except NotFound:  # one has ended and was deleted since
-            self._live = {job_id: attempt for job_id, attempt in self._live.items() if self._is_there(job_id)}
+            self._live = {job_id: followed for job_id, followed in self._live.items() if self._is_there(job_id)}
             return []
 
     def _is_there(self, job_id: str) -> bool:
@@ -131,29 +137,31 @@ class JobFeed:
         return True
 
     def _of(self, job: dict[str, Any]) -> Iterator[Event]:
-        job_id, running, ended = job["job_id"], job["state"] == "RUNNING", job["state"] in FINAL
-        attempt = self._live[job_id]
+        followed, running, ended = self._live[job["job_id"]], job["state"] == "RUNNING", job["state"] in FINAL
+        attempt = followed.attempt
         if attempt is not None and attempt.number < job["claim_no"]:
-            yield from self._end(job, attempt)
+            yield from self._end(job, followed, attempt)
             attempt = None
-        if attempt is None and (running or (ended and job["started_at"] is not None)):
-            attempt = self._live[job_id] = _Attempt(self._transport, job)
+        if attempt is None and (running or job["attempts"] > followed.told):
+            attempt = followed.attempt = _Attempt(self._transport, job)
             if running:
+                followed.told = job["attempts"]
                 yield Begun(job)
         if attempt is not None and (running or ended):
-            for text in attempt.lines(last=ended):
-                yield Line(job, attempt.number, text)
+            yield from _lines(job, attempt, last=ended)
         elif attempt is not None:
-            yield from self._end(job, attempt)
+            yield from self._end(job, followed, attempt)
         if ended:
             yield Ended(job)
 
-    def _end(self, job: dict[str, Any], attempt: _Attempt) -> Iterator[Event]:
-        """The rest of an attempt that was not the last one; a claim that was given back is no attempt."""
-        if attempt.over:
-            return
-        attempt.over = True
-        for text in attempt.lines(last=True):
-            yield Line(job, attempt.number, text)
-        if job["attempts"] > attempt.executed:
+    def _end(self, job: dict[str, Any], followed: _Followed, attempt: _Attempt) -> Iterator[Event]:
+        """The rest of an attempt that was not the last one."""
+        yield from _lines(job, attempt, last=True)
+        if job["attempts"] > followed.told:
+            followed.told = job["attempts"]
             yield AttemptEnded(job, attempt.number)
+
+
+def _lines(job: dict[str, Any], attempt: _Attempt, *, last: bool) -> Iterator[Event]:
+    for text in attempt.lines(last=last):
+        yield Line(job, attempt.number, text)

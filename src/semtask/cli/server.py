@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from semtask.cli import render
-from semtask.cli.apps import app_options, headline, register, require_imported, require_usable, tell, wanted_app
+from semtask.cli.apps import app_options, briefly, register, require_imported, require_usable, tell, wanted_app
 from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
 from semtask.client.address import NotRunning, address_of
@@ -75,7 +75,7 @@ def status(session: Session) -> None:
         f"database: {render.size(stats['db_size_bytes'])}"
     )
     if apps:
-        session.line("apps: " + ", ".join(headline(app).removeprefix("app ") for app in apps))
+        session.line("apps: " + ", ".join(f"{app['name']} ({briefly(app)})" for app in apps))
         session.line(_workers_line(workers))
     if stats["throttle"]["active"]:
         throttle = stats["throttle"]
@@ -210,8 +210,9 @@ def _status_json(session: Session, stats: dict[str, Any]) -> dict[str, Any]:
 @click.option("--max-processes", type=int, metavar="N", help="Running commands over all queues.")
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--detached", is_flag=True, hidden=True)
+@click.option("--life-fd", type=int, hidden=True)
 @pass_session
-def daemon(session: Session, /, ready_fd: int | None, detached: bool, **flags: Any) -> int:
+def daemon(session: Session, /, ready_fd: int | None, detached: bool, life_fd: int | None, **flags: Any) -> int:
     """Run the daemon in the foreground until SIGTERM or Ctrl-C: what a service manager calls.
 
     Exit code 100: another daemon owns this home.
@@ -220,4 +221,4 @@ def daemon(session: Session, /, ready_fd: int | None, detached: bool, **flags: A
     from semtask.daemon import main as run_daemon
 
     session.flags |= flags
-    return run_daemon(session.settings, ready_fd=ready_fd, detached=detached)
+    return run_daemon(session.settings, ready_fd=ready_fd, detached=detached, life_fd=life_fd)

@@ -14,6 +14,8 @@ from semtask.cli.complete import task_names
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
 from semtask.errors import NotFound
 
+_SHORT = 10  # of the name of a worker: its beginning is nearly that of the others
+
 # --- tasks -----------------------------------------------------------------------------------------------------------
 
 
@@ -161,7 +163,7 @@ def _list_workers(session: Session) -> None:
         now = now_ms()
         rows = [
             [
-                worker["worker"],
+                worker["worker"][-_SHORT:] if session.terminal else worker["worker"],
                 worker["app"],
                 str(worker["pid"] or "-"),
                 worker["state"],
