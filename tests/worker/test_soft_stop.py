@@ -79,8 +79,8 @@ def blocking() -> None:
 
 @app.task
 def swallows() -> str:
-    begun()
     try:
+        begun()
         time.sleep(60)
     except BaseException:
         time.sleep(0.05)
@@ -88,8 +88,8 @@ def swallows() -> str:
 
 @app.task
 def cleans_up() -> None:
-    begun()
     try:
+        begun()
         time.sleep(60)
     finally:
         time.sleep(0.2)
@@ -97,8 +97,8 @@ def cleans_up() -> None:
 
 @app.task
 def fails_instead() -> None:
-    begun()
     try:
+        begun()
         time.sleep(60)
     except BaseException:
         raise ValueError("instead")
