@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from semtask.executors.worker_link import WorkerLink
 from semtask.protocol.frames import (
@@ -88,10 +88,8 @@ def test_tokens_of_later_jobs_wait_for_what_is_not_sent_yet() -> None:
             seen: list[object] = []
 
             def read() -> bool:
-                try:
+                with suppress(BlockingIOError):
                     frames.feed(p.worker.recv(1 << 20, socket.MSG_DONTWAIT))
-                except BlockingIOError:
-                    pass
                 for body in frames.bodies():
                     seen.append(to_worker(body))
                     if isinstance(seen[-1], Recalled):
@@ -121,9 +119,8 @@ def test_a_worker_cannot_make_the_daemon_wait_for_tokens() -> None:
 def test_everything_that_was_sent_before_the_end_is_taken() -> None:
     async def main() -> None:
         async with peer() as p:
-            for number in range(500):
-                p.worker.sendall(progress(number))
-            p.worker.sendall(progress(500)[:-1])
+            whole = b"".join(map(progress, range(500)))
+            p.worker.sendall(whole + progress(500)[:-1])
             p.worker.close()
             p.link.drain()  # the loop had no turn since
             assert len(p.heard) == 500
