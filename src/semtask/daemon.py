@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -61,19 +62,22 @@ EXIT_FENCED = 70
 GC_THRESHOLDS = (20_000, 20, 20)
 
 
-def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = False) -> int:
+def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = False, life_fd: int | None = None) -> int:
     """Run the daemon in the foreground until SIGTERM or SIGINT. Returns its exit code.
 
     `ready_fd` gets one byte when the sockets are open. `detached` is for a daemon that a client starts: it begins with
-    all signals at their defaults and none blocked, whatever shell or nohup the client was called from.
+    all signals at their defaults and none blocked, whatever shell or nohup the client was called from. `life_fd` makes
+    it private: it ends at once when that becomes readable, and does not run the apps of the user's settings.
     """
     if detached:
         _reset_signals()
+    if life_fd is not None:
+        settings = dataclasses.replace(settings, user_file=None)
     inherited_umask = os.umask(0o077)
     try:
         with owned_folders(settings):
             configure_logging(settings, foreground=not detached)
-            return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd))
+            return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd, life_fd))
     except StartupError as error:
         print(f"semtask: {error.message}", file=sys.stderr)  # noqa: T201
         return error.exit_code
@@ -99,8 +103,10 @@ class _Daemon:
         self._exit_code = 0
         self._new_id = JobIds(self._clock.now_ms, secrets.token_bytes).new
 
-    async def run(self, ready_fd: int | None) -> int:
+    async def run(self, ready_fd: int | None, life_fd: int | None) -> int:
         self._handle_signals()
+        if life_fd is not None:
+            asyncio.get_running_loop().add_reader(life_fd, self._owner_gone, life_fd)
         async with contextlib.AsyncExitStack() as stack:
             await self._serve(stack, ready_fd)
         log.info("stopped")
@@ -282,6 +288,12 @@ class _Daemon:
         if self._stopping.is_set():
             self._at_once.set()
         self._stopping.set()
+
+    def _owner_gone(self, life_fd: int) -> None:
+        log.warning("the program that this daemon belongs to has ended")
+        asyncio.get_running_loop().remove_reader(life_fd)
+        self._stopping.set()
+        self._at_once.set()
 
     def _fatal(self, error: BaseException) -> None:
         """The database is no longer ours: end, and touch nothing."""

@@ -81,9 +81,12 @@ Address = UnixAddress | TcpAddress
 
 
 def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str] | None = None) -> Address:
-    """Where the daemon is: `url`, else SEMANTICA_RPC_URL, else the unix socket of the home. Raises ConfigError."""
+    """Where the daemon is: `url`, else SEMANTICA_RPC_URL, else the unix socket of the home. Raises ConfigError.
+
+    An empty `url` is the unix socket, whatever the environment says.
+    """
     env = os.environ if env is None else env
-    url = url or env.get("SEMANTICA_RPC_URL")
+    url = env.get("SEMANTICA_RPC_URL") if url is None else url
     if not url:
         return UnixAddress(settings.run_dir)
     try:

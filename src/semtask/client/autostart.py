@@ -58,7 +58,7 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
             pass
         output = settings.logs_dir / "daemon.out"
         begin = _shorten(output)
-        ready_fd, process = _spawn(settings, output)
+        ready_fd, process = _spawn(settings, output, os.environ)
         try:
             ready = _wait_ready(ready_fd, deadline)
         finally:
@@ -69,6 +69,32 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
             _leave_running(process)
             return
         _explain_failure(process, output, begin, transport, deadline)
+
+
+def start_private(settings: Settings, env: Mapping[str, str], life_fd: int) -> Popen[bytes]:
+    """A daemon of the caller's own, which ends at once when `life_fd` becomes readable, as a pidfd does at the end of
+    its process. The caller stops and reaps it. `env` stands for the environment.
+
+    Raises StartupError, also where another daemon has this home, and DaemonUnavailable.
+    """
+    deadline = time.monotonic() + START_LIMIT
+    _make_folders(settings)
+    output = settings.logs_dir / "daemon.out"
+    begin = _shorten(output)
+    ready_fd, process = _spawn(settings, output, env, life_fd)
+    ready = False
+    try:
+        ready = _wait_ready(ready_fd, deadline)
+        if not ready:
+            with Transport(UnixAddress(settings.run_dir)) as transport:
+                _explain_failure(process, output, begin, transport, deadline)
+            raise StartupError(f"another daemon has the home {settings.home}", exit_code=EXIT_OTHER_DAEMON)
+    finally:
+        os.close(ready_fd)
+        if not ready:
+            process.kill()
+            process.wait()
+    return process
 
 
 def environment(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
@@ -123,22 +149,25 @@ def _shorten(output: Path) -> int:
     return 0
 
 
-def _spawn(settings: Settings, output: Path) -> tuple[int, Popen[bytes]]:
+def _spawn(
+    settings: Settings, output: Path, env: Mapping[str, str], life_fd: int | None = None
+) -> tuple[int, Popen[bytes]]:
     """(read end of the readiness pipe, the daemon)."""
     import subprocess  # costs milliseconds, and a start is rare
 
     ready_fd, theirs = os.pipe()
+    life = [] if life_fd is None else ["--life-fd", str(life_fd)]
     try:
         target = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "semtask", "daemon", "--ready-fd", str(theirs), "--detached"],
+                [sys.executable, "-m", "semtask", "daemon", "--ready-fd", str(theirs), "--detached", *life],
                 stdin=subprocess.DEVNULL,
                 stdout=target,
                 stderr=target,
                 cwd=settings.home,
-                env=environment(settings, os.environ),
-                pass_fds=(theirs,),
+                env=environment(settings, env),
+                pass_fds=(theirs,) if life_fd is None else (theirs, life_fd),
                 start_new_session=True,
             )
         finally:

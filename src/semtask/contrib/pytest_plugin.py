@@ -1,4 +1,4 @@
-"""The pytest plugin: the fixture `semantica`. It costs nothing where it is not used."""
+"""The pytest plugin: the fixtures `semantica` and `semantica_daemon`. It costs nothing where it is not used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from semtask.testing import InlineSemantica
+    from semtask.testing import InlineSemantica, SemanticaDaemon
 
 
 @pytest.fixture
@@ -23,3 +23,12 @@ def semantica(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.delenv("SEMANTICA_RPC_URL", raising=False)
     with inline(home) as engine:
         yield engine
+
+
+@pytest.fixture
+def semantica_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SemanticaDaemon]:
+    """A real daemon: `semantica_daemon(app)` has it run the tasks of an app, in real workers."""
+    from semtask.testing import private_daemon
+
+    with private_daemon(tmp_path_factory.mktemp("semantica")) as daemon:
+        yield daemon

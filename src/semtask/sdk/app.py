@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from semtask.client.calls import Call
 from semtask.protocol.messages import Enqueued
@@ -17,6 +18,9 @@ from semtask.sdk.results import CompletedCommand, any_of, command_of
 from semtask.sdk.task import AsyncTask, Task, TaskDecorator
 from semtask.tasks.control import Retry
 from semtask.tasks.registry import Registry, Seconds, TaskDefinition, TaskOptions
+
+if TYPE_CHECKING:
+    from semtask.sdk.embedded import Embedded
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +41,23 @@ class Semantica:
     def close(self) -> None:
         """Close the connections of all threads and event loops. The next request opens another one."""
         self._connection.close()
+
+    def connected_to(self, home: StrPath) -> AbstractContextManager[None]:
+        """Meanwhile speak to the daemon of this home, whatever the environment says, and start none."""
+        return self._connection.moved_to(home)
+
+    def embedded(self, path: StrPath | None = None, *, module: str | None = None) -> Embedded:
+        """A daemon of this program's own, for a script or a notebook: `with app.embedded("state"): ...`.
+
+        It is a real one, with real processes and a home of its own, the folder `path`, where jobs that have not ended
+        go on at the next start; without one a temporary folder, which goes in the end. It ends with this process,
+        however that ends. The app speaks to it meanwhile. Its workers import the module that holds the app, or
+        `module` ("package.module:attribute"); so a script needs `if __name__ == "__main__":`, and the tasks of a
+        notebook stand in a module that it imports.
+        """
+        from semtask.sdk.embedded import Embedded
+
+        return Embedded(self, path, module)
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 

@@ -101,6 +101,21 @@ class Connection:
         """Close the connections of all threads and event loops. The next request opens another one."""
         self._forget()
 
+    @contextmanager
+    def moved_to(self, home: str | os.PathLike[str]) -> Iterator[None]:
+        """Speak to the daemon of this home meanwhile, whatever the environment says, and start none."""
+        before = self._home, self._url, self._autostart
+        self._aim(home, "", False)
+        try:
+            yield
+        finally:
+            self._aim(*before)
+
+    def _aim(self, home: str | os.PathLike[str] | None, url: str | None, autostart: bool | None) -> None:
+        self._home, self._url, self._autostart = home, url, autostart
+        self.__dict__.pop("settings", None)
+        self._forget()
+
     @cached_property
     def settings(self) -> Settings:
         return config.load(flags={"home": self._home, "autostart": self._autostart})

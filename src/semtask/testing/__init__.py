@@ -1,6 +1,6 @@
 """Testing code that enqueues jobs. The pytest fixtures `semantica` and `semantica_daemon` are made of this.
 
-InlineSemantica is what `semantica` gives; `inline(folder)` makes one without pytest.
+`inline(folder)` and `private_daemon()` are the same without pytest, and for fixtures of other scopes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from semtask.sdk.connection import answered_by
+from semtask.testing.daemon import SemanticaDaemon, private_daemon
 from semtask.testing.errors import JobNotEnded
 from semtask.testing.inline import InlineSemantica
 
-__all__ = ["InlineSemantica", "JobNotEnded", "inline"]
+__all__ = ["InlineSemantica", "JobNotEnded", "SemanticaDaemon", "inline", "private_daemon"]
 
 
 @contextmanager
