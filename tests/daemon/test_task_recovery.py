@@ -75,6 +75,7 @@ def test_a_shutdown_lets_tasks_end_or_requeues_them(tmp_path: Path) -> None:
         daemon.process.terminate()
         (ending / "go").touch()
         eventually((ending / "short.done").exists)
+        eventually(lambda: "stopping" in (home / "logs" / "daemon.log").read_text(), what="the first signal was taken")
         daemon.process.terminate()
         assert daemon.process.wait(20) == 0
         daemon.start()
