@@ -219,6 +219,22 @@ def test_what_is_awaited_later_is_noticed_while_the_first_goes_on(app: Semantica
     assert asyncio.run(main()) == list(range(8))
 
 
+def test_what_is_awaited_one_by_one_shares_a_few_requests(task: Any) -> None:
+    async def main() -> list[Any]:
+        handles = await task.using(queue="few").aenqueue_many([("a",)] * 12)
+        results = []
+        for handle in handles:
+            results.append(asyncio.ensure_future(handle.aresult()))
+            await asyncio.sleep(0.02)  # so that the request for it has begun
+        others = asyncio.all_tasks() - {asyncio.current_task(), *results}
+        assert 1 <= len(others) <= 4
+        for handle in handles:
+            assert await handle.acancel()
+        return await asyncio.wait_for(asyncio.gather(*results, return_exceptions=True), 60)
+
+    assert all(isinstance(result, JobCancelled) for result in asyncio.run(main()))
+
+
 def test_an_await_that_is_given_up_leaves_no_request(daemon: Daemon, app: Semantica) -> None:
     async def main() -> set[str]:
         slow = await app.arun("sleep", "60")
