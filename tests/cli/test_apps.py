@@ -218,6 +218,22 @@ def test_workers_are_listed(shop: Shell) -> None:
     assert line != "workers: none"
 
 
+SHAPES = {
+    ("apps",): "schema name module directory python state tasks workers error traceback",
+    ("tasks",): "schema name app is_async parameters returns doc defaults concurrency",
+    ("workers",): "schema worker app pid state kind running jobs_done started_at python",
+    ("artifacts", "ls", "last"): "schema name size sha256 path is_result",
+}
+
+
+@pytest.mark.parametrize("argv", SHAPES)
+def test_the_shapes_of_json_stay(shop: Shell, argv: tuple[str, ...]) -> None:
+    assert shop("result", "-w", shop("enqueue", "big", "-a", "size=300000").id).code == 0
+    for value in shop(*argv, "--json").json_lines:
+        assert list(value) == SHAPES[argv].split()
+        assert re.fullmatch(r"(app|task|worker|artifact)\.v1", value["schema"])
+
+
 # --- enqueue and result ----------------------------------------------------------------------------------------------
 
 

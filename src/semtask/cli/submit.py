@@ -181,12 +181,16 @@ def _tasks_for(daemon: Transport, task: str) -> list[dict[str, Any]]:
     waited for: the task may be there then, with options that the job must have."""
     give_up = time.monotonic() + _IMPORT_S
     while True:
-        importing = any(app["state"] == "starting" for app in daemon.call("apps.list.v1", {})["apps"])
-        listed: list[dict[str, Any]] = daemon.call("tasks.list.v1", {})["tasks"]
-        there = any(one["name"] == task for one in listed)
-        if there or not importing or time.monotonic() > give_up:
+        listed = _tasks(daemon)
+        if any(one["name"] == task for one in listed) or time.monotonic() > give_up:
             return listed
+        if not any(app["state"] == "starting" for app in daemon.call("apps.list.v1", {})["apps"]):
+            return _tasks(daemon)  # its import may have ended between the two
         time.sleep(0.05)
+
+
+def _tasks(daemon: Transport) -> list[dict[str, Any]]:
+    return list(daemon.call("tasks.list.v1", {})["tasks"])
 
 
 def _defaults(task: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
