@@ -82,3 +82,5 @@ def test_a_shutdown_lets_tasks_end_or_requeues_them(tmp_path: Path) -> None:
         assert daemon.job(short)["state"] == "DONE"
         job = eventually(lambda: (j := daemon.job(long))["state"] == "RUNNING" and j)
         assert (job["interruptions"], job["claim_no"]) == (1, 2)
+        (staying / "go").touch()
+        daemon.wait(long)
