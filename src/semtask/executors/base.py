@@ -101,7 +101,9 @@ class TaskListener(Protocol):
         ...
 
     def room_changed(self) -> None:
-        """A worker has become free, or left."""
+        """A worker was started or has left, or another app is to be offered first. Of a worker that has become free
+        `tasks_ended` tells.
+        """
         ...
 
     def app_changed(self, status: AppStatus) -> None: ...
@@ -114,7 +116,8 @@ class TaskExecutor(Protocol):
         """What could be claimed now. At most `new_processes` sync workers that are idle may begin.
 
         In the order in which the store shall serve them: first one job for each idle worker, then work ahead. Tasks
-        in `limited` are never taken ahead. It may begin to start workers, if there are too few.
+        in `limited` are never taken ahead. What it says holds until the next call of any method, so one claim at a
+        time is made with it.
         """
         ...
 
@@ -130,7 +133,7 @@ class TaskExecutor(Protocol):
         ...
 
     def shortage(self, tasks: Collection[str]) -> None:
-        """Jobs of these tasks could run, had their app a worker with room."""
+        """Jobs of these tasks could run, had their app been offered with a worker that has room: see to it."""
         ...
 
     @property

@@ -8,16 +8,15 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from semtask.executors import crash_log
+from semtask.executors import crash
 from semtask.executors.base import TaskEnd, WorkerStatus
 from semtask.executors.pace import Pace
-from semtask.executors.task_outcome import crash_exception, of_frame
+from semtask.executors.task_outcome import of_frame
 from semtask.executors.worker_death import Death
 from semtask.executors.worker_process import Site, WorkerProcess
 from semtask.model import outcome
 from semtask.model.app import App
 from semtask.model.job import ClaimFacts, Job, ProgressNote
-from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
 from semtask.protocol.frames import Blocked, Call, Ended, Hello, Progress, Recalled, Run, Stop, ToDaemon, encode
 
@@ -365,7 +364,7 @@ class Worker:
         ends = []
         for key, (job, _) in self._held.items():
             if key in begun:
-                ends.append(TaskEnd(job, self._crash(key, death), None))
+                ends.append(TaskEnd(job, crash.outcome_of(self._site, key, death, stopped=key in self._orders), None))
             else:
                 ends.append(TaskEnd(job, others, None))
         return ends
@@ -379,20 +378,6 @@ class Worker:
             if named:
                 return named
         return list(self._held)
-
-    def _crash(self, key: Key, death: Death) -> Outcome:
-        error = death.error
-        if death.exit_code == 0 and not death.by_us:
-            error = f"{error} and without a result"
-        tail = "" if death.by_us else death.tail
-        made = outcome.crash(
-            error,
-            signal=death.signal,
-            exit_code=death.exit_code,
-            exception=crash_exception(error, tail) if tail else None,
-        )
-        size = crash_log.append(self._site, key, error, tail)
-        return msgspec.structs.replace(made, stopped=key in self._orders, log_bytes=size)
 
 
 def _batches(jobs: Sequence[Job]) -> Sequence[Sequence[Job]]:

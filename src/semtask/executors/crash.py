@@ -1,4 +1,4 @@
-"""What a worker said at its end, for the people who read the log of the job that it ran."""
+"""The end of a job whose worker died under it: its outcome, and what people find in its log."""
 
 from __future__ import annotations
 
@@ -6,12 +6,33 @@ import logging
 import os
 from datetime import UTC, datetime
 
+import msgspec
+
+from semtask.executors.task_outcome import crash_exception
+from semtask.executors.worker_death import Death
 from semtask.executors.worker_process import Site
+from semtask.model import outcome
+from semtask.model.outcome import Outcome
 
 log = logging.getLogger("semtask.workers")
 
 
-def append(site: Site, key: tuple[str, int], error: str, tail: str) -> int | None:
+def outcome_of(site: Site, key: tuple[str, int], death: Death, *, stopped: bool) -> Outcome:
+    """`stopped`: the job had been told to end."""
+    error = death.error
+    if death.exit_code == 0 and not death.by_us:
+        error = f"{error} and without a result"
+    tail = "" if death.by_us else death.tail
+    made = outcome.crash(
+        error,
+        signal=death.signal,
+        exit_code=death.exit_code,
+        exception=crash_exception(error, tail) if tail else None,
+    )
+    return msgspec.structs.replace(made, stopped=stopped, log_bytes=_log(site, key, error, tail))
+
+
+def _log(site: Site, key: tuple[str, int], error: str, tail: str) -> int | None:
     """Add a line with `error` to the log of a job, and the end of its worker's own log; the size of the log then.
 
     None where it cannot be written: the error stands with the job as well.
