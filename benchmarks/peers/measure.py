@@ -46,7 +46,7 @@ _REDIS = ("redis==8.1.0", "hiredis==3.5.0")
 PEERS = [
     Peer(
         "taskiq",
-        ("taskiq==0.13.0", "taskiq-redis==1.2.4", *_REDIS),
+        ("taskiq==0.13.0", "taskiq-redis==1.2.4", "uvloop==0.23.0", *_REDIS),
         ("taskiq", "worker", "-w", "2", "--log-level", "ERROR", f"{_APPS}.taskiq_app:broker"),
         20_000,
     ),
@@ -96,14 +96,11 @@ class Figures:
 def measure(peer: Peer, rounds: int, scale: float = 1.0) -> Figures:
     """Raises Unavailable."""
     count = max(100, int(peer.count * scale))
-    python = install(*peer.requirements) / "bin" / "python"
     enqueue, drain, sustained, starts = [], [], [], []
     for _ in range(rounds):
-        with redis() if peer.needs_redis else nullcontext("") as url, _Run(peer, python, url) as run:
+        with _running(peer) as run:
             enqueue.append(count / run.produce("noops", count)["seconds"])
-            with run.workers():
-                ticks = run.wait_ticks(count)
-                drain.append((count - 1) / (ticks.last - ticks.first))
+            drain.append(run.drain(count))
             with run.workers():
                 run.warm_up()
                 began = run.produce("noops", count)["began"]
@@ -123,6 +120,21 @@ def measure(peer: Peer, rounds: int, scale: float = 1.0) -> Figures:
         percentile(starts, 0.99),
         len(starts),
     )
+
+
+def drain_once(name: str) -> float:
+    """Jobs per second, for a comparison by turns. Raises Unavailable."""
+    [peer] = [peer for peer in PEERS if peer.name == name]
+    with _running(peer) as run:
+        run.produce("noops", peer.count)
+        return run.drain(peer.count)
+
+
+@contextmanager
+def _running(peer: Peer) -> Iterator[_Run]:
+    python = install(*peer.requirements) / "bin" / "python"
+    with redis() if peer.needs_redis else nullcontext("") as url, _Run(peer, python, url) as run:
+        yield run
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -181,6 +193,12 @@ class _Run:
             yield
         finally:
             _end(process)
+
+    def drain(self, count: int) -> float:
+        """Jobs per second of so many that are queued."""
+        with self.workers():
+            ticks = self.wait_ticks(count)
+        return (count - 1) / (ticks.last - ticks.first)
 
     def warm_up(self) -> None:
         """Until a job has run: from here on the workers wait."""
