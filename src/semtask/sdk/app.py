@@ -20,10 +20,12 @@ from semtask.tasks.control import Retry
 from semtask.tasks.registry import Registry, Seconds, TaskDefinition, TaskOptions
 
 if TYPE_CHECKING:
+    from semtask.client.async_client import AsyncClient
     from semtask.sdk.embedded import Embedded
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Semantica:
@@ -41,6 +43,17 @@ class Semantica:
     def close(self) -> None:
         """Close the connections of all threads and event loops. The next request opens another one."""
         self._connection.close()
+
+    def send(self, call: Call[T]) -> T:
+        """The answer to any request that `client/calls.py` can make. Raises what `Client` raises."""
+        return self._connection.send(call)
+
+    async def asend(self, call: Call[T]) -> T:
+        return await self._connection.asend(call)
+
+    def aclient(self) -> AsyncClient:
+        """The client of this event loop: a method for everything that the daemon can be asked."""
+        return self._connection.aclient()
 
     def connected_to(self, home: StrPath) -> AbstractContextManager[None]:
         """Meanwhile speak to the daemon of this home, whatever the environment says, and start none."""

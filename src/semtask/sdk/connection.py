@@ -91,7 +91,7 @@ class Connection:
     async def asend(self, call: Call[R]) -> R:
         if _stand_in is not None:
             return await _stand_in.asend(call, self.registry)
-        return await self._of_loop().send(call)
+        return await self.aclient().send(call)
 
     def now_ms(self) -> int:
         """Wall clock, epoch ms."""
@@ -136,7 +136,8 @@ class Connection:
             self._threads.kept = _Closing(client)
             return client
 
-    def _of_loop(self) -> AsyncClient:
+    def aclient(self) -> AsyncClient:
+        """The client of the event loop that runs here."""
         import asyncio  # here: not everybody needs it, and it costs a start 20 ms
 
         from semtask.client.async_client import AsyncClient
