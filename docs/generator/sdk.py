@@ -85,7 +85,7 @@ def _head(name: str, value: Any) -> str:
         return _block(_call(name, value))
     if name in _MADE_BY_USERS:
         return _block(_call(name, value) if "__init__" in vars(value) else f"{name}(*args)")
-    base = value.__base__.__name__
+    base = value.__bases__[0].__name__
     return f"A [`{base}`](#{anchor(base)})." if base in semtask.__all__ else ""
 
 

@@ -16,13 +16,14 @@ _FILE = re.compile(r"Save this as `(?P<name>[\w./-]+)`:\s*\Z")
 
 
 class Block(NamedTuple):
-    """`file` is the name under which the reader saves it, if the text before it says so."""
+    """`file` is the name under which the reader saves it, if the text before it says so. `section` is its heading."""
 
     page: Path
     line: int
     language: str
     text: str
     file: str | None
+    section: str
 
 
 class Command(NamedTuple):
@@ -41,7 +42,8 @@ def blocks(page: Path) -> Iterator[Block]:
         before = text[: match.start()]
         file = _FILE.search(before)
         inner = re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
-        yield Block(page, before.count("\n") + 2, match["language"], inner, file["name"] if file else None)
+        section = re.findall(r"^#+ (.*)$", _FENCE.sub("", before), re.MULTILINE)[-1]
+        yield Block(page, before.count("\n") + 2, match["language"], inner, file["name"] if file else None, section)
 
 
 def commands(block: Block) -> list[Command]:
@@ -66,6 +68,7 @@ _VARYING = [
     (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}\b", "<end of id>"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "<time>"),
     (r"\bpid +\d+", "pid <n>"),
+    (r"\bpage \d+", "page <n>"),
     (r"\b\d+(\.\d+)? ?s\b", "<duration>"),
     (r"\b\d+(\.\d+)? (B|KiB|MiB|GiB)\b", "<size>"),
     (r"/jobs/[0-9a-f]{2}/", "/jobs/<n>/"),

@@ -10,7 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -121,26 +121,38 @@ def require_accepted(words: list[str], place: str) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("page", [DOCS / "tutorial.md", *sorted((DOCS / "how-to").glob("*.md"))], ids=name)
+@pytest.mark.parametrize(
+    "page", [*sorted(DOCS.glob("tutorial*.md")), *sorted((DOCS / "how-to").glob("*.md"))], ids=name
+)
 def test_every_command_does_what_the_page_says(page: Path, reader: Reader) -> None:
     """In order, at a terminal. A command that fails is followed by one that shows its exit code."""
     if "$ curl" in page.read_text() and shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    for block in blocks(page):
+    follow(reader, blocks(page))
+
+
+@pytest.mark.timeout(240)
+def test_the_example_of_the_readme_does_what_it_says(reader: Reader) -> None:
+    first = [block for block in blocks(README) if block.section == "semtask"]
+    assert [block.language for block in first] == ["python", "console"]
+    follow(reader, first)
+
+
+def follow(reader: Reader, wanted: Iterable[Block]) -> None:
+    for block in wanted:
         done = reader.follow(block)
         for (command, code, shown), after in zip_longest(done, done[1:]):
-            place = f"{name(page)}:{command.line}: {command.text}\n" + "\n".join(shown)
+            place = f"{name(block.page)}:{command.line}: {command.text}\n" + "\n".join(shown)
             assert code == 0 or (after is not None and after[0].text == "echo $?"), place
             assert matches(command.output, shown), place
 
 
 def python_examples() -> Iterator[tuple[Block, str | None]]:
     """Each with the `text` block behind it, which is its output."""
-    for page in (README, DOCS / "how-to" / "python.md"):
-        found = list(blocks(page))
-        for block, after in zip(found, [*found[1:], None], strict=True):
-            if block.language == "python":
-                yield block, after.text if after is not None and after.language == "text" else None
+    found = list(blocks(DOCS / "how-to" / "python.md"))
+    for block, after in zip(found, [*found[1:], None], strict=True):
+        if block.language == "python":
+            yield block, after.text if after is not None and after.language == "text" else None
 
 
 @pytest.mark.parametrize(
