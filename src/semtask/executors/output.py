@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 
 _NO_WATCH_LEFT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.ENOMEM})
 _LOOK_AGAIN_S = 1.0
+_LOOK_FOR_S = 0.1  # a task makes its log at its first output, and announces it to nobody
 
 # A job can fill the page cache at gigabytes per second, so a log that is being written is looked at often.
 _FAST_S, _CALM_S, _SILENT_S = 0.01, 0.05, 0.4
@@ -118,10 +120,10 @@ class LogFiles:
         with self._waiting(job_id, claim_no) as waiter:
             while not waiter.over and (left := deadline - clock()) > 0:
                 waiter.changed.clear()
-                with self._armed(path, waiter.changed) as armed:
+                with self._armed(path, waiter.changed) as look_again_s:
                     if _size(path) > beyond:
                         return
-                    await _set_within(waiter.changed, left if armed else min(left, _LOOK_AGAIN_S))
+                    await _set_within(waiter.changed, min(left, look_again_s))
 
     def wake(self, job_id: str, claim_no: int) -> None:
         """Let everybody go who waits for more output of this claim: there will be none."""
@@ -150,24 +152,24 @@ class LogFiles:
                 del self._waiters[key]
 
     @contextmanager
-    def _armed(self, path: Path, changed: asyncio.Event) -> Iterator[bool]:
-        """Whether `changed` will be set at the next write. A file that is not there yet is announced by `open`."""
+    def _armed(self, path: Path, changed: asyncio.Event) -> Iterator[float]:
+        """Have `changed` set at the next write. Where that cannot be, says after how many seconds to look again."""
         try:
             if self._notifier is None:
                 self._notifier = Notifier()
             watch = self._notifier.arm(path, changed.set)
         except FileNotFoundError:
-            yield True
+            yield _LOOK_FOR_S
             return
         except OSError as error:
             # Other programs of this user may hold all of its inotify watches; following must go on, if less promptly.
             if error.errno not in _NO_WATCH_LEFT:
                 raise
-            yield False
+            yield _LOOK_AGAIN_S
             return
         notifier = self._notifier
         try:
-            yield True
+            yield math.inf
         finally:
             notifier.disarm(watch)
 
