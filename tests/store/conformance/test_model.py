@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -56,14 +56,14 @@ JOBS = st.fixed_dictionaries(
     {
         "queue": QUEUES,
         "job_type": TASKS,
-        "execution_mode": st.sampled_from(list(ExecutionMode)),
+        "execution_mode": st.sampled_from([SUBPROCESS, IN_PROCESS, IN_PROCESS]),
         "priority": st.integers(-1, 1),
         "max_attempts": st.integers(1, 3),
         "retry_on_crash": st.booleans(),
         "on_interrupt": st.sampled_from(list(OnInterrupt)),
-        "run_at": st.none() | st.integers(0, 3),  # from now
-        "ttl_ms": st.sampled_from([None, None, 0, 1, 4]),
-        "deadline": st.sampled_from([None, None, 0, 2, 5]),  # from now
+        "run_at": st.sampled_from([None, None, None, 0, 1, 3]),  # from now
+        "ttl_ms": st.sampled_from([None, None, None, None, 0, 1, 4]),
+        "deadline": st.sampled_from([None, None, None, None, 0, 2, 5]),  # from now
         "tag": st.sampled_from([None, "t", "u"]),
         "subject_key": st.sampled_from([None, "s", "s", "t"]),
         "on_duplicate": st.sampled_from([OnDuplicate.AFTER, *OnDuplicate]),
@@ -75,11 +75,14 @@ JOBS = st.fixed_dictionaries(
 TAKERS = st.builds(
     Taker,
     facts=st.sampled_from([facts_of("v"), facts_of("w")]),
-    tasks=st.frozensets(TASKS),
-    limit=st.integers(0, 3),
+    tasks=st.sampled_from([frozenset("tu"), frozenset("t")]),
+    limit=st.sampled_from([3, 2, 1, 0]),
     ahead=st.booleans(),
-    queues=st.none() | st.frozensets(QUEUES),
+    queues=st.sampled_from([None, frozenset("ab"), frozenset("a")]),
 )
+SLOTS = st.dictionaries(QUEUES, st.sampled_from([2, 1, 0]), min_size=1)
+SLOTS_OF_TASKS = st.dictionaries(TASKS, st.sampled_from([2, 1, 0]))
+OFFERED = st.sampled_from([frozenset("tu"), frozenset("tu"), frozenset("t"), frozenset[str]()])
 POISON = st.sampled_from([None, None, None, None, "taken id", "own id twice", "bad priority"])
 
 
@@ -143,12 +146,7 @@ class Queues(RuleBasedStateMachine):
                 self.begin(job)
         assert [job.job_id for job in claimed] == expected
 
-    @rule(
-        takers=st.lists(TAKERS, max_size=4),
-        slots=st.dictionaries(QUEUES, st.integers(0, 2)),
-        offered=st.frozensets(TASKS),
-        rooms=st.dictionaries(TASKS, st.integers(0, 2)),
-    )
+    @rule(takers=st.lists(TAKERS, min_size=1, max_size=4), slots=SLOTS, offered=OFFERED, rooms=SLOTS_OF_TASKS)
     def claim_tasks(
         self, takers: list[Taker], slots: dict[str, int], offered: frozenset[str], rooms: dict[str, int]
     ) -> None:
@@ -248,10 +246,15 @@ class Queues(RuleBasedStateMachine):
         job = self.pick(pick, *State)
         if job is None or (job.state is State.RUNNING and older == 0):
             return
-        stale = msgspec.structs.replace(job, claim_no=job.claim_no - older)
-        assert (
-            self.do(self.opened.finish(stale, outcomes.of_command(0), claim_no=stale.claim_no or 99)).decision is None
+        report = Finish(
+            job_id=job.job_id,
+            claim_no=job.claim_no - older or 99,
+            outcome=outcomes.success(result="1"),
+            now=self.now,
+            jitter=1.0,
         )
+        assert self.do(self.opened.store.finish(report)).decision is None
+        assert [told.decision for told in self.do(self.opened.store.finish_many([report]))] == [None]
 
     @rule(pick=st.integers(0), reason=st.sampled_from(list(StopReason)), tag=st.none() | st.sampled_from(["t", "u"]))
     def stop(self, pick: int, reason: StopReason, tag: str | None) -> None:
@@ -506,6 +509,38 @@ class Queues(RuleBasedStateMachine):
     def due(job: Job) -> int:
         assert job.run_at is not None
         return job.run_at
+
+
+PLAIN = st.builds(
+    lambda queue, name, priority, on_interrupt: new_job(
+        queue=queue, job_type=name, priority=priority, on_interrupt=on_interrupt, execution_mode=IN_PROCESS
+    ),
+    QUEUES,
+    TASKS,
+    st.integers(-1, 1),
+    st.sampled_from([OnInterrupt.REQUEUE, OnInterrupt.REQUEUE, OnInterrupt.FAIL]),
+)
+CLAIMS = st.tuples(st.lists(TAKERS, min_size=1, max_size=4), SLOTS, OFFERED, SLOTS_OF_TASKS)
+
+
+@pytest.mark.parametrize("kind", STORES)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(jobs=st.lists(PLAIN, min_size=4, max_size=12), claims=st.lists(CLAIMS, min_size=1, max_size=4), outcome=OUTCOMES)
+def test_claims_of_tasks_follow_the_model(kind: str, jobs: list[NewJob], claims: list[Any], outcome: Outcome) -> None:
+    """The same model with jobs that are ready, which are few in the test below: here claims have a choice."""
+    machine = type("Machine", (Queues,), {"kind": kind})()
+    machine.open()
+    try:
+        machine.expect_inserted(jobs, machine.do(machine.opened.store.insert(jobs, durable=False)))
+        for takers, slots, offered, rooms in claims:
+            machine.claim_tasks(takers, slots, offered, rooms)
+            machine.finish([0, 1, 1], outcome, 1.0)
+            machine.bring_back("t", 2)
+        machine.rows_agree()
+        machine.counters_agree()
+        machine.changes_agree()
+    finally:
+        machine.teardown()
 
 
 @pytest.mark.timeout(400)  # a failing example takes hypothesis a while to make small
