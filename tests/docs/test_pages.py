@@ -138,6 +138,32 @@ def test_the_example_of_the_readme_does_what_it_says(reader: Reader) -> None:
     follow(reader, first)
 
 
+_REQUESTS = """
+import asyncio
+from tests.contrib.asgi import Server
+from web import web
+
+async def main():
+    async with Server(web).running() as server:
+        job = (await server.get("/index", "path=jobs.py"))["job"]
+        print(await server.get("/result", f"job={job}"), await server.get("/health"))
+
+asyncio.run(main())
+"""
+
+
+def test_the_web_application_of_the_page_answers(reader: Reader) -> None:
+    files = {block.file: block for block in blocks(DOCS / "how-to" / "starlette-and-fastapi.md") if block.file}
+    for block in files.values():
+        reader.follow(block)
+    code, shown = reader.type("semtask up -q --app jobs")
+    assert code == 0, shown
+    (reader.folder / "requests.py").write_text(_REQUESTS)
+    code, shown = reader.type(f"PYTHONPATH={ROOT} python requests.py")
+    lines = len(files["jobs.py"].text.splitlines())
+    assert shown == [f"{{'lines': {lines}}} {{'accepting': True}}"]
+
+
 def follow(reader: Reader, wanted: Iterable[Block]) -> None:
     for block in wanted:
         done = reader.follow(block)
