@@ -5,6 +5,7 @@ Prints one JSON object: when it began, the seconds that it took, and the median 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import statistics
 import sys
@@ -15,6 +16,7 @@ from benchmarks.peers.produce import send_stamps
 from benchmarks.task_app import async_noop, nap, noop, stamp
 
 BATCH = 100
+AT_ONCE = 50
 NAP_S = 8.0
 
 
@@ -36,6 +38,15 @@ def _times(call: Callable[[], object], count: int) -> list[float]:
     return seconds
 
 
+def _gathered(count: int) -> list[float]:
+    async def produce() -> None:
+        for _ in range(count // AT_ONCE):
+            await asyncio.gather(*(noop.aenqueue() for _ in range(AT_ONCE)))
+
+    asyncio.run(produce())
+    return []
+
+
 def _stamps(count: int) -> list[float]:
     send_stamps(stamp.enqueue, count)
     return []
@@ -45,6 +56,7 @@ _KINDS: dict[str, Callable[[int], list[float]]] = {
     "singles": lambda count: _times(noop.enqueue, count),
     "batches": lambda count: _times(lambda: noop.enqueue_many([()] * BATCH), count // BATCH),
     "async_batches": lambda count: _times(lambda: async_noop.enqueue_many([()] * BATCH), count // BATCH),
+    "gathered": _gathered,
     "naps": lambda count: _times(lambda: nap.enqueue_many([(NAP_S,)] * count), 1),
     "stamps": _stamps,
 }

@@ -178,7 +178,8 @@ def sustained(rounds: int, _peers: list[Figures]) -> list[Row]:
     rows = []
     for kind, count, what, goal in (
         ("batches", SUSTAINED, "batches of 100", 6000),
-        ("singles", SUSTAINED // 4, "one by one", None),
+        ("gathered", SUSTAINED // 4, "aenqueue, 50 at once", None),
+        ("singles", SUSTAINED // 10, "one by one", None),
     ):
         rates = []
         for _ in range(rounds):
