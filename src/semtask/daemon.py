@@ -47,6 +47,7 @@ from semtask.host.ballast import Ballast
 from semtask.host.clocks import SystemClock
 from semtask.host.ownership import owned_folders
 from semtask.host.probe import SystemProbe
+from semtask.host.randomness import RandomPool
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ProgressNote
 from semtask.store.sqlite import SqliteStore, open_store
@@ -101,7 +102,7 @@ class _Daemon:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._exit_code = 0
-        self._new_id = JobIds(self._clock.now_ms, secrets.token_bytes).new
+        self._new_id = JobIds(self._clock.now_ms, RandomPool()).new
 
     async def run(self, ready_fd: int | None, life_fd: int | None) -> int:
         self._handle_signals()

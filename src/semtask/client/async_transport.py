@@ -21,7 +21,7 @@ from semtask.client.http import (
 
 # Above it requests wait for their turn: the daemon has a limit of its own, for all clients together.
 MAX_CONNECTIONS = 100
-_KEPT = 8
+_KEPT = 64
 
 
 class AsyncTransport:
