@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from semtask.sdk.app import Semantica
     from semtask.sdk.failures import JobCancelled, JobError, JobExpired, JobFailed, JobSuperseded, JobTimeout
     from semtask.sdk.handle import JobHandle
+    from semtask.sdk.private_daemon import AppFailed
     from semtask.sdk.results import CompletedCommand
     from semtask.sdk.task import AsyncTask, Task
     from semtask.tasks.context import JobContext, current_job
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "AppFailed",
     "AsyncClient",
     "AsyncTask",
     "Cancel",
@@ -46,6 +48,7 @@ _LAZY = {
     "semtask.sdk.app": ["Semantica"],
     "semtask.sdk.failures": ["JobCancelled", "JobError", "JobExpired", "JobFailed", "JobSuperseded", "JobTimeout"],
     "semtask.sdk.handle": ["JobHandle"],
+    "semtask.sdk.private_daemon": ["AppFailed"],
     "semtask.sdk.results": ["CompletedCommand"],
     "semtask.sdk.task": ["AsyncTask", "Task"],
     "semtask.tasks.context": ["JobContext", "current_job"],

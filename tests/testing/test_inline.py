@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -356,6 +358,23 @@ def test_every_app_and_thread_enqueues_here_while_it_lasts(tmp_path: Path) -> No
         assert [job.result for job in semantica.run_pending()] == [7]
     with pytest.raises(DaemonUnavailable):
         elsewhere.enqueue()
+
+
+def test_a_forked_child_is_told_that_it_is_alone(semantica: InlineSemantica) -> None:
+    reading, writing = os.pipe()
+    with warnings.catch_warnings(action="ignore"):  # Python 3.12 warns of threads, of which there are some here
+        child = os.fork()
+    if not child:
+        try:
+            add.enqueue(1)
+        except BaseException as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        assert b"a forked child cannot reach the inline engine of its test" in pipe.read()
+    os.waitpid(child, 0)
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:

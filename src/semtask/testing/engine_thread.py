@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -24,9 +25,13 @@ class EngineThread:
         )
         self._thread.start()
         self._loop, self._over, self.engine = started.result()
+        self._pid = os.getpid()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Its result, waited for in this thread."""
+        """Its result, waited for in this thread. Raises RuntimeError in a forked child, which has no such thread."""
+        if os.getpid() != self._pid:
+            work.close()
+            raise RuntimeError("a forked child cannot reach the inline engine of its test; use semantica_daemon there")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def acall(self, work: Coroutine[Any, Any, T]) -> T:
