@@ -195,12 +195,12 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
 
 
 def test_many_waits_at_once_do_not_stand_in_each_others_way(shell: Shell) -> None:
-    """Fifty waits of one client are under way while it enqueues; a pool of a few connections would be stuck."""
+    """Eighty waits of one client are under way while it enqueues; a pool of a few connections would be stuck."""
 
     async def main() -> float:
         async with AsyncClient(home=shell.home, notice=pytest.fail) as client:
             slow = (await client.enqueue("s", {"command": "sleep", "args": ["60"]})).job_id
-            waits = [asyncio.create_task(client.wait([slow], timeout_ms=60_000)) for _ in range(50)]
+            waits = [asyncio.create_task(client.wait([slow], timeout_ms=60_000)) for _ in range(80)]
             begin = time.monotonic()
             quick = (await client.enqueue("q", {"command": "true"})).job_id
             assert (await client.wait([quick])).jobs[0].state is State.DONE
@@ -208,7 +208,7 @@ def test_many_waits_at_once_do_not_stand_in_each_others_way(shell: Shell) -> Non
             assert not any(task.done() for task in waits)
             await client.cancel(slow)
             assert {(await task).jobs[0].state for task in waits} == {State.CANCELLED}
-            assert len(client._transport._idle) <= 8
+            assert len(client._transport._idle) <= 64
         return took
 
     assert asyncio.run(main()) < 10
