@@ -40,6 +40,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics.metrics,
     "frames": frames.all_frames,
     "sdk": sdk.names,
+    "sdk-others": sdk.others,
     "enqueue-options": sdk.options,
 }
 _PLACE = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

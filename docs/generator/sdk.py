@@ -9,11 +9,21 @@ from typing import Any, get_overloads
 import semtask
 from generator import glossary
 from generator.markdown import anchor, bullets, code, compare, gaps, paragraphs, sentence, table
-from semtask import AsyncClient, AsyncTask, Client, Task
+from semtask import AsyncClient, AsyncTask, Client, Task, testing
+from semtask.contrib import starlette
 from semtask.sdk import command, log_lines
 from semtask.sdk import options as options_of_jobs
+from semtask.sdk.embedded import Embedded
 from semtask.sdk.options import EnqueueOptions
 
+PUBLIC = {name: value for name in semtask.__all__ if callable(value := getattr(semtask, name))}
+OTHERS = {
+    **{name: getattr(testing, name) for name in testing.__all__},
+    "Embedded": Embedded,
+    "lifespan": starlette.lifespan,
+    "get_client": starlette.get_client,
+    "BackgroundJobs": starlette.BackgroundJobs,
+}
 _ORDER = [
     "sdk.app",
     "sdk.task",
@@ -27,7 +37,7 @@ _ORDER = [
 _CLIENTS = {Client, AsyncClient}
 _AS = {AsyncTask: Task, AsyncClient: Client}  # what is as with another one
 _MADE_BY_USERS = {"Semantica", "Retry", "Permanent", "Cancel", "Snooze", "Client", "AsyncClient"}
-_OF_THE_WORKER = {"definition", "blocked", "end"}
+_NOT_FOR_USERS = {"definition", "blocked", "end", "send", "asend"}
 _ALIASES = {
     "Seconds": "timedelta | float",
     "StrPath": "str | PathLike[str]",
@@ -48,8 +58,17 @@ class _Text(str):
 
 
 def names() -> str:
-    compare(glossary.SDK, list(_unexplained()), "docs/generator/glossary.py, SDK")
-    found = {name: value for name in sorted(semtask.__all__, key=_place) if callable(value := getattr(semtask, name))}
+    """What can be imported from the package itself."""
+    compare(glossary.SDK, [*_unexplained(PUBLIC), *_unexplained(OTHERS)], "docs/generator/glossary.py, SDK")
+    return _all({name: PUBLIC[name] for name in sorted(PUBLIC, key=_place)})
+
+
+def others() -> str:
+    """What has a module of its own, with what is needed for it."""
+    return _all(OTHERS)
+
+
+def _all(found: Mapping[str, Any]) -> str:
     overview = table(["name", ""], [(f"[`{n}`](#{anchor(n)})", _first_sentence(value)) for n, value in found.items()])
     return "\n\n".join([overview, *(_name(name, value) for name, value in found.items())])
 
@@ -63,9 +82,8 @@ def options() -> str:
 
 def _place(name: str) -> tuple[int, int]:
     """In the order in which one meets them."""
-    module = getattr(semtask, name).__module__.removeprefix("semtask.") if not name.startswith("__") else ""
-    lines = inspect.getsourcelines(getattr(semtask, name))[1] if module else 0
-    return (_ORDER.index(module) if module in _ORDER else len(_ORDER), lines)
+    module = PUBLIC[name].__module__.removeprefix("semtask.")
+    return (_ORDER.index(module) if module in _ORDER else len(_ORDER), inspect.getsourcelines(PUBLIC[name])[1])
 
 
 # --- one name --------------------------------------------------------------------------------------------------------
@@ -116,7 +134,7 @@ def _public(owner: type) -> dict[str, Any]:
             continue
         found |= dict.fromkeys(inspect.get_annotations(kind) if dataclasses.is_dataclass(kind) else ())
         found |= {name: value for name, value in vars(kind).items() if not name.startswith("_")}
-    return {name: value for name, value in found.items() if name not in _OF_THE_WORKER}
+    return {name: value for name, value in found.items() if name not in _NOT_FOR_USERS}
 
 
 def _twin_of(name: str, members: Mapping[str, Any]) -> str | None:
@@ -129,14 +147,11 @@ def _has_docstring(member: Any) -> bool:
     return (inspect.isroutine(member) or isinstance(member, property)) and bool(inspect.getdoc(member))
 
 
-def _unexplained() -> Iterator[str]:
+def _unexplained(names: Mapping[str, Any]) -> Iterator[str]:
     """The members about which the code says nothing."""
-    for name in semtask.__all__:
-        value = getattr(semtask, name)
-        if not callable(value):
-            continue
+    for name, value in names.items():
         if not _own_docstring(value):
-            gaps.append(f"semtask.{name} has no docstring")
+            gaps.append(f"{value.__module__}.{name} has no docstring")
         members = _public(value) if inspect.isclass(value) and value not in _AS else {}
         silent = [n for n, found in members.items() if not _has_docstring(found) and _twin_of(n, members) is None]
         yield from (f"{name}.{member}" for member in silent)
