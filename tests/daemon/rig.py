@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,9 @@ def eventually(condition: Callable[[], Any], *, within: float = 15.0, what: str 
 class Daemon:
     """One home. The daemon in it can be started, killed and started again."""
 
+    # What `python -m` runs: harnesses put something in between.
+    entry: Sequence[str] = ("semtask", "daemon")
+
     def __init__(self, home: Path, **env: str) -> None:
         self.home = home
         # HOME too: no file of the user is read, and every job can be told by its environment.
@@ -79,7 +82,7 @@ class Daemon:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "semtask", "daemon"],
+                [sys.executable, "-m", *self.entry],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

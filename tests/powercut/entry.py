@@ -1,0 +1,89 @@
+"""The daemon as it is, recorded, and on demand with a sick disk below its database or with a fault in its code.
+
+TEST_TRACE: the trace to append to. TEST_DISK: a file that says what the disk cannot do now (see tests.faults.disk).
+TEST_MUTATION: the name of a fault (see MUTATIONS), which the harness must find.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from semtask.api.connection import Connection, Response
+from semtask.cli.main import main
+from semtask.store.base import Inserted
+from semtask.store.sqlite import SqliteStore
+from semtask.store.writer import Phase, Request, Tick, Writer
+from tests.powercut.trace import Recorder
+from tests.powercut.vfs import hook_for_good
+
+
+def record_answers(recorder: Recorder) -> None:
+    real_write = Connection._write
+
+    async def write(self: Connection, response: Response, *, keep_alive: bool) -> None:
+        recorder.answer(response.body)
+        await real_write(self, response, keep_alive=keep_alive)
+
+    Connection._write = write  # type: ignore[method-assign]
+
+
+def acknowledge_before_commit() -> None:
+    """Answer enqueues when their rows are in the transaction, not when it has committed."""
+    real_apply = Writer._apply
+
+    def apply(self: Writer, tick: Tick, request: Request) -> Any:
+        answer = real_apply(self, tick, request)
+        if isinstance(answer, list) and answer and isinstance(answer[0], Inserted):
+            self._tell(None, [(request, answer)])
+        return answer
+
+    Writer._apply = apply  # type: ignore[method-assign]
+
+
+def relax_inserts() -> None:
+    """Commit them without fsync, as if all were asked for with durability=os."""
+    real_insert = SqliteStore.insert
+
+    async def insert(self: SqliteStore, jobs: Any, *, durable: bool) -> Any:
+        return await real_insert(self, jobs, durable=False)
+
+    SqliteStore.insert = insert  # type: ignore[method-assign]
+
+
+def relax_finishes() -> None:
+    """Commit ends without fsync."""
+    real_submit = Writer.submit
+
+    def submit(self: Writer, apply: Any, *, phase: Phase = Phase.CHANGE, relaxed: bool = False, rows: int = 1) -> Any:
+        return real_submit(self, apply, phase=phase, relaxed=relaxed or phase is Phase.FINISH, rows=rows)
+
+    Writer.submit = submit  # type: ignore[method-assign]
+
+
+MUTATIONS = {
+    "acknowledge_before_commit": acknowledge_before_commit,
+    "relax_inserts": relax_inserts,
+    "relax_finishes": relax_finishes,
+}
+
+
+def record(trace: Path) -> None:
+    home = Path(os.environ["SEMANTICA_HOME"])
+    recorder = Recorder(trace, home)
+    for name in ("meta.db", "meta.db-wal"):
+        if (home / name).exists():
+            recorder.state(home / name)
+    hook_for_good(recorder)
+    record_answers(recorder)
+
+
+if __name__ == "__main__":
+    if trace := os.environ.get("TEST_TRACE"):
+        record(Path(trace))
+    if mutation := os.environ.get("TEST_MUTATION"):
+        MUTATIONS[mutation]()
+    sys.argv = ["semtask", "daemon"]
+    main()
