@@ -14,6 +14,7 @@ from tests.daemon.rig import processes_of
 
 def test_requests_enqueue_and_read_results_of_a_real_daemon(tmp_path: Path) -> None:
     async def requests() -> None:
+        opened = set(os.listdir("/proc/self/fd"))
         async with Server(application(up=True)).running() as server:
             assert server.state["own"] == "state"
             job_id = (await server.get("/enqueue", "text=hello"))["job_id"]
@@ -21,7 +22,7 @@ def test_requests_enqueue_and_read_results_of_a_real_daemon(tmp_path: Path) -> N
             assert text == "HELLO"
             assert pid != os.getpid()
             assert await server.get("/result", f"job_id={job_id}") == {"state": "DONE", "result": ["HELLO", pid]}
-        # Its connections are closed, and another run opens others.
+        assert set(os.listdir("/proc/self/fd")) == opened  # its connections are closed; another run opens others
         async with Server(application()).running() as server:
             assert (await server.get("/result", f"job_id={job_id}"))["state"] == "DONE"
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 
@@ -211,26 +212,29 @@ def test_a_second_program_cannot_have_the_same_folder(tmp_path: Path) -> None:
 def test_it_ends_with_its_program(tmp_path: Path, end: signal.Signals) -> None:
     main = """
         if __name__ == "__main__":
-            with app.embedded("state"):
+            with app.embedded("state") as daemon:
                 job, command = sleep.enqueue(600), app.run("sleep", "600")
                 while {job.state(), command.state()} != {"RUNNING"}:
                     time.sleep(0.01)
                 if not os.fork():
                     os.setsid()
                     time.sleep(600)  # a child that outlives the program does not keep the daemon alive
-                print("running", flush=True)
+                print(daemon.pid, flush=True)
                 time.sleep(600)
     """
     write(tmp_path, "script.py", TASKS, main)
     program = start(tmp_path, "script.py", PYTHONWARNINGS="ignore")
     assert program.stdout is not None
-    assert program.stdout.readline() == "running\n"
+    daemon = os.pidfd_open(int(program.stdout.readline()))
     family = [pid for pid, line in processes_of(tmp_path).items() if "script.py" in line]
     [child] = [pid for pid in family if pid != program.pid]
     try:
         program.send_signal(end)
         eventually(lambda: set(processes_of(tmp_path)) <= {child, program.pid}, within=30, what="all of it is gone")
     finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(daemon, signal.SIGKILL)  # only where the test has failed
+        os.close(daemon)
         os.kill(child, signal.SIGKILL)
         program.kill()
         program.communicate()

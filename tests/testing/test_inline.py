@@ -56,6 +56,21 @@ def parent(number: int) -> int:
 
 
 @app.task
+def waits_for_later() -> None:
+    add.using(delay=60).enqueue(1).result()
+
+
+meeting = threading.Barrier(2)
+
+
+@app.task
+def meets() -> str:
+    meeting.wait(20)
+    meeting.wait(20)
+    return "met"
+
+
+@app.task
 async def async_parent(number: int) -> int:
     one, two = await asyncio.gather(await add.aenqueue(number, 0), await asum.aenqueue(Path("a/b")))
     return one * 10 + two
@@ -139,6 +154,25 @@ def test_waiting_runs_what_is_due(semantica: InlineSemantica) -> None:
     assert parent.enqueue(4).result() == 40
     child = semantica.assert_enqueued(add, a=4, count=1)[0]
     assert child.parent_job_id == semantica.jobs(task=parent)[0].job_id
+
+
+def test_a_task_that_waits_in_vain_is_told_so(semantica: InlineSemantica) -> None:
+    waits_for_later.enqueue()
+    [job] = semantica.run_pending()
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert job.error.startswith("semtask.testing.errors.JobNotEnded: ")
+    assert "it runs in 60 s" in job.error
+
+
+def test_what_runs_in_another_thread_is_waited_for(semantica: InlineSemantica) -> None:
+    handle = meets.enqueue()
+    other = threading.Thread(target=semantica.run_pending)
+    other.start()
+    meeting.wait(20)
+    threading.Timer(0.1, meeting.wait, [20]).start()
+    assert handle.result() == "met"
+    other.join()
 
 
 def test_async_tasks_of_a_sync_test_share_a_loop(semantica: InlineSemantica) -> None:
