@@ -340,6 +340,7 @@ def test_commands_are_stored_and_not_run(semantica: InlineSemantica) -> None:
     handle = app.run("make", "test", queue="build")
     assert semantica.run_pending() == []
     assert semantica.assert_enqueued("make", args=["test"], count=1)[0].queue == "build"
+    assert handle.state() is State.QUEUED
     with pytest.raises(JobNotEnded, match="commands are not run inline; the fixture semantica_daemon"):
         handle.result()
 
