@@ -55,7 +55,7 @@ def test_workers_that_have_nothing_to_do_retire_but_one(tmp_path: Path) -> None:
 
 def test_a_neutral_worker_is_kept_where_there_are_both_kinds(tmp_path: Path) -> None:
     async def main() -> None:
-        async with task_rig(tmp_path, idle_ms=300) as r:
+        async with task_rig(tmp_path, idle_ms=1500) as r:
             await r.use(r.write_app(SYNC + ASYNC))
             one = await r.taker("noop")
             assert one.limit == 1

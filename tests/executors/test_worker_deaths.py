@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from semtask.executors import worker
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause
 from tests.executors.rig import alive, until, with_nonce
@@ -19,7 +20,9 @@ def is_crash(outcome: Outcome) -> bool:
     return (outcome.end_cause, outcome.failure) == (EndCause.WORKER_CRASH, FailureClass.CRASH)
 
 
-def test_a_segfault_ends_its_job_and_gives_back_what_waited(tmp_path: Path) -> None:
+def test_a_segfault_ends_its_job_and_gives_back_what_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "RECALL_AFTER_S", 60)  # on a busy machine it would be given back itself
+
     async def main() -> None:
         async with task_rig(tmp_path) as r:
             await r.use(r.write_app())
