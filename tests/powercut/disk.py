@@ -29,6 +29,7 @@ class Disk:
     def __init__(self) -> None:
         self._files: dict[str, _File] = {}
         self._ghosts: dict[str, _File] = {}  # deleted, but the folder is not known to be on the disk
+        self._renames: list[tuple[str, str]] = []  # the same
         self._place = 0
 
     def apply(self, op: Op) -> None:
@@ -41,19 +42,32 @@ class Disk:
                 if place < op.number:
                     _put(file.durable, write)
             file.pending = [item for item in file.pending if item[0] >= op.number]
-            self._ghosts.clear()  # a sync commits what was done to the folder before
+            self._settle_folder()
         elif op.kind is Kind.FAILED_SYNC and op.file in self._files:
             file = self._files[op.file]
             file.pending = [item for item in file.pending if item[0] >= op.number]
         elif op.kind is Kind.DELETE and op.file in self._files:
             self._ghosts[op.file] = self._files.pop(op.file)
+        elif op.kind is Kind.RENAME:
+            self._files[op.data.decode()] = self._files.pop(op.file)
+            self._renames.append((op.file, op.data.decode()))
+        elif op.kind is Kind.FOLDER:
+            self._settle_folder()
         self._place += 1
+
+    def _settle_folder(self) -> None:
+        """A sync of the folder, or of any file in it, commits what was done to the folder before."""
+        self._ghosts.clear()
+        self._renames.clear()
 
     def cut(self, policy: Policy, dice: random.Random) -> dict[str, bytes]:
         """The files after a power cut now."""
         files = dict(self._files)
         if policy != "keep":
             files |= {name: f for name, f in self._ghosts.items() if name not in files and dice.random() < 0.5}
+            for old, new in self._renames:
+                if policy == "lose" or dice.random() < 0.5:
+                    files[old] = files.pop(new)
         image = {}
         for name, file in files.items():
             kept = _kept([op for _, op in file.pending], policy, dice)

@@ -14,7 +14,7 @@ from tests.powercut.load import record
 from tests.powercut.replay import replay
 from tests.powercut.told import facts
 
-IMAGES = 120
+IMAGES = 100
 
 
 def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ class Kind(IntEnum):
     FAILED_SYNC = 4  # what was not synced before may never come to the disk, whatever later syncs say
     DELETE = 5
     ANSWER = 6  # bytes that a client may have seen
+    RENAME = 7  # `data`: the new name
+    FOLDER = 8  # the folder was synced
 
 
 class Op(NamedTuple):
@@ -53,11 +55,13 @@ class Recorder:
     def answer(self, body: bytes) -> None:
         self.note(Op(Kind.ANSWER, "", 0, body))
 
-    def state(self, path: Path) -> None:
+    def state(self, path: Path, *, durable: bool = False) -> None:
         """The file as it is now: a process that was killed may have written more than it wrote down."""
         content = path.read_bytes()
         self.note(Op(Kind.TRUNCATE, path.name, len(content)))
         self.note(Op(Kind.WRITE, path.name, 0, content))
+        if durable:
+            self.note(Op(Kind.SYNC, path.name, self._ops))
 
     # --- vfs.Observer ------------------------------------------------------------------------------------------------
 

@@ -81,15 +81,23 @@ def status(db: apsw.Connection, migrations: Sequence[Migration] | None = None) -
     return Status(applied, [m for m in migrations if m.version not in applied])
 
 
-def migrate(db: apsw.Connection, path: Path, *, now: int, migrations: Sequence[Migration] | None = None) -> Path | None:
+def migrate(
+    db: apsw.Connection,
+    path: Path,
+    *,
+    now: int,
+    migrations: Sequence[Migration] | None = None,
+    keep: bool = True,
+) -> Path | None:
     """Apply what is pending. Returns the backup of the database as it was, None if it was empty or up to date.
 
-    Raises StartupError; the migration that failed has then changed nothing.
+    Without `keep` no backup is made: for a copy, whose original stays. Raises StartupError; the migration that failed
+    has then changed nothing.
     """
     state = status(db, migrations)
     if not state.pending:
         return None
-    backup = _backup(db, path, max(state.applied), now) if state.applied else None
+    backup = _backup(db, path, max(state.applied), now) if keep and state.applied else None
     for migration in state.pending:
         _run(db, migration, migration.up, backup)
         db.execute("INSERT INTO schema_versions VALUES (?, ?, ?)", (migration.version, migration.name, now))
@@ -137,19 +145,29 @@ def _run(db: apsw.Connection, migration: Migration, script: str, backup: Path | 
 
 
 def _backup(db: apsw.Connection, path: Path, version: int, now: int) -> Path:
-    """A copy next to the database, made by SQLite: a file tool's open and close would drop its locks."""
+    """A copy next to the database, made by SQLite: a file tool's open and close would drop its locks.
+
+    It gets its name when it is whole and on the disk: what a power cut leaves of it must not pass for a backup.
+    """
     target = path.with_name(f"{path.name}.v{version}.{now}.backup")
+    partial = target.with_suffix(".partial")
     why = f"cannot back up the database to {target} before changing its schema"
+    if target.exists():
+        raise StartupError(f"{why}: there is such a file already")
     try:
+        for left in path.parent.glob(f"{path.name}.v*.partial"):
+            left.unlink()
         # Made beforehand, because VACUUM INTO would give the file the umask's permissions.
-        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise StartupError(f"{why}: {error.strerror}") from error
     try:
-        db.execute("VACUUM INTO ?", (str(target),))
-        _sync(target)
+        db.execute("VACUUM INTO ?", (str(partial),))
+        _sync(partial)
+        os.rename(partial, target)
         _sync(target.parent)
     except (OSError, apsw.Error) as error:
+        partial.unlink(missing_ok=True)
         target.unlink(missing_ok=True)
         raise StartupError(f"{why}: {error}") from error
     return target
