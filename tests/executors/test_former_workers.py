@@ -97,9 +97,13 @@ class Successor:
 
 @pytest.fixture(autouse=True)
 def _no_strays() -> Iterator[None]:
-    reap_adopted()
+    """Launchers of killed daemons come to this process; what is left of them would be a stranger to later tests."""
     yield
-    reap_adopted()
+    deadline = time.monotonic() + 10
+    while any(os.getsid(pid) != os.getsid(0) for pid in procfs.children(os.getpid())):
+        assert time.monotonic() < deadline, "something of a killed daemon stays"
+        reap_adopted()
+        time.sleep(0.01)
 
 
 def test_a_worker_that_lives_on_holds_its_jobs_and_no_others(tmp_path: Path) -> None:
