@@ -66,6 +66,7 @@ class Apps:
         self._arguments: dict[str, Arguments] = {}
         self._aside: set[str] = set()
         self._returning: set[str] = set()
+        self._again: set[str] = set()  # of these more were set aside, or may return, since some were asked back
         self._background = Background()
         self.offered: frozenset[str] = frozenset()
         self.limited: Mapping[str, int] = {}
@@ -130,18 +131,21 @@ class Apps:
     def set_aside(self, tasks: Collection[str]) -> None:
         """Claims have found jobs of these tasks that nobody offers, or that have no room."""
         self._aside.update(tasks)
+        self._again.update(self._returning.intersection(tasks))
         for task in tasks:
             self.released(task)
 
     def released(self, task: str) -> None:
-        """A job of this task has ended."""
+        """There may be room for a job of this task: one of them has ended, waits for another job, or will not run."""
         if task in self._aside and task in self.offered:
             limit = self.limited.get(task)
             if limit is None or self._slots.running_of(task) < limit:
                 self._bring_back(task)
 
     def _bring_back(self, task: str) -> None:
-        if task not in self._returning:
+        if task in self._returning:
+            self._again.add(task)
+        else:
             self._returning.add(task)
             self._background.spawn(self._return_jobs(task), f"bringing back jobs of {task}")
 
@@ -155,16 +159,17 @@ class Apps:
     async def _return_jobs(self, task: str) -> None:
         try:
             while task in self._aside and task in self.offered:
+                self._again.discard(task)
                 limit = self.limited.get(task)
                 room = BATCH if limit is None else limit - self._slots.running_of(task)
                 if room <= 0:
                     return
                 count = await self._insist(task, room)
-                if count < room:
+                if count < room and task not in self._again:
                     self._aside.discard(task)
                 if count:
                     self._wake()
-                if limit is not None:
+                if limit is not None and task not in self._again:
                     return
         finally:
             self._returning.discard(task)

@@ -167,6 +167,8 @@ class Dispatcher:
             ):
                 self._mark_ready(self._known)  # the next job of a subject that is free now may wait in any queue
                 wanted = True
+            elif change.before is State.QUEUED and change.after is not State.RUNNING:
+                self._offers.released(change.job_type)  # it may have been brought back for a room that is still free
         if wanted:
             self._pump()
 
@@ -189,6 +191,9 @@ class Dispatcher:
     def block(self, key: Key, *, blocked: bool) -> None:
         """A running job waits for another one, or goes on: while it waits it counts in no limit."""
         self._slots.block(key, blocked=blocked)
+        task = self._slots.task_of(key)
+        if blocked and task is not None:
+            self._offers.released(task)
         self._look_at_tasks_again()
         self._pump()
 

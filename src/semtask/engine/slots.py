@@ -73,6 +73,11 @@ class Slots:
             self._blocked.remove(key)
             self._count(held)
 
+    def task_of(self, key: Key) -> str | None:
+        """The task of a job that holds slots."""
+        held = self._held.get(key)
+        return None if held is None else held.job_type
+
     def is_blocked(self, job: Job) -> bool:
         return (job.job_id, job.claim_no) in self._blocked
 
