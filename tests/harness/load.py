@@ -14,11 +14,14 @@ from tests.harness.work import command_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "tests.harness.work"
-Kind = Literal["command", "witness", "witness_async", "witness_alone"]
+Kind = Literal["command", "witness", "witness_async", "witness_alone", "witness_quick", "witness_waits"]
 
 
 class Planned(NamedTuple):
-    """A job as it will be enqueued. `once`: it may be started once at most. `flags`: what its body does besides."""
+    """A job as it will be enqueued. `once`: it may be started once at most. `flags`: what its body does besides.
+
+    `also` is an end that is as good as DONE.
+    """
 
     name: str
     kind: Kind
@@ -28,6 +31,7 @@ class Planned(NamedTuple):
     seconds: float = 0.02
     flags: str = ""
     options: Mapping[str, Any] = MappingProxyType({})
+    also: str | None = None
 
     @property
     def fails(self) -> bool:

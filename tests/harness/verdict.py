@@ -56,6 +56,8 @@ class Verdict:
         elif job["state"] == "DONE":
             if not self.evidence.ends[name]:
                 self.lost.append(f"{name} is DONE and has never ended")
+        elif job["state"] == planned.also:
+            return
         elif job["state"] == "SUPERSEDED" and planned.on_duplicate == "supersede":
             self.superseded += 1
         elif job["state"] == "FAILED" and job["end_cause"] in BROUGHT_DOWN and self._may_fail(planned, job):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from semtask import Semantica, current_job
+from tests.harness.points import ENV_PLAN, Plan, install
 
 app = Semantica(autostart=False)
 
@@ -66,6 +67,23 @@ def witness_alone(folder: str, name: str, subject: str | None, seconds: float, f
     return name
 
 
+@app.task
+def witness_quick(folder: str, name: str, subject: str | None, seconds: float, flags: str) -> str:
+    """So quick that its jobs are taken ahead, but for one that takes its time."""
+    with _witnessed(folder, name, subject, flags):
+        if seconds:
+            time.sleep(seconds)
+    return name
+
+
+@app.task
+def witness_waits(folder: str, name: str, subject: str | None, seconds: float, flags: str) -> str:
+    """Waits for a job of its own."""
+    with _witnessed(folder, name, subject, flags):
+        child = witness.using(idempotency_key=f"{name}-child", retry_on_crash=True, retry=3)
+        return child.enqueue(folder, f"{name}-child", None, seconds, "").result(30)
+
+
 @contextmanager
 def _witnessed(folder: str, name: str, subject: str | None, flags: str) -> Iterator[None]:
     locks: list[int] = []
@@ -96,3 +114,9 @@ def _note(folder: str, line: str) -> None:
     file = os.open(f"{folder}/history", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.write(file, f"{line}\n".encode())
     os.close(file)
+
+
+if ENV_PLAN in os.environ:  # a worker of a test build
+    plan = Plan(os.environ[ENV_PLAN])
+    plan.reach("worker.import.before")
+    install("worker", plan)

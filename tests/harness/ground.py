@@ -1,0 +1,187 @@
+"""A home with a test build in it: its daemon is revived whenever it has died, and asked again what it did not answer."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.daemon.rig import Daemon, Json, RpcFailed, eventually
+from tests.harness.books import contradictions
+from tests.harness.load import ROOT, Planned, params, write_apps
+from tests.harness.points import ENV_PLAN, Plan
+from tests.harness.processes import Kind, by_kind
+from tests.harness.verdict import FINAL, Evidence, Verdict
+
+_UNANSWERED = (OSError, http.client.HTTPException, ValueError)
+_SETTLED_S = 30.0
+
+
+class TestBuild(Daemon):
+    __test__ = False
+    entry = ("tests.harness.build", "daemon")
+
+    def __init__(self, home: Path, plan: Plan, **env: str) -> None:
+        super().__init__(home, **{ENV_PLAN: plan.folder, "PYTHONPATH": str(ROOT), **env})
+
+
+class Ground:
+    """`folder` is new; the jobs write their evidence there."""
+
+    def __init__(self, folder: Path, mutations: Iterable[str] = ()) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.plan = Plan(str(folder / "plan"))
+        self.plan.prepare()
+        (folder / "plan" / "mutations").write_text(" ".join(mutations))
+        write_apps(self.home)
+        self.daemon = TestBuild(self.home, self.plan, SEMANTICA_MAX_PROCESSES="12", SEMANTICA_RECOVERY_WINDOW_MS="200")
+        self.deaths = 0
+        self.jobs: dict[str, tuple[Planned, str]] = {}  # by name
+
+    # --- the daemon ---------------------------------------------------------------------------------------------------
+
+    def revive(self) -> None:
+        """Start the daemon if it does not run, as often as it dies in its start."""
+        while self.daemon.process is None or self.daemon.process.poll() is not None:
+            if self.daemon.process is not None:
+                self.deaths += 1
+            try:
+                self.daemon.start()
+            except AssertionError:
+                if self.daemon.process is None or self.daemon.process.poll() is None:
+                    raise
+
+    def restart(self) -> None:
+        self.daemon.kill()
+        self.revive()
+
+    def call(self, method: str, **given: Any) -> Any:
+        """Until there is an answer."""
+        while True:
+            self.revive()
+            try:
+                return self.daemon.rpc(method, **given)
+            except RpcFailed:
+                raise
+            except _UNANSWERED:
+                continue
+
+    # --- jobs -----------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, *jobs: Planned) -> list[str]:
+        """In one transaction; their ids."""
+        answer = self.call("dev.enqueue_many.v1", jobs=[params(self.folder, job) for job in jobs])
+        ids = [one["job_id"] for one in answer["jobs"]]
+        self.jobs |= {job.name: (job, job_id) for job, job_id in zip(jobs, ids, strict=True)}
+        return ids
+
+    def job(self, job_id: str) -> Json:
+        return dict(self.call("dev.get_job.v1", job_id=job_id))
+
+    def started(self, *names: str) -> bool:
+        evidence = Evidence(self.folder)
+        return all(evidence.starts[name] for name in names)
+
+    def until(self, condition: Callable[[], Any], what: str, within: float = _SETTLED_S) -> None:
+        """Wait for a condition while the daemon is revived."""
+
+        def holds() -> Any:
+            self.revive()
+            try:
+                return condition()
+            except _UNANSWERED:
+                return False
+
+        eventually(holds, within=within, what=what)
+
+    def settle(self) -> dict[str, Json]:
+        """Wait until all jobs of this case have ended; the jobs by name."""
+        wanted = dict(self.jobs)
+        ended: dict[str, Json] = {}
+        end = time.monotonic() + _SETTLED_S
+        while wanted and time.monotonic() < end:
+            self.revive()
+            ids = [job_id for _, job_id in wanted.values()]
+            try:
+                jobs = self.daemon.rpc("dev.wait.v1", job_ids=ids, timeout_ms=500)["jobs"]
+            except RpcFailed:
+                raise
+            except _UNANSWERED:
+                continue
+            for name, job in zip(list(wanted), jobs, strict=True):
+                if job["state"] in FINAL:
+                    ended[name] = job
+                    del wanted[name]
+        return ended
+
+    def clear(self) -> None:
+        self.jobs.clear()
+
+    # --- the judgement --------------------------------------------------------------------------------------------------
+
+    def findings(self, ended: dict[str, Json]) -> list[str]:
+        """What is wrong after all jobs of this case have ended."""
+        jobs = [(planned, ended.get(name)) for name, (planned, _) in self.jobs.items()]
+        found = Verdict(Evidence(self.folder), jobs).findings
+        found += contradictions(self.home / "meta.db")
+        return found + [f"left: {what}" for what in self._left()]
+
+    def _left(self) -> list[str]:
+        """Processes and folders of ended jobs."""
+        left: list[str] = []
+
+        def nothing() -> bool:
+            left[:] = self._processes() + self._folders()
+            return not left
+
+        try:
+            eventually(nothing, within=4)
+        except AssertionError:
+            return left
+        return []
+
+    def _processes(self) -> list[str]:
+        found = by_kind(self.home)
+        left = [f"{kind} {pid}" for kind in ("other",) for pid in found[kind]]
+        extra = len(found["shim"]) - len(found["worker"])
+        return left + ([f"{extra} shims too many"] if extra > 0 else [])
+
+    def _folders(self) -> list[str]:
+        names = os.listdir(self.home / "attempts")
+        return [name for name in names if not name.startswith((".", "worker-"))]
+
+
+def shims_of(ground: Ground, job_ids: Sequence[str]) -> list[int]:
+    """The parents of the processes of these commands."""
+    shims = set(by_kind(ground.home)["shim"])
+    found = []
+    for shim in shims:
+        for child in _children(shim):
+            environ = _environ(child)
+            if any(f"SEMANTICA_JOB_ID={job_id}".encode() in environ for job_id in job_ids):
+                found.append(shim)
+    return found
+
+
+def shims_of_kind(ground: Ground, kind: Kind) -> list[int]:
+    """The shims of processes of this kind."""
+    wanted = set(by_kind(ground.home)[kind])
+    return [shim for shim in by_kind(ground.home)["shim"] if wanted.intersection(_children(shim))]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
