@@ -245,6 +245,75 @@ def test_half_a_head_protects_no_connection(hasty: Running) -> None:
             peer.sock.close()
 
 
+@pytest.mark.parametrize("sent", [head(1000), head(1000) + b"{", head(None) + b"5\r\n{"])
+def test_half_a_body_protects_no_connection(hasty: Running, sent: bytes) -> None:
+    peers = [hasty.unix() for _ in range(8)]
+    try:
+        for peer in peers:
+            peer.send(sent)
+        with hasty.unix() as another:
+            assert another.rpc("admin.stats.v1").status == 200
+    finally:
+        for peer in peers:
+            peer.sock.close()
+
+
+def test_a_wait_makes_room_and_is_told_so(hasty: Running) -> None:
+    hasty.hold()
+    peers = [hasty.unix() for _ in range(8)]
+    try:
+        for peer in peers:
+            peer.send(post(WAIT))
+        _until(lambda: len(hasty.operations.calls) == 8)
+        with hasty.unix() as another:
+            hasty.operations.hold = None
+            assert another.rpc("admin.stats.v1").status == 200
+            given_up = peers[0].reply()
+            assert (given_up.status, given_up.error["code"]) == (200, 4003)
+            assert peers[0].closed()
+    finally:
+        for peer in peers:
+            peer.sock.close()
+
+
+def test_large_bodies_are_held_for_some_clients_at_once_and_small_ones_for_all(home: Path) -> None:
+    limits = Limits(1_000_000, max_bodies=2)
+    with running(home, limits=limits, max_payload_bytes=10_000, max_body_bytes=1_000_000) as server:
+        peers = [server.unix() for _ in range(3)]
+        for peer in peers[:2]:
+            peer.send(head(999_999) + b" " * 900_000)
+        _until(lambda: server.server.held_bytes == 1_800_000)
+        peers[2].send(head(999_999) + b" " * 900_000)
+        refused = peers[2].reply()
+        assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (503, 4003, "1")
+        with server.unix() as small:
+            assert small.rpc("admin.stats.v1").status == 200
+        for peer in peers:
+            peer.sock.close()
+        _until(lambda: server.server.held_bytes == 0)
+        with server.unix() as large:
+            assert large.post(big(900_000)).status == 200
+            assert server.server.held_bytes == 0
+
+
+def test_requests_before_their_turn_do_not_delay_others(home: Path) -> None:
+    """As many pipelines as may be in work at once wait here; a request by itself is answered."""
+    with running(home) as server:
+        server.hold()
+        peers = [server.unix() for _ in range(6)]
+        for peer in peers:
+            peer.send(post(STATS) + post(ENQUEUE) + post(STATS))
+        _until(lambda: len(server.operations.calls) == 6)
+        hold, server.operations.hold = server.operations.hold, None
+        with server.unix() as peer:
+            assert peer.rpc("admin.stats.v1").status == 200
+        server.operations.hold = hold
+        server.release()
+        for peer in peers:
+            assert [peer.reply().json["id"] for _ in range(3)] == [1, 3, 1]
+            peer.sock.close()
+
+
 def test_busy_connections_are_never_closed_for_a_new_one(hasty: Running) -> None:
     hasty.hold()
     peers = [hasty.unix() for _ in range(8)]

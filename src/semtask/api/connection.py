@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 import httptools
 
-from semtask.api.guard import Head, Place, Refused, bad_request, too_large
+from semtask.api.guard import Head, Place, Refused, bad_request, too_large, too_many
 from semtask.api.methods import Caller
 from semtask.errors import InvalidRequest
 from semtask.protocol import jsonrpc
@@ -27,9 +27,14 @@ log = logging.getLogger("semtask.api")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes and seconds. `body_s` and `answer_s` are for one whole body and one whole answer."""
+    """Bytes and seconds. `body_s` and `answer_s` are for one whole body and one whole answer.
+
+    `max_bodies` bodies of the largest size are held at once, over all connections; small ones are always taken.
+    """
 
     max_body_bytes: int
+    max_bodies: int = 16
+    small_body_bytes: int = 64 * 1024
     max_head_bytes: int = 16 * 1024
     head_s: float = 10.0
     body_s: float = 30.0
@@ -45,18 +50,30 @@ class Response:
     content_type: bytes = b"application/json"
 
 
+class Standing(Enum):
+    """What a connection is to its server, in the order in which connections are closed to make room for others."""
+
+    IDLE = "idle"  # no request, or not even the head of one
+    RECEIVING = "receiving"  # a request whose body is not complete
+    STALLED = "stalled"  # an answer that the client does not take
+    QUEUED = "queued"  # requests that were sent before the former one was answered, and wait for their turn
+    WAITING = "waiting"  # a request that only waits, and changes nothing
+    WORKING = "working"  # never closed for others
+
+
 class Site(Protocol):
     """What a connection belongs to."""
 
     limits: Limits
     version: bytes
+    held_bytes: int  # of bodies, by all connections
+    pipelines: asyncio.Semaphore  # for requests that were sent before the former one was answered
 
     def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> None:
         """A connection was made. May raise Refused."""
         ...
 
-    def became_idle(self, connection: Connection) -> None: ...
-    def became_busy(self, connection: Connection) -> None: ...
+    def stands(self, connection: Connection, standing: Standing) -> None: ...
     def closed(self, connection: Connection) -> None: ...
 
     def admit(self, head: Head, place: Place) -> None:
@@ -108,7 +125,7 @@ class Connection(asyncio.Protocol):
         self._limits = site.limits
         self._parser = httptools.HttpRequestParser(self)
         self._loop = asyncio.get_running_loop()
-        self._caller = Caller()
+        self._caller = Caller(self._waits)
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[_Request | Refused] = deque()
         self._phase = _Phase.BETWEEN
@@ -156,8 +173,9 @@ class Connection(asyncio.Protocol):
         return self._task is not None  # keep it open for the answers to what was read
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        self._lost = True
+        self._lost = self._caller.gone = True
         self._reading = False
+        self._drop_body()
         self._set_timer()
         self._caller.leave()
         self._writable.set()
@@ -200,7 +218,8 @@ class Connection(asyncio.Protocol):
         except Refused as refused:
             self._refuse(refused)
             return
-        self._site.became_busy(self)
+        if self._task is None:
+            self._site.stands(self, Standing.RECEIVING)
         if self._task is None and any(value.lower() == b"100-continue" for value in head.values(b"expect")):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -209,8 +228,11 @@ class Connection(asyncio.Protocol):
             return
         incoming = self._incoming
         incoming.body_bytes += len(body)
+        self._site.held_bytes += len(body)
         if incoming.body_bytes > self._limits.max_body_bytes:
             self._refuse(too_large(self._limits.max_body_bytes))
+        elif self._too_much_held():
+            self._refuse(too_many("large requests"))
         else:
             incoming.body.append(body)
 
@@ -219,8 +241,10 @@ class Connection(asyncio.Protocol):
         incoming = self._incoming
         if self._reading and incoming.head is not None:
             keep_alive = self._reading = self._parser.should_keep_alive()
-            self._push(_Request(incoming.head, b"".join(incoming.body), keep_alive))
+            request = _Request(incoming.head, b"".join(incoming.body), keep_alive)
             incoming.body.clear()
+            incoming.body_bytes = 0  # the request has them now
+            self._push(request)
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -236,17 +260,29 @@ class Connection(asyncio.Protocol):
             error = InvalidRequest(f"The head of the request is larger than {self._limits.max_head_bytes} bytes.")
             self._refuse(Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error))
 
+    def _too_much_held(self) -> bool:
+        limits = self._limits
+        return (
+            self._incoming.body_bytes > limits.small_body_bytes
+            and self._site.held_bytes > limits.max_bodies * limits.max_body_bytes
+        )
+
+    def _drop_body(self) -> None:
+        self._site.held_bytes -= self._incoming.body_bytes
+        self._incoming.body_bytes = 0
+        self._incoming.body.clear()
+
     def _refuse(self, refused: Refused) -> None:
         """Answer with an error when it is its turn, and close."""
         if self._reading:
             self._reading = False
-            self._incoming.body.clear()
+            self._drop_body()
             self._push(refused)
 
     def _push(self, item: _Request | Refused) -> None:
         self._queue.append(item)
         if self._task is None:
-            self._site.became_busy(self)
+            self._site.stands(self, Standing.WORKING)
             self._task = self._loop.create_task(self._serve())
         elif not self._paused and self._reading:
             self._paused = True
@@ -275,28 +311,50 @@ class Connection(asyncio.Protocol):
     # --- answering -------------------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
-        """Answer what has been read. Requests that arrived whole are executed even if the client has gone."""
+        """Answer what has been read. Changes that arrived whole are executed even if the client has gone."""
         try:
+            await self._answer_next()
             while self._queue:
-                item = self._queue.popleft()
-                if self._paused and not self._queue:
-                    self._paused = False
-                    self._transport.resume_reading()
-                if isinstance(item, Refused):
-                    await self._write(self._refusal(item), keep_alive=False)
-                else:
-                    response = await self._site.respond(item.head, item.body, self._caller)
-                    await self._write(response, keep_alive=item.keep_alive)
+                self._stands(Standing.QUEUED)
+                async with self._site.pipelines:
+                    self._stands(Standing.WORKING)
+                    await self._answer_next()
         except Exception:
             log.exception("a connection failed and is closed")
             self._transport.abort()
         finally:
             self._task = None
+            self._site.held_bytes -= sum(len(item.body) for item in self._queue if isinstance(item, _Request))
+            self._queue.clear()
         if self._lost:
             return
         if not self._reading or self._eof:
             self._linger()
-        self._site.became_idle(self)
+        receiving = self._reading and self._phase is _Phase.BODY
+        self._site.stands(self, Standing.RECEIVING if receiving else Standing.IDLE)
+
+    async def _answer_next(self) -> None:
+        item = self._queue.popleft()
+        if self._paused and not self._queue:
+            self._paused = False
+            self._transport.resume_reading()
+        if isinstance(item, Refused):
+            await self._write(self._refusal(item), keep_alive=False)
+        else:
+            await self._write(await self._respond(item), keep_alive=item.keep_alive)
+
+    async def _respond(self, request: _Request) -> Response:
+        try:
+            return await self._site.respond(request.head, request.body, self._caller)
+        finally:
+            self._site.held_bytes -= len(request.body)
+
+    def _waits(self, waiting: bool) -> None:
+        self._stands(Standing.WAITING if waiting else Standing.WORKING)
+
+    def _stands(self, standing: Standing) -> None:
+        if not self._lost:
+            self._site.stands(self, standing)
 
     async def _write(self, response: Response, *, keep_alive: bool) -> None:
         if self._transport.is_closing():
@@ -315,11 +373,13 @@ class Connection(asyncio.Protocol):
         self._transport.write(head + b"\r\n" + response.body)
         if self._writable.is_set():
             return
+        self._stands(Standing.STALLED)
         try:
             async with asyncio.timeout(self._limits.answer_s):
                 await self._writable.wait()
         except TimeoutError:
             self._transport.abort()
+        self._stands(Standing.WORKING)
 
     def _refusal(self, refused: Refused) -> Response:
         head = self._incoming.head
@@ -345,9 +405,12 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def evict(self) -> None:
-        """Close an idle connection at once, to make room."""
+        """Close it to make room. A client that waits is told so."""
         self._site.closed(self)
-        self.abort()
+        if self._caller.waiting:
+            self.close()
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Close now, and give up what is in work."""

@@ -74,9 +74,9 @@ def check_head(head: Head, place: Place, max_body_bytes: int) -> None:
     _check_framing(head, max_body_bytes)
 
 
-def too_many_connections() -> Refused:
-    """For a connection above the cap while none is idle."""
-    error = Throttled("All connections are busy. Try again later.", retry_after_ms=1000)
+def too_many(what: str) -> Refused:
+    """For what is above a limit of all clients together."""
+    error = Throttled(f"Too many {what} at once. Try again later.", retry_after_ms=1000)
     return Refused(HTTPStatus.SERVICE_UNAVAILABLE, error, [(b"retry-after", b"1")])
 
 

@@ -11,15 +11,18 @@ import os
 import resource
 import socket
 import struct
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import msgspec
 
 from semtask.api import guard, listeners
-from semtask.api.connection import Connection, Limits, Response
+from semtask.api.connection import Connection, Limits, Response, Standing
 from semtask.api.guard import Head, Place
 from semtask.api.methods import Caller, Operations, Responder
+from semtask.api.room import Room
 from semtask.config import Settings
 from semtask.errors import SemtaskError
 from semtask.telemetry.events import Events
@@ -29,6 +32,10 @@ log = logging.getLogger("semtask.api")
 
 _PEER = struct.Struct("3i")  # pid, uid, gid
 _CLOSE_GRACE_S = 5.0
+_ACCEPTED_AT_ONCE = 64
+# A process with more than this share of all connections makes room for its own.
+_CROWD = 8
+_PIPELINES_AT_ONCE = 4
 
 
 class RpcServer:
@@ -48,9 +55,13 @@ class RpcServer:
         events: Events,
         version: str,
         limits: Limits | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or Limits(settings.max_body_bytes)
         self.version = version.encode()
+        self.held_bytes = 0
+        self.pipelines = asyncio.Semaphore(_PIPELINES_AT_ONCE)
+        self._monotonic = monotonic
         self.tcp_port: int | None = None
         self._settings = settings
         self._ready = ready
@@ -60,10 +71,12 @@ class RpcServer:
         self._max_connections = _connection_cap(settings.max_connections)
         self._servers: list[asyncio.Server] = []
         self._unix: tuple[int, int] | None = None
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, int] = {}  # and the pid of the other end
         self._all_closed = asyncio.Event()
         self._all_closed.set()
-        self._idle: dict[Connection, None] = {}  # in the order in which they became idle
+        self._room = Room()
+        self._rooms: dict[int, Room] = {}  # of each process, by its pid; 0 is for all that come by TCP
+        self._crowds: Counter[int] = Counter()
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -110,34 +123,53 @@ class RpcServer:
             await self._all_closed.wait()
 
     async def _listen(self, sock: socket.socket, place: Place) -> None:
-        # create_server, not create_unix_server: the latter unlinks the path when it closes.
+        # create_server, not create_unix_server: the latter unlinks the path when it closes. To asyncio the backlog is
+        # also how many connections it accepts in one turn of the loop, in which nobody else is served.
         server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self, place), sock=sock, backlog=listeners.BACKLOG
+            lambda: Connection(self, place), sock=sock, backlog=_ACCEPTED_AT_ONCE
         )
+        sock.listen(listeners.BACKLOG)
         self._servers.append(server)
 
     # --- connections -----------------------------------------------------------------------------------------------
 
     def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> None:
-        self._connections.add(connection)
+        pid, uid = _peer(transport) if place.port is None else (0, self._own_uid)
+        self._connections[connection] = pid
+        self._crowds[pid] += 1
+        self._rooms.setdefault(pid, Room())
         self._all_closed.clear()
-        if place.port is None:
-            guard.check_peer(_peer_uid(transport), self._own_uid)
+        guard.check_peer(uid, self._own_uid)
         if len(self._connections) > self._max_connections:
-            if not self._idle:
-                raise guard.too_many_connections()
-            next(iter(self._idle)).evict()
-        self._idle[connection] = None
+            self._make_room(pid)
+        self.stands(connection, Standing.IDLE)
 
-    def became_idle(self, connection: Connection) -> None:
-        self._idle[connection] = None
+    def _make_room(self, pid: int) -> None:
+        """Close the connection that is missed least. A process that has many loses one of its own."""
+        crowded = self._crowds[pid] > self._max_connections // _CROWD
+        room = self._rooms[pid] if crowded else self._room
+        victim = room.least_missed(self._monotonic()) or self._room.least_missed(self._monotonic())
+        if victim is None:
+            raise guard.too_many("connections")
+        victim.evict()
 
-    def became_busy(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
+    def stands(self, connection: Connection, standing: Standing) -> None:
+        pid = self._connections.get(connection)
+        if pid is not None:
+            now = self._monotonic()
+            self._room.put(connection, standing, now)
+            self._rooms[pid].put(connection, standing, now)
 
     def closed(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        self._idle.pop(connection, None)
+        pid = self._connections.pop(connection, None)
+        if pid is None:
+            return
+        self._room.remove(connection)
+        self._crowds[pid] -= 1
+        if self._crowds[pid]:
+            self._rooms[pid].remove(connection)
+        else:
+            del self._crowds[pid], self._rooms[pid]
         if not self._connections:
             self._all_closed.set()
 
@@ -186,10 +218,11 @@ def _connection_cap(wanted: int) -> int:
     return wanted if descriptors == resource.RLIM_INFINITY else min(wanted, descriptors // 2)
 
 
-def _peer_uid(transport: asyncio.Transport) -> int:
+def _peer(transport: asyncio.Transport) -> tuple[int, int]:
+    """(pid, uid) of the process at the other end of a unix socket."""
     sock = transport.get_extra_info("socket")
-    _, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return int(uid)
+    pid, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return pid, uid
 
 
 def _why(what: str, error: Exception) -> str:

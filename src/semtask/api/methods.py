@@ -14,6 +14,7 @@ from msgspec import UNSET
 from semtask.api.parameters import ParameterReader
 from semtask.config import suggestion
 from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled
+from semtask.model.scope import Scope
 from semtask.model.trace_context import new_trace_id
 from semtask.protocol import jsonrpc, messages, openrpc
 from semtask.protocol.messages import METHODS, Method
@@ -42,11 +43,20 @@ class Operations(Protocol):
 
 
 class Caller:
-    """The other end of a connection. When it leaves, what only waits for its sake is given up; changes go on."""
+    """The other end of a connection. When it leaves, what only waits for its sake is given up; changes go on.
 
-    def __init__(self) -> None:
+    `on_wait` is told when a wait begins and when it has ended.
+    """
+
+    def __init__(self, on_wait: Callable[[bool], None] = lambda _: None) -> None:
+        self._on_wait = on_wait
+        self.gone = False  # nobody will see an answer
         self._left = False
         self._waiting: asyncio.Task[Any] | None = None
+
+    @property
+    def waiting(self) -> bool:
+        return self._waiting is not None
 
     def leave(self) -> None:
         """Give up the present wait, and any later one."""
@@ -57,6 +67,7 @@ class Caller:
     async def wait(self, operation: Coroutine[Any, Any, Any]) -> Any:
         """The result of an operation that only waits. Raises Throttled once the caller has left."""
         self._waiting = asyncio.ensure_future(operation)
+        self._on_wait(True)
         if self._left:
             self._waiting.cancel()
         try:
@@ -67,6 +78,7 @@ class Caller:
             raise Throttled("The wait was given up: the connection is closing.", retry_after_ms=1000) from None
         finally:
             self._waiting = None
+            self._on_wait(False)
 
 
 class Answer(NamedTuple):
@@ -161,6 +173,8 @@ class Responder:
             raise MethodNotFound(f"There is no method {name!r}{suggestion(name, METHODS)}.")
         if route.method.new_work and self._stopping is not None:
             raise self._stopping
+        if caller.gone and route.method.scope is Scope.READ:
+            raise Throttled("The client has gone.", retry_after_ms=1000)
         operation = route.operation(route.reader.read(call.params))
         return await (caller.wait(operation) if route.method.waits else operation)
 

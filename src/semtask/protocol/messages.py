@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from semtask.model.app import AppState
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
+from semtask.model.scope import Scope
 from semtask.model.state import EndCause, State, StopReason
 from semtask.model.trace_context import TRACEPARENT
 
@@ -544,13 +545,16 @@ class Stats(Result):
 
 
 class Method(Struct, frozen=True, kw_only=True):
-    """`unserved` names parameters that are refused; a dot leads into a nested object, or into each item of a list.
+    """`scope` is what a client needs to call it; a job that is a command needs `command` besides.
+
+    `unserved` names parameters that are refused; a dot leads into a nested object, or into each item of a list.
 
     `operation` is the name of the engine's method; None where the API answers by itself. `new_work`: refused while
     the daemon is stopping. `waits`: may take long without changing anything, so it ends with its caller.
     """
 
     name: str
+    scope: Scope
     params: type[Params]
     result: Any
     summary: str
@@ -565,6 +569,7 @@ METHODS: dict[str, Method] = {
     for m in (
         Method(
             name="dev.enqueue.v1",
+            scope=Scope.ENQUEUE,
             params=EnqueueParams,
             result=Enqueued,
             summary="Store a job. Once answered it survives any crash, and with durability=fsync a power cut.",
@@ -574,6 +579,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="dev.enqueue_many.v1",
+            scope=Scope.ENQUEUE,
             params=EnqueueManyParams,
             result=EnqueuedMany,
             summary="Store up to 10,000 jobs in one transaction, all or none.",
@@ -583,6 +589,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="dev.get_job.v1",
+            scope=Scope.READ,
             params=GetJobParams,
             result=JobView,
             summary="One job.",
@@ -590,6 +597,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="dev.query_jobs.v1",
+            scope=Scope.READ,
             params=QueryJobsParams,
             result=QueriedJobs,
             summary="Jobs that match a filter, page by page.",
@@ -597,6 +605,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="dev.wait.v1",
+            scope=Scope.READ,
             params=WaitParams,
             result=Waited,
             summary="Wait until any or all of the jobs have ended, or the time is over.",
@@ -605,6 +614,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="dev.cancel.v1",
+            scope=Scope.ENQUEUE,
             params=CancelParams,
             result=Cancelled,
             summary="Cancel a job, or all live jobs of a tag or group.",
@@ -612,6 +622,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="dev.retry.v1",
+            scope=Scope.COMMAND,
             params=RetryParams,
             result=Retried,
             summary="Enqueue a copy of a finished job, or of all failed jobs of a tag, a group or a queue.",
@@ -620,6 +631,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="logs.tail.v1",
+            scope=Scope.READ,
             params=TailParams,
             result=TailedLines | TailedChunk,
             summary="Read the output of a job: the last lines, or bytes from a position on.",
@@ -628,6 +640,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="queues.list.v1",
+            scope=Scope.READ,
             params=NoParams,
             result=Queues,
             summary="All queues with their counts.",
@@ -635,6 +648,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="queues.pause.v1",
+            scope=Scope.ADMIN,
             params=QueueParams,
             result=QueueView,
             summary="Start no more jobs of a queue. It goes on accepting them.",
@@ -642,6 +656,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="queues.resume.v1",
+            scope=Scope.ADMIN,
             params=QueueParams,
             result=QueueView,
             summary="Start jobs of a queue again.",
@@ -649,6 +664,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="queues.configure.v1",
+            scope=Scope.ADMIN,
             params=ConfigureQueueParams,
             result=QueueView,
             summary="Set how many jobs of a queue may run at once.",
@@ -656,6 +672,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="admin.stats.v1",
+            scope=Scope.READ,
             params=NoParams,
             result=Stats,
             summary="Counts, queues, limits and counters.",
@@ -663,6 +680,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="admin.maintenance.v1",
+            scope=Scope.ADMIN,
             params=MaintenanceParams,
             result=Maintained,
             summary="Delete what is over its retention now, and give free space back.",
@@ -670,6 +688,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="apps.list.v1",
+            scope=Scope.READ,
             params=NoParams,
             result=Apps,
             summary="The apps of this daemon, and whether they could be imported.",
@@ -677,6 +696,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="apps.reload.v1",
+            scope=Scope.ADMIN,
             params=ReloadAppsParams,
             result=Apps,
             summary="Read the list of apps again and import them anew; running jobs end in their old workers.",
@@ -685,6 +705,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="tasks.list.v1",
+            scope=Scope.READ,
             params=NoParams,
             result=Tasks,
             summary="The registered tasks with their signatures.",
@@ -692,6 +713,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="workers.list.v1",
+            scope=Scope.READ,
             params=NoParams,
             result=Workers,
             summary="The worker processes.",
@@ -699,6 +721,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             name="rpc.discover",
+            scope=Scope.READ,
             params=NoParams,
             result=dict[str, Any],
             summary="This API as an OpenRPC document.",
