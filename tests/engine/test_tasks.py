@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from semtask.executors.base import TaskEnd
 from semtask.model import outcome as outcomes
-from semtask.model.job import Job
+from semtask.model.job import Job, OnInterrupt
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause, State
 from tests.engine.task_rig import Engine, PlayedWorkers, engine, info
@@ -182,5 +184,23 @@ def test_ends_are_stored_together_each_as_it_was(tmp_path: Path) -> None:
             assert (rows[2].attempts, rows[2].claim_no) == (0, 1)
             assert await e.store.attempts(ids[0]) == []
             assert [a.error for a in await e.store.attempts(ids[1])] == ["ValueError: no"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_becomes_free_while_a_claim_is_under_way_is_not_forgotten(tmp_path: Path, workers: int) -> None:
+    """A worker, where there is one, else the slot of the queue."""
+
+    async def scenario() -> None:
+        async with engine(tmp_path, PlayedWorkers(sync=workers, ahead=4), queue_concurrency=3 - workers) as e:
+            e.offer(info("t"))
+            await e.enqueue()
+            await e.until(lambda: len(e.running) == 1)
+            [second] = await e.enqueue(on_interrupt=OnInterrupt.FAIL)  # is never taken ahead
+            await e.dispatcher.settled()
+            e.dispatcher.room_changed()
+            e.end(*e.running)  # the claim that has just been made will find that there is no room
+            await e.until(lambda: [job.job_id for job in e.running] == [second])
 
     asyncio.run(scenario())

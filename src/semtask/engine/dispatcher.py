@@ -88,6 +88,7 @@ class Dispatcher:
         self._ready: dict[ExecutionMode, set[str]] = {COMMANDS: set(), TASKS: set()}
         self._full: set[str] = set()  # queues without a slot, where no task was found to be taken ahead
         self._unserved: set[str] = set()  # tasks whose jobs wait for a worker
+        self._freed_since = False  # something became free since the last claim of tasks was made
         self._commands_first = True
         self._claiming: asyncio.Task[None] | None = None
         self._open = False
@@ -227,6 +228,7 @@ class Dispatcher:
         self._pause_s = 0.0
 
     def _look_at_tasks_again(self) -> None:
+        self._freed_since = True
         self._ready[TASKS] |= self._full
         self._full.clear()
         if self._unserved:
@@ -277,6 +279,9 @@ class Dispatcher:
         self._before_claim()
         commands, tasks = self._command_claim(), self._task_claim()
         if commands or tasks:
+            # At once: what becomes ready from now on may not be seen by these claims.
+            self._ready[COMMANDS].difference_update(commands.queues if commands else ())
+            self._ready[TASKS].difference_update(tasks.queues if tasks else ())
             self._claiming = asyncio.get_running_loop().create_task(self._claim(commands, tasks))
             self._claiming.add_done_callback(self._claimed)
 
@@ -315,6 +320,7 @@ class Dispatcher:
         room = self._room(TASKS)
         if not room:
             return None
+        self._freed_since = False
         takers = self._tasks.takers(self._processes_for(TASKS), self._offers.limited)
         if any(room.values()):
             usable = [taker for taker in takers if not taker.ahead or self._may_queue_ahead(taker)]
@@ -343,10 +349,8 @@ class Dispatcher:
         self._commands_first = not self._commands_first
         steps: list[Awaitable[None]] = []
         if commands:
-            self._ready[COMMANDS].difference_update(commands.queues)
             steps.append(self._claim_commands(commands))
         if tasks:
-            self._ready[TASKS].difference_update(tasks.queues)
             steps.append(self._claim_tasks(tasks))
         if len(steps) == 1:
             await steps[0]
@@ -382,6 +386,8 @@ class Dispatcher:
             self._ready[TASKS].update(request.queues)  # until a claim finds nothing more
         else:
             self._full.update(queue for queue, slots in request.queues.items() if not slots)
+        if self._freed_since:  # the claim did not see it
+            self._look_at_tasks_again()
 
     def _hand_over(self, request: TaskClaim, claimed: TaskClaimed) -> None:
         for taker, jobs in zip(request.takers, claimed.jobs, strict=True):
