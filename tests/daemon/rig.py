@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 READY_S = 20.0
 Json = dict[str, Any]
@@ -73,7 +73,7 @@ class Daemon:
 
     # --- the process ------------------------------------------------------------------------------------------------
 
-    def start(self) -> Daemon:
+    def start(self) -> Self:
         self.spawn()
         self.wait_ready()
         return self
@@ -141,10 +141,10 @@ class Daemon:
         finally:
             connection.close()
 
-    def rpc(self, method: str, **params: Any) -> Any:
+    def rpc(self, method: str, /, _id: str | int = 1, **params: Any) -> Any:
         connection = self.connection()
         try:
-            body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+            body = json.dumps({"jsonrpc": "2.0", "id": _id, "method": method, "params": params})
             connection.request("POST", "/rpc", body, {"content-type": "application/json"})
             answer = json.loads(connection.getresponse().read())
         finally:

@@ -16,6 +16,7 @@ from semtask.cli.main import main
 from semtask.store.base import Inserted
 from semtask.store.sqlite import SqliteStore
 from semtask.store.writer import Phase, Request, Tick, Writer
+from tests.faults.disk import SickDisk
 from tests.powercut.trace import Recorder
 from tests.powercut.vfs import hook_for_good
 
@@ -70,19 +71,18 @@ MUTATIONS = {
 }
 
 
-def record(trace: Path) -> None:
+def record(trace: Path, ills: Path) -> None:
     home = Path(os.environ["SEMANTICA_HOME"])
     recorder = Recorder(trace, home)
     for name in ("meta.db", "meta.db-wal"):
         if (home / name).exists():
             recorder.state(home / name)
-    hook_for_good(recorder)
+    hook_for_good(SickDisk(ills, recorder))
     record_answers(recorder)
 
 
 if __name__ == "__main__":
-    if trace := os.environ.get("TEST_TRACE"):
-        record(Path(trace))
+    record(Path(os.environ["TEST_TRACE"]), Path(os.environ["TEST_DISK"]))
     if mutation := os.environ.get("TEST_MUTATION"):
         MUTATIONS[mutation]()
     sys.argv = ["semtask", "daemon"]

@@ -29,7 +29,15 @@ class RecordedDaemon(Daemon):
 
     def __init__(self, home: Path, **env: str) -> None:
         self.trace = home.parent / f"{home.name}.trace"
-        super().__init__(home, TEST_TRACE=str(self.trace), PYTHONPATH=str(ROOT), **env)
+        self._ills = home.parent / f"{home.name}.ills"
+        test = {"TEST_TRACE": str(self.trace), "TEST_DISK": str(self._ills), "PYTHONPATH": str(ROOT)}
+        super().__init__(home, **test, **env)
+
+    def disk(self, *ills: str) -> None:
+        """What the disk cannot do from now on: see tests.faults.disk."""
+        new = self._ills.with_suffix(".new")
+        new.write_text(" ".join(ills))
+        new.rename(self._ills)
 
 
 class _Client(threading.Thread):

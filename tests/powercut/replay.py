@@ -32,15 +32,19 @@ class Verdict:
         )
 
 
-def replay(recorded: Path, images: int, seed: int) -> Verdict:
-    """Images are spread over the whole trace, each with the next policy; every second place is just after an answer."""
+def replay(recorded: Path, images: int, seed: int, *, sick: bool = False) -> Verdict:
+    """Images are spread over the whole trace, each with the next policy; every second place is just after an answer.
+
+    `sick`: they are spread over what followed the first sync that failed.
+    """
     dice = random.Random(seed)
     ops = trace.read(recorded)
+    first = next(place for place, op in enumerate(ops) if op.kind is Kind.FAILED_SYNC) if sick else 0
     told = facts(ops)
     order = final_order(ops, recorded.parent / "final")
     verdict = Verdict(kinds=Counter(fact.kind for fact in told))
     folder = recorded.parent / "image"
-    for number, (place, disk) in enumerate(cuts(ops, _places(ops, images, dice))):
+    for number, (place, disk) in enumerate(cuts(ops, _places(ops, first, images, dice))):
         policy = POLICIES[number % len(POLICIES)]
         write_image(folder, disk.cut(policy, dice))
         known = [fact for fact in told if fact.place < place]
@@ -67,8 +71,8 @@ def final_order(ops: list[Op], folder: Path) -> list[str]:
         shutil.rmtree(folder)
 
 
-def _places(ops: list[Op], images: int, dice: random.Random) -> list[int]:
+def _places(ops: list[Op], first: int, images: int, dice: random.Random) -> list[int]:
     """Any place of the trace, and the moments when a client has just been told something."""
-    answers = [place + 1 for place, op in enumerate(ops) if op.kind is Kind.ANSWER]
+    answers = [place + 1 for place, op in enumerate(ops) if op.kind is Kind.ANSWER and place >= first]
     half = min(images // 2, len(answers))
-    return sorted(dice.sample(answers, half) + dice.sample(range(len(ops) + 1), min(images - half, len(ops))))
+    return sorted(dice.sample(answers, half) + dice.choices(range(first, len(ops) + 1), k=images - half))

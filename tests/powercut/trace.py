@@ -20,6 +20,7 @@ class Kind(IntEnum):
     ANSWER = 6  # bytes that a client may have seen
     RENAME = 7  # `data`: the new name
     FOLDER = 8  # the folder was synced
+    OPEN = 9
 
 
 class Op(NamedTuple):
@@ -66,6 +67,7 @@ class Recorder:
     # --- vfs.Observer ------------------------------------------------------------------------------------------------
 
     def opened(self, path: str) -> int:
+        self._note_file(Kind.OPEN, path)
         return 0
 
     def write(self, path: str, data: bytes, offset: int, do: Callable[[], int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from semtask.store.sqlite_rows import fetch_value
 from semtask.store.sqlite_writes import close_books
 from semtask.store.writer import Tick, Unusable
 
+log = logging.getLogger("semtask.store")
+
 BUSY_TIMEOUT_MS = 2_000
 # How long the writer may have to wait for a cut of the log that waits for a reader.
 CUT_TIMEOUT_MS = 10
@@ -25,6 +28,10 @@ _WAL_KEEP_BYTES = 64 * 1024 * 1024
 # Of the writer: subjects and keys come in any order, and so touch pages all over their indexes.
 _CACHE_KIB = 16_000
 _READER_CACHE_KIB = 2_000
+# SQLite's own layer for files takes less than 128 KiB at once.
+_LOG_STEP = 64 * 1024
+# About the 4 MiB after which SQLite itself moves the log into the database.
+_CHECKPOINT_PAGES = 1_000
 
 
 def require_sound_sqlite(version: str) -> None:
@@ -46,6 +53,7 @@ class SqliteFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.daemon_epoch = 0
+        self.distrusted = False
         self._identity: tuple[int, int] | None = None
         self._checkpointer: apsw.Connection | None = None
         # A checkpoint whose awaiter was cancelled goes on in its thread: closing waits for it.
@@ -65,6 +73,7 @@ class SqliteFile:
                 db.execute("PRAGMA auto_vacuum = INCREMENTAL")
                 db.execute("PRAGMA journal_mode = WAL").fetchall()
                 db.execute("PRAGMA synchronous = FULL")
+                db.set_wal_hook(self._committed)
                 migrate(db, self.path, now=now)
                 with db:
                     self.daemon_epoch = int(fetch_value(db, query("next_epoch")))
@@ -95,13 +104,25 @@ class SqliteFile:
         """Another connection for writing."""
         db = apsw.Connection(str(self.path), flags=apsw.SQLITE_OPEN_READWRITE)
         _prepare(db)
+        db.set_wal_hook(self._committed)
         return db
+
+    def _committed(self, db: apsw.Connection, name: str, pages: int) -> int:
+        """What SQLite does by itself after a commit, without keeping to itself that it failed."""
+        if pages >= _CHECKPOINT_PAGES:
+            try:
+                db.wal_checkpoint(name, mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            except apsw.IOError:
+                self.distrusted = True
+            except apsw.Error as error:
+                log.debug("the write-ahead log is moved later: %s", error)
+        return apsw.SQLITE_OK
 
     def connect_reader(self) -> apsw.Connection:
         db = self.connect()
         db.execute("PRAGMA query_only = ON")
         db.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
-        db.wal_autocheckpoint(0)  # only the writer moves pages into the database
+        db.set_wal_hook(None)  # only the writer moves pages into the database
         return db
 
     def check(self, db: apsw.Connection) -> None:
@@ -126,6 +147,23 @@ class SqliteFile:
 
     def probe(self, db: apsw.Connection) -> None:
         db.execute(query("probe_write"))
+
+    def write_log_again(self) -> None:
+        """Write every byte of the write-ahead log anew, and sync it. Raises apsw.Error.
+
+        When an fsync fails, the kernel gives up what it could not write, and says of it ever after that it is on the
+        disk. Commits without fsync are among it; whatever was appended to them would be lost with them.
+        """
+        with self._checkpointing:
+            wal = apsw.VFSFile("", f"{self.path}-wal", [apsw.SQLITE_OPEN_WAL | apsw.SQLITE_OPEN_READWRITE, 0])
+            try:
+                size = wal.xFileSize()
+                for at in range(0, size, _LOG_STEP):
+                    wal.xWrite(wal.xRead(min(_LOG_STEP, size - at), at), at)
+                wal.xSync(apsw.SQLITE_SYNC_NORMAL)
+            finally:
+                wal.xClose()
+        self.distrusted = False
 
     def close_books(self, tick: Tick) -> None:
         close_books(tick)

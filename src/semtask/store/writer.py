@@ -92,7 +92,12 @@ class Request(NamedTuple):
 
 
 class Database(Protocol):
-    """What the writer must know of the schema and the file."""
+    """What the writer must know of the schema and the file.
+
+    `distrusted`: something was not synced, as came out beside a commit; `write_log_again` settles it.
+    """
+
+    distrusted: bool
 
     def connect(self) -> apsw.Connection:
         """A connection for writing."""
@@ -104,6 +109,10 @@ class Database(Protocol):
 
     def probe(self, db: apsw.Connection) -> None:
         """Write something that means nothing."""
+        ...
+
+    def write_log_again(self) -> None:
+        """After an I/O error: bring to the disk what was committed. Raises apsw.Error."""
         ...
 
     def close_books(self, tick: Tick) -> None:
@@ -261,7 +270,7 @@ class Writer:
             self._tell(changes, answers)
 
     def _transact(self, batch: Sequence[Request]) -> tuple[list[Change], list[tuple[Request, Any]]]:
-        if all(request.relaxed for request in batch):
+        if not self._trouble and all(request.relaxed for request in batch):
             try:
                 return self._tick(batch, synced=False)
             except _NeedsSync:
@@ -322,9 +331,11 @@ class Writer:
             self._tell(None, answers)
 
     def _mend(self) -> None:
-        """After an I/O error a connection is not to be trusted: take a new one, and look at the whole database."""
-        if not self._reopen:
+        """After an I/O error the connection is not to be trusted, nor what was not synced: take a new one, look at the
+        whole database, and write the log again."""
+        if not self._reopen and not self._database.distrusted:
             return
+        self._reopen = True
         self._db.close()
         self._synced = None
         try:
@@ -334,6 +345,7 @@ class Writer:
             verdict = str(error)
         if verdict != "ok":
             raise Unusable(f"the database is damaged, says quick_check after an I/O error: {verdict}")
+        self._database.write_log_again()
         self._reopen = False
 
     def _throttled(self, why: str) -> Throttled:
