@@ -113,6 +113,16 @@ def test_an_exit_in_a_callback_leaves_the_loop_alive(tmp_path: Path) -> None:
         assert "SystemExit: 7" in rig.own_log.read_text()
 
 
+def test_a_job_that_stops_the_loop_stops_no_other(tmp_path: Path) -> None:
+    with worker(tmp_path, TASKS) as rig:
+        beside = rig.call("echo", text="beside", wait_s=0.2)
+        rig.give(beside)
+        code = "asyncio.get_running_loop().stop()\nawait asyncio.sleep(0.05)\nreturn 2"
+        assert rig.run("anything", code=code).result == "2"
+        assert rig.ended(beside).result == '"beside"'
+        assert rig.hang_up() == 0
+
+
 def test_bad_arguments_and_unknown_and_sync_tasks_end_their_job_alone(tmp_path: Path) -> None:
     with worker(tmp_path, TASKS) as rig:
         rig.run("ok")

@@ -18,6 +18,17 @@ class Evil(Exception):
     def __str__(self):
         raise RuntimeError("no str")
 
+class Opaque(BaseException):
+    def __getattribute__(self, name):
+        raise ZeroDivisionError
+
+class Nameless(type):
+    def __getattribute__(cls, name):
+        raise ZeroDivisionError
+
+class Odd(Exception, metaclass=Nameless):
+    pass
+
 @app.task
 def ok() -> int:
     return 1
@@ -57,6 +68,8 @@ def no_memory() -> None:
         kept.append(bytearray(1 << 20))
 """
 
+LONG_NAME = f"m.{'E' * 248}\n[... 9501 characters left out ...]\n{'E' * 250}"
+
 # code, end, type, message
 RAISED = [
     ("raise ValueError('bad')", "failed", "ValueError", "bad"),
@@ -68,6 +81,9 @@ RAISED = [
     ("raise asyncio.CancelledError", "failed", "asyncio.exceptions.CancelledError", ""),
     ("raise Interrupted('cancel')", "failed", "semtask.tasks.control.Interrupted", "the job is being stopped: cancel"),
     ("raise Evil", "failed", "jobs.Evil", "<no message: its __str__ raised RuntimeError>"),
+    ("raise Opaque", "failed", "Opaque", "<no message: to look at it raised ZeroDivisionError>"),
+    ("raise Odd", "failed", "Odd", "<no message: to look at it raised ZeroDivisionError>"),
+    ("raise type('E' * 9999, (Exception,), {'__module__': 'm'})", "failed", LONG_NAME, ""),
     (
         "raise ExceptionGroup('many', [ValueError(1), KeyError(2)])",
         "failed",
@@ -78,6 +94,8 @@ RAISED = [
     ("raise Permanent('never')", "permanent", "semtask.tasks.control.Permanent", "never"),
     ("raise Cancel('not wanted')", "cancel", "semtask.tasks.control.Cancel", "not wanted"),
     ("raise Retry(reason='again')", "retry", "semtask.tasks.control.Retry", "again"),
+    ("raise Snooze(1e300)", "failed", "ValueError", "at most a thousand years"),
+    ("raise Retry(delay=10**400)", "failed", "ValueError", "at most a thousand years"),
     ("raise Snooze(-1)", "failed", "ValueError", "the delay of Snooze must be seconds or a timedelta"),
     ("os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)", "failed", "KeyboardInterrupt", ""),
     ("result = object()", "permanent", "EncodeError", "the result of jobs:anything"),

@@ -155,6 +155,13 @@ DRIFT = {
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)": "changed what happens at a signal",
     "signal.signal(signal.SIGUSR1, signal.SIG_IGN)": "changed what happens at a signal",
     "signal.alarm(30)": "left an alarm behind",
+    "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])": "blocked signals",
+    "os.umask(0o777)": "changed the umask",
+    "os.nice(1)": "changed the priority of the process",
+    "sys.setrecursionlimit(50)": "changed the recursion limit",
+    "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 20_000))": "changed a limit of the process",
+    "name = os.fsencode('x') + b'\\xff'; os.mkdir(name); os.chdir(name)": "changed the working directory to",
+    "threading.Thread(target=time.sleep, args=(5,), name='\\ud800', daemon=True).start()": "threads running: \\ud800",
 }
 
 
@@ -199,6 +206,36 @@ def test_is_replaced_when_it_has_grown(tmp_path: Path, pause: str) -> None:
             jobs += 1
         assert "MiB of memory, more than 143" in ended.recycle
         assert jobs <= 50
+
+
+@pytest.mark.parametrize("per_job", [1, 300])
+def test_is_replaced_before_a_job_finds_no_descriptor(tmp_path: Path, per_job: int) -> None:
+    tasks = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (400, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+kept = []
+
+@app.task
+def leak(count: int):
+    kept.extend(os.open("/dev/null", os.O_RDONLY) for _ in range(count))
+    print("its log can be opened")
+"""
+    with worker(tmp_path, tasks) as rig:
+        ended = rig.run("leak", count=per_job)
+        while ended.recycle is None:
+            ended = rig.run("leak", count=per_job)
+        assert ended.end == "done"
+        assert "left so many files open" in ended.recycle
+
+
+def test_a_job_that_leaves_no_descriptor_to_look_with_may_have_left_processes(tmp_path: Path) -> None:
+    with worker(tmp_path, TASKS, shim=True) as rig:
+        code = """
+import resource
+subprocess.Popen(["sleep", "60"])
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 4096))"""
+        ended = rig.run("anything", code=code)
+        assert (ended.end, ended.leftovers) == ("done", True)
 
 
 def test_children_of_the_app_itself_are_no_leftovers(tmp_path: Path) -> None:

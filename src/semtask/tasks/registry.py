@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from datetime import timedelta
@@ -16,6 +15,8 @@ from semtask.tasks.codec import Signature
 from semtask.tasks.control import Retry
 
 Seconds = timedelta | float
+
+_LONGEST_S = 1000 * 365 * 86_400  # what the API takes
 
 
 class DuplicateTask(ValueError):
@@ -108,11 +109,13 @@ def milliseconds(option: str, duration: Seconds | None) -> int | None:
         return None
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
     try:
-        valid = 0 <= seconds < math.inf
+        valid = 0 <= seconds <= _LONGEST_S
     except TypeError:
         valid = False
     if not valid:
-        raise ValueError(f"{option} must be seconds or a timedelta, and not negative: {duration!r}")
+        raise ValueError(
+            f"{option} must be seconds or a timedelta, not negative and at most a thousand years: {duration!r:.100}"
+        )
     return round(seconds * 1000)
 
 

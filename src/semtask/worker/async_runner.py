@@ -59,11 +59,12 @@ class AsyncRunner:
     def run(self, messages: Iterable[ToWorker]) -> None:
         """Raises DaemonGone at the end of the socket. Jobs that run then go no step further."""
         over = self._loop.create_future()
+        over.add_done_callback(lambda _: self._loop.stop())
         self._loop.add_reader(self._kit.channel.fileno(), self._read, over)
         self._loop.call_soon(self._take, messages)
         while not over.done():
             try:
-                self._loop.run_until_complete(over)
+                self._loop.run_forever()  # once more if a job stops it
             except (SystemExit, KeyboardInterrupt):  # of a job: the loop goes on where it was
                 traceback.print_exc(file=self._kit.capture.stderr)
         raise DaemonGone

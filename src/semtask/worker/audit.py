@@ -9,6 +9,7 @@ PROCESS_STARTS = (
     *("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system", "os.spawn", "os.exec", "pty.spawn"),
 )
 ENVIRONMENT_CHANGES = ("os.putenv", "os.unsetenv")
+LIMIT_CHANGES = ("resource.setrlimit", "resource.prlimit")
 
 
 class Audit:

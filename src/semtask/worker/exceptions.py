@@ -9,6 +9,7 @@ from types import FrameType
 
 from semtask.protocol.frames import ExceptionInfo
 
+_MAX_NAME = 500
 _MAX_MESSAGE = 8 * 1024
 _MAX_TRACEBACK = 64 * 1024
 _MAX_CAUSES = 5
@@ -17,6 +18,13 @@ _OWN_FRAMES = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 def describe(error: BaseException) -> ExceptionInfo:
     """Type, message, traceback without the worker's own frames, and the chain of causes (the last 5)."""
+    try:
+        return _described(error)
+    except BaseException as broken:  # noqa: BLE001 - the task's own class, in all that is asked of it
+        return ExceptionInfo(type=_bare_name(error), message=f"<no message: to look at it raised {_bare_name(broken)}>")
+
+
+def _described(error: BaseException) -> ExceptionInfo:
     info = ExceptionInfo(type=type_name(error), message=message_of(error), traceback=traceback_of(error))
     causes = _causes(error)
     cause: ExceptionInfo | None = None
@@ -31,7 +39,13 @@ def describe(error: BaseException) -> ExceptionInfo:
 
 def type_name(error: BaseException) -> str:
     kind = type(error)
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return clean(_shortened(name, _MAX_NAME))
+
+
+def _bare_name(error: BaseException) -> str:
+    """Without any code of its class."""
+    return clean(_shortened(type.__getattribute__(type(error), "__name__"), _MAX_NAME))
 
 
 def message_of(error: BaseException) -> str:

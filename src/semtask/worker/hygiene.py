@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found] # without the enums of signal, which cost more than all the rest here
 import os
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection
 
 from semtask.host import procfs
 from semtask.protocol.frames import Setup
-from semtask.worker.audit import ENVIRONMENT_CHANGES, Audit
+from semtask.worker.audit import ENVIRONMENT_CHANGES, LIMIT_CHANGES, Audit
+from semtask.worker.exceptions import clean
 
 _SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM)
 _LONG_JOB_NS = 10_000_000
+_OPENS_FILES_NS = 100_000  # in less time no job opens so many that the next one finds none
 _JOBS_BETWEEN_LOOKS = 50
 _THREADS_MAY_END_S = 0.01
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -39,10 +43,20 @@ class Hygiene:
         self._environment = dict(os.environ)
         self._environment_touched = False
         self._handlers = _handlers()
+        self._blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+        self._umask = _umask()
+        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
+        self._recursion = sys.getrecursionlimit()
+        self._limits_touched = False
+        self._highest_fd = (_lowest_free_fd() + resource.getrlimit(resource.RLIMIT_NOFILE)[0]) // 2
         audit.on(ENVIRONMENT_CHANGES, self._touch)
+        audit.on(LIMIT_CHANGES, self._touch_limits)
 
     def _touch(self) -> None:
         self._environment_touched = True
+
+    def _touch_limits(self) -> None:
+        self._limits_touched = True
 
     def settle(self) -> None:
         """The worker has set up its signals."""
@@ -57,7 +71,10 @@ class Hygiene:
 
     def leftovers(self) -> bool:
         """Whether there are living processes that jobs have started. Children that have ended are reaped."""
-        return self._has_children() or self._has_orphans()
+        try:
+            return self._has_children() or self._has_orphans()
+        except OSError:  # the job has left no descriptor to look with: the shim can
+            return True
 
     def _has_children(self) -> bool:
         try:
@@ -83,11 +100,14 @@ class Hygiene:
 
     def reason_to_recycle(self, ran_ns: int, spare: Collection[threading.Thread] = ()) -> str | None:
         """Why this process is not fit for another job. `spare` threads are no job's."""
-        return self._drift(spare) or self._wear(ran_ns)
+        reason = self._drift(spare) or self._changed_traits() or self._wear(ran_ns)
+        return None if reason is None else clean(reason)
 
     def _wear(self, ran_ns: int) -> str | None:
         if 0 < self._setup.max_jobs <= self._jobs:
             return f"it has run {self._jobs} jobs"
+        if (ran_ns > _OPENS_FILES_NS or self._jobs % _JOBS_BETWEEN_LOOKS == 0) and self._lacks_fds():
+            return "jobs left so many files open that soon no more can be opened"
         limit = self._setup.max_memory_bytes
         if limit > 0 and (ran_ns > _LONG_JOB_NS or self._jobs - self._weighed >= _JOBS_BETWEEN_LOOKS):
             self._weighed = self._jobs
@@ -113,6 +133,24 @@ class Hygiene:
             return "a job left an alarm behind"
         return None
 
+    def _changed_traits(self) -> str | None:
+        """What else of this process would make the next job behave in another way."""
+        if os.umask(self._umask) != self._umask:
+            return "a job changed the umask"
+        if _signal.pthread_sigmask(_signal.SIG_BLOCK, ()) != self._blocked:
+            return "a job blocked signals"
+        if os.getpriority(os.PRIO_PROCESS, 0) != self._nice:
+            return "a job changed the priority of the process"
+        if sys.getrecursionlimit() != self._recursion:
+            return "a job changed the recursion limit"
+        return "a job changed a limit of the process" if self._limits_touched else None
+
+    def _lacks_fds(self) -> bool:
+        try:
+            return _lowest_free_fd() > self._highest_fd
+        except OSError:  # there is none
+            return True
+
     def _environment_differs(self) -> bool:
         self._environment_touched = False
         return dict(os.environ) != self._environment
@@ -124,6 +162,18 @@ class Hygiene:
         while (left := [thread for thread in left if thread.is_alive()]) and time.monotonic() < deadline:
             time.sleep(0.001)
         return [thread.name for thread in left]
+
+
+def _lowest_free_fd() -> int:
+    fd = os.eventfd(0, os.EFD_CLOEXEC)
+    os.close(fd)
+    return fd
+
+
+def _umask() -> int:
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def _handlers() -> list[object]:

@@ -54,6 +54,12 @@ class Results:
         return ended
 
     def of_error(self, job: JobContext, error: BaseException) -> Ended:
+        try:
+            return self._of_error(job, error)
+        except BaseException:  # noqa: BLE001 - even to ask for its class can run the task's code
+            return _ended(job, "failed", describe(error))
+
+    def _of_error(self, job: JobContext, error: BaseException) -> Ended:
         if isinstance(error, RefusedPayload):
             return _ended(job, "bad_payload", _info("BadPayload", str(error.__cause__)))
         if job.stop_reason is not None and _is_stop(error):
