@@ -19,14 +19,16 @@ _PREVIEW = 400
 @click.command(cls=Command)
 @click.argument("job", metavar="ID", shell_complete=job_words)
 @click.option("--payload", "with_payload", is_flag=True, help="The arguments and environment too.")
+@click.option("--secrets", "with_secrets", is_flag=True, help="The same, and do not hide what looks secret.")
 @pass_session
-def show(session: Session, /, job: str, with_payload: bool) -> None:
+def show(session: Session, /, job: str, with_payload: bool, with_secrets: bool) -> None:
     """Show one job: its times, attempts, errors, progress, files and result.
 
     ID: an id, the end of one, `last`, `last:2`, or `@subject`.
     """
     for job_id in job_ids(session, [job]):
-        include = ["attempts", "result", *(["payload"] if with_payload else [])]
+        shown = ["secrets"] if with_secrets else ["payload"] if with_payload else []
+        include = ["attempts", "result", *shown]
         found = session.call("dev.get_job.v1", {"job_id": job_id, "include": include})
         if session.json:
             session.emit(render.job_json(found))

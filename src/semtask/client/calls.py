@@ -180,7 +180,9 @@ def enqueue_many(jobs: Sequence[EnqueueParams | Mapping[str, Any]]) -> Call[list
 # --- look ------------------------------------------------------------------------------------------------------------
 
 
-def get_job(job_id: str, *, include: Sequence[Literal["payload", "attempts", "result"]] = ()) -> Call[JobView]:
+def get_job(
+    job_id: str, *, include: Sequence[Literal["payload", "secrets", "attempts", "result"]] = ()
+) -> Call[JobView]:
     """One job; `include` adds its payload, its attempts, or its result with the exception."""
     return Call("dev.get_job.v1", GetJobParams(job_id=job_id, include=list(include)), _as(JobView))
 

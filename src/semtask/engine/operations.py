@@ -120,7 +120,12 @@ class Operations:
 
     async def get_job(self, params: m.GetJobParams) -> m.JobView:
         job = await self._job(params.job_id)
-        view = self._view(job, with_payload="payload" in params.include, with_result="result" in params.include)
+        view = self._view(
+            job,
+            with_payload=bool({"payload", "secrets"}.intersection(params.include)),
+            with_secrets="secrets" in params.include,
+            with_result="result" in params.include,
+        )
         if "attempts" in params.include:
             view.attempts_list = attempt_views(job, await self._store.attempts(job.job_id))
         return view
@@ -313,13 +318,16 @@ class Operations:
             raise NotFound(f"there is no job {job_id}", details={"job_id": job_id})
         return job
 
-    def _view(self, job: Job, *, with_payload: bool = False, with_result: bool = False) -> m.JobView:
+    def _view(
+        self, job: Job, *, with_payload: bool = False, with_secrets: bool = False, with_result: bool = False
+    ) -> m.JobView:
         return job_view(
             job,
             waiting=self._explain.waiting(job),
             log_path=self._tailing.log_path(job),
             artifacts_dir=self._artifacts_dir,
             with_payload=with_payload,
+            with_secrets=with_secrets,
             with_result=with_result,
         )
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from semtask.executors.base import AppStatus, WorkerStatus
 from semtask.model.job import Attempt, ExecutionMode, Job
+from semtask.model.redaction import hide_secrets
 from semtask.model.state import WAITING, State
 from semtask.protocol.frames import ArtifactInfo, TaskInfo
 from semtask.protocol.messages import (
@@ -49,6 +50,7 @@ def job_view(
     log_path: str | None,
     artifacts_dir: str,
     with_payload: bool = False,
+    with_secrets: bool = False,
     with_result: bool = False,
 ) -> JobView:
     return JobView(
@@ -61,7 +63,7 @@ def job_view(
         exception=_decoded(job.exception, ExceptionView) if with_result else None,
         artifacts=_artifacts(job.artifacts, artifacts_dir),
         result=_raw(job.result) if with_result else None,
-        payload=_raw(job.payload) if with_payload else None,
+        payload=_payload(job, with_secrets=with_secrets) if with_payload else None,
     )
 
 
@@ -86,6 +88,14 @@ def worker_view(worker: WorkerStatus) -> WorkerView:
 
 def _raw(text: str | None) -> msgspec.Raw | None:
     return None if text is None else msgspec.Raw(text.encode())
+
+
+def _payload(job: Job, *, with_secrets: bool) -> msgspec.Raw | dict[str, Any] | None:
+    """The payload; of a command with the secrets of its environment hidden, unless they are asked for."""
+    if with_secrets or job.execution_mode is not ExecutionMode.SUBPROCESS:
+        return _raw(job.payload)
+    payload: dict[str, Any] = msgspec.json.decode(job.payload)
+    return {**payload, "env": hide_secrets(payload["env"])} if "env" in payload else payload
 
 
 def _decoded(text: str | None, kind: type[T]) -> T | None:

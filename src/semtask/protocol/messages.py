@@ -256,10 +256,14 @@ class JobView(Result):
 
 
 class GetJobParams(Params):
-    """`include` adds parts: `payload`, `attempts`, `result` (with the exception)."""
+    """`include` adds parts: `payload`, `attempts`, `result` (with the exception).
+
+    In the payload of a command *** stands for values of `env` whose names look like those of secrets (TOKEN, SECRET,
+    PASSWORD, KEY, ...) and for URLs with a login; `secrets` instead of `payload` shows them, and takes the scope admin.
+    """
 
     job_id: JobId
-    include: list[Literal["payload", "attempts", "result"]] = []
+    include: list[Literal["payload", "secrets", "attempts", "result"]] = []
 
 
 class QueryFilter(Params):
