@@ -1,4 +1,4 @@
-"""Every step of daemon, launcher, shims and workers: killed there once, killed there and again in the recovery.
+"""Every step of daemon, launcher, shims and workers: killed there once, and once more in the recovery from that.
 
 After each kill no job is lost, none that may start only once is started twice, nothing overlaps, no process and no
 folder is left, and the database holds together. The steps are in tests/harness/points.py.
@@ -6,55 +6,92 @@ folder is left, and the database holds together. The steps are in tests/harness/
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
-from collections.abc import Iterator
+import random
+import secrets
+import time
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 
-from tests.daemon.rig import stop_for_certain
-from tests.harness.ground import Ground
+from tests.harness.crew import Case, Crew
 from tests.harness.points import scenes
-from tests.harness.scenes import SCENES
 
-POINTS = scenes()
-_TRIES = 3  # a scene may pass a point by: what is recalled or told first is a matter of time
-
-_numbers = itertools.count()
-_kills: Counter[str] = Counter()
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    ground = Ground(tmp_path_factory.mktemp("points"))
-    try:
-        ground.revive()
-        yield ground
-    finally:
-        stop_for_certain(ground.daemon)
-        print(f"\n{_kills.total()} kills: {dict(_kills)}")
+POINTS = tuple(scenes())
+GROUNDS = 4
+# Where the recovery is killed: what the next daemon does, or what this one does about a helper that it has lost.
+NEXT_DAEMON = (
+    "daemon.take_epoch.after",
+    "daemon.empty_trash.before",
+    "launcher.rehearse.after",
+    "daemon.start_launcher.after",
+    "daemon.judge.before",
+    "daemon.judge.after",
+    "daemon.judge_worker.before",
+    "daemon.judge_worker.after",
+    "daemon.poison.command.after",
+    "daemon.poison.worker.after",
+    "daemon.tick.finish.applied",
+    "daemon.tick.finish.committed",
+    "daemon.recover.after",
+    "daemon.open_sockets.after",
+    "daemon.tick.claim.committed",
+    "shim.start_command.command.after",
+)
+SAME_DAEMON = (
+    "daemon.see_loss.command.before",
+    "daemon.poison.command.after",
+    "daemon.see_loss.worker.after",
+    "daemon.tick.finish.applied",
+    "daemon.tick.finish_many.committed",
+    "launcher.end_orphans.before",
+    "launcher.settle.before",
+    "shim.lock.command.after",
+)
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("point", POINTS)
-def test_killed_once(ground: Ground, point: str) -> None:
-    survive(ground, point)
+@pytest.mark.timeout(3600)
+def test_every_kill_point(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    seed = request.config.getoption("--chaos-seed") or secrets.randbits(32)
+    dice = random.Random(seed)
+    cases = every_case() if request.config.getoption("--kill-points") == "all" else some_cases(dice)
+    dice.shuffle(cases)
+    print(f"\nseed {seed}")
+    began = time.monotonic()
+    crew = Crew(tmp_path, cases, GROUNDS)
+    crew.run()
+    print(
+        f"{crew.kills.total()} kills {dict(crew.kills)} at {len({case.point for case in cases})} of {len(POINTS)} "
+        f"points, {crew.seconds} of them in the recovery from another one, {crew.jobs} jobs, "
+        f"{len(crew.failures)} failures in {time.monotonic() - began:.0f} s"
+    )
+    assert not crew.failures, "\n".join(crew.failures)
 
 
-def survive(ground: Ground, point: str, victim: str = "self", second: str | None = None) -> None:
-    plan = ground.plan
-    plan.disarm()
-    plan.arm(point, victim)
-    if second is not None:
-        plan.arm(second)
-    for _ in range(_TRIES):
-        ground.clear()
-        SCENES[POINTS[point]](ground, f"n{next(_numbers)}")
-        ended = ground.settle()
-        assert not ground.findings(ended)
-        if not plan.is_armed(point):
-            break
-    still_armed = plan.disarm()
-    assert point not in still_armed, "the point was not reached"
-    _kills[point.partition(".")[0] if victim == "self" else "daemon"] += 1
+def every_case() -> list[Case]:
+    helpers = [point for point in POINTS if not point.startswith("daemon")]
+    return [
+        *(Case(point) for point in POINTS),
+        *(Case(point, "daemon") for point in helpers),
+        *twice(POINTS),
+        *(Case(point, second=point) for point in POINTS if not point.startswith("launcher")),
+    ]
+
+
+def some_cases(dice: random.Random) -> list[Case]:
+    """Others each time, so that a few runs cover them all."""
+    start = dice.randrange(6)
+    helpers = [point for point in POINTS if not point.startswith("daemon")]
+    doubles = twice(POINTS)
+    return [
+        *(Case(point) for point in POINTS[start::6]),
+        *(Case(point, "daemon") for point in helpers[start::12]),
+        *doubles[(start + 3) % 6 :: 18],
+    ]
+
+
+def twice(points: Sequence[str]) -> list[Case]:
+    next_daemon, same_daemon = cycle(NEXT_DAEMON), cycle(SAME_DAEMON)
+    return [Case(p, second=next(next_daemon if p.startswith("daemon") else same_daemon)) for p in points]

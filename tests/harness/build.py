@@ -54,19 +54,19 @@ def kinds_of(batch: Sequence[Request]) -> list[str]:
 
 def _watch_ticks(plan: Plan) -> None:
     under_way: list[str] = []
-    close_books, tick, deliver = SqliteFile.close_books, Writer._tick, Writer._deliver
+    close_books, do_tick, deliver = SqliteFile.close_books, Writer._tick, Writer._deliver
 
     def reach(kinds: Sequence[str], time: str) -> None:
         for kind in dict.fromkeys(kinds):
             plan.reach(f"daemon.tick.{kind}.{time}")
 
-    def watched_books(self: SqliteFile, now: Tick) -> None:
-        close_books(self, now)
+    def watched_books(self: SqliteFile, tick: Tick) -> None:
+        close_books(self, tick)
         reach(under_way, "applied")
 
     def watched_tick(self: Writer, batch: Sequence[Request], *, synced: bool) -> Any:
         under_way[:] = kinds_of(batch)
-        done = tick(self, batch, synced=synced)
+        done = do_tick(self, batch, synced=synced)
         reach(under_way, "committed")
         return done
 

@@ -1,4 +1,4 @@
-"""A home with a test build in it: its daemon is revived whenever it has died, and asked again what it did not answer."""
+"""A home with a test build in it: its daemon is revived when it has died, and asked again what it did not answer."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ class Ground:
     """`folder` is new; the jobs write their evidence there."""
 
     def __init__(self, folder: Path, mutations: Iterable[str] = ()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.home = folder / "home"
         self.plan = Plan(str(folder / "plan"))
@@ -70,7 +71,7 @@ class Ground:
             except _UNANSWERED:
                 continue
 
-    # --- jobs -----------------------------------------------------------------------------------------------------------
+    # --- jobs ---------------------------------------------------------------------------------------------------------
 
     def enqueue(self, *jobs: Planned) -> list[str]:
         """In one transaction; their ids."""
@@ -82,9 +83,16 @@ class Ground:
     def job(self, job_id: str) -> Json:
         return dict(self.call("dev.get_job.v1", job_id=job_id))
 
-    def started(self, *names: str) -> bool:
-        evidence = Evidence(self.folder)
-        return all(evidence.starts[name] for name in names)
+    def await_start(self, *jobs: Planned) -> None:
+        """Until each of them has started, or ended: one that may start only once may end without."""
+        names = [job.name for job in jobs]
+
+        def begun() -> bool:
+            starts = Evidence(self.folder).starts
+            missing = [self.jobs[name][1] for name in names if not starts[name]]
+            return not missing or all(self.job(job_id)["state"] in FINAL for job_id in missing)
+
+        self.until(begun, f"{names} have started")
 
     def until(self, condition: Callable[[], Any], what: str, within: float = _SETTLED_S) -> None:
         """Wait for a condition while the daemon is revived."""
@@ -121,7 +129,7 @@ class Ground:
     def clear(self) -> None:
         self.jobs.clear()
 
-    # --- the judgement --------------------------------------------------------------------------------------------------
+    # --- the judgement ------------------------------------------------------------------------------------------------
 
     def findings(self, ended: dict[str, Json]) -> list[str]:
         """What is wrong after all jobs of this case have ended."""
@@ -135,11 +143,12 @@ class Ground:
         left: list[str] = []
 
         def nothing() -> bool:
+            self.revive()
             left[:] = self._processes() + self._folders()
             return not left
 
         try:
-            eventually(nothing, within=4)
+            eventually(nothing, within=10)
         except AssertionError:
             return left
         return []

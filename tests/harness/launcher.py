@@ -6,10 +6,10 @@ from semtask.executors import launcher
 from tests.harness import mutations, points
 
 
-def main(*fds: str, folder: str) -> None:
+def main(scratch: str, *fds: str, folder: str) -> None:
     plan = points.Plan(folder)
     mutations.install("launcher", plan.folder)
     points.install("launcher", plan)
     points.install_in_shims(plan)
-    scratch, *numbers = fds
-    launcher.main(*map(int, numbers), scratch)
+    control, daemon, notices = map(int, fds)
+    launcher.main(control, daemon, notices, scratch)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 MUTATIONS: dict[str, tuple[str, Callable[[], None]]] = {}
 

@@ -91,7 +91,7 @@ def _if_true(_args: Arguments, result: Any) -> str | None:
 
 
 def _of_body(args: Arguments, _result: Any) -> str | None:
-    return "" if b"dev.enqueue.v1" in args[1] else None
+    return "" if b"dev.enqueue" in args[1] else None
 
 
 REQUESTS = {"S": "spawn", "W": "worker", "T": "settle"}
@@ -250,7 +250,8 @@ TICK_TIMES = ("applied", "committed", "told")
 
 def scenes() -> dict[str, str]:
     """Every kill point, and the scene that reaches it."""
-    found = {point: step.scene for step in STEPS for point in step.points()} | OTHERS
+    found = {point: step.scene for step in STEPS for point in step.points()}
+    found |= OTHERS
     for kind, scene in TICKS.items():
         found |= {f"daemon.tick.{kind}.{time}": scene for time in TICK_TIMES}
     return found
@@ -268,21 +269,22 @@ class Plan:
         for name in ("armed", "met"):
             os.makedirs(f"{self.folder}/{name}", exist_ok=True)
 
-    def arm(self, point: str, victim: str = "self") -> None:
+    def arm(self, point: str, victim: str = "self", then: str = "") -> None:
+        """`then` is a point at which the process that comes there after this one's victim is dead kills itself."""
         with open(f"{self.folder}/armed.tmp", "w", encoding="ascii") as file:
-            file.write(victim)
+            file.write(f"{victim} {then}")
         os.rename(f"{self.folder}/armed.tmp", f"{self.folder}/armed/{point}")
 
-    def disarm(self) -> list[str]:
-        """Which points were still armed."""
-        armed = os.listdir(f"{self.folder}/armed")
-        for point in armed:
-            with suppress(FileNotFoundError):
-                os.unlink(f"{self.folder}/armed/{point}")
-        return armed
+    def disarm(self) -> None:
+        """Forget what is armed, and what was met."""
+        for folder in (f"{self.folder}/armed", f"{self.folder}/met"):
+            for name in os.listdir(folder):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{folder}/{name}")
 
-    def is_armed(self, point: str) -> bool:
-        return os.path.exists(f"{self.folder}/armed/{point}")
+    def met(self, point: str) -> int:
+        """How often somebody was killed there."""
+        return sum(name.rpartition(".")[0] == point for name in os.listdir(f"{self.folder}/met"))
 
     # --- the test build ---
 
@@ -298,7 +300,9 @@ class Plan:
         except FileNotFoundError:
             return
         with open(taken, encoding="ascii") as file:
-            victim = file.read()
+            victim, _, then = file.read().partition(" ")
+        if then:
+            self.arm(then)
         if victim == "self":
             os.kill(os.getpid(), signal.SIGKILL)
             signal.pause()  # in another thread it may take a moment
@@ -313,9 +317,12 @@ class Plan:
         except ProcessLookupError:
             return
         try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if b"tests.harness.build" not in file.read():
+                    return
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             select.select([pidfd], [], [], 10)
-        except ProcessLookupError:
+        except (ProcessLookupError, FileNotFoundError):
             return
         finally:
             os.close(pidfd)

@@ -35,15 +35,15 @@ def task(ground: Ground, prefix: str) -> None:
 
 def both(ground: Ground, prefix: str) -> None:
     command(ground, prefix)
-    ground.enqueue(Planned(f"{prefix}-s-leave", "witness", flags="leave"))
+    ground.enqueue(Planned(f"{prefix}-s-leave", "witness", flags="leave"), Planned(f"{prefix}-s", "witness"))
 
 
 def tasks(ground: Ground, prefix: str) -> None:
     """With jobs that wait for others, that are taken ahead and recalled, and that are stopped."""
     task(ground, prefix)
-    ground.enqueue(*(Planned(f"{prefix}-learn{n}", "witness_quick", seconds=0.0) for n in range(8)))
-    names = [f"{prefix}-learn{n}" for n in range(8)]
-    ground.until(lambda: ground.started(*names), "the quick jobs have run")
+    quick = [Planned(f"{prefix}-learn{n}", "witness_quick", seconds=0.0) for n in range(8)]
+    ground.enqueue(*quick)
+    ground.await_start(*quick)
     ahead = [Planned(f"{prefix}-q{n}", "witness_quick", seconds=0.0 if n != 3 else 0.25) for n in range(24)]
     ground.enqueue(*ahead)
     ground.enqueue(Planned(f"{prefix}-waits", "witness_waits"))
@@ -60,7 +60,7 @@ def restart(ground: Ground, prefix: str) -> None:
     """The daemon dies under running jobs."""
     jobs = _running(prefix)
     ground.enqueue(*jobs)
-    ground.until(lambda: ground.started(*(job.name for job in jobs)), "the jobs have started")
+    ground.await_start(*jobs)
     ground.restart()
 
 
@@ -72,7 +72,7 @@ def lost(ground: Ground, prefix: str) -> None:
         Planned(f"{prefix}-lost-s", "witness", seconds=0.5),
     ]
     ids = ground.enqueue(*jobs)
-    ground.until(lambda: ground.started(*(job.name for job in jobs)), "the jobs have started")
+    ground.await_start(*jobs)
     for shim in [*shims_of(ground, ids), *shims_of_kind(ground, "worker")]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(shim, signal.SIGKILL)
@@ -98,7 +98,7 @@ def stubborn(ground: Ground, prefix: str) -> None:
     job = Planned(f"{prefix}-stubborn", "command", seconds=LONG, flags="stubborn", options={"grace_ms": 1500})
     job = job._replace(once=True)
     ground.enqueue(job)
-    ground.until(lambda: ground.started(job.name), "it has started")
+    ground.await_start(job)
     ground.restart()
 
 
@@ -106,7 +106,7 @@ def damaged(ground: Ground, prefix: str) -> None:
     """A row of a running job is damaged from outside while no daemon runs."""
     job = Planned(f"{prefix}-damaged", "witness", seconds=0.3, also="FAILED")
     [job_id] = ground.enqueue(job)
-    ground.until(lambda: ground.started(job.name), "it has started")
+    ground.await_start(job)
     ground.daemon.kill()
     db = apsw.Connection(str(ground.home / "meta.db"))
     db.execute(
@@ -140,6 +140,6 @@ def _running(prefix: str) -> list[Planned]:
 
 def _cancel_running(ground: Ground, job: Planned) -> None:
     [job_id] = ground.enqueue(job)
-    ground.until(lambda: ground.started(job.name), "it has started")
+    ground.await_start(job)
     with contextlib.suppress(RpcFailed):  # a second call, because the first one had no answer, may find it ended
         ground.call("dev.cancel.v1", job_id=job_id)

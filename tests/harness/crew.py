@@ -1,0 +1,103 @@
+"""Runs the cases of kill points, several grounds side by side: most of the time of a case is spent waiting."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Literal, NamedTuple
+
+from tests.daemon.rig import stop_for_certain
+from tests.harness.ground import Ground
+from tests.harness.points import scenes
+from tests.harness.scenes import SCENES
+
+_TRIES = 4  # a scene may pass a point by: what is recalled or told first is a matter of time
+
+
+class Case(NamedTuple):
+    """Kill `victim` at `point`, and, if `second` is given, the process that comes to that point after it."""
+
+    point: str
+    victim: Literal["self", "daemon"] = "self"
+    second: str | None = None
+
+    @property
+    def killed(self) -> str:
+        return self.point.partition(".")[0] if self.victim == "self" else "daemon"
+
+
+class Crew:
+    """`failures` tells what went wrong, by case; `kills` and `jobs` count what happened."""
+
+    def __init__(self, folder: Path, cases: Sequence[Case], size: int) -> None:
+        self.kills: Counter[str] = Counter()
+        self.seconds = 0  # kills in the recovery from another one
+        self.jobs = 0
+        self.failures: list[str] = []
+        self._scenes = scenes()
+        self._cases: SimpleQueue[Case] = SimpleQueue()
+        for case in cases:
+            self._cases.put(case)
+        self._threads = [
+            threading.Thread(target=self._work, args=(folder / f"ground{number}",), name=f"ground {number}")
+            for number in range(size)
+        ]
+        self._counting = threading.Lock()
+
+    def run(self) -> None:
+        for thread in self._threads:
+            thread.start()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, folder: Path) -> None:
+        number = 0
+        while True:
+            ground = Ground(folder / str(number))
+            try:
+                ground.revive()
+                while True:
+                    case = self._cases.get_nowait()
+                    number += 1
+                    if not self._ran(ground, case, f"n{number}"):
+                        break  # the next one begins in a new home
+            except Empty:
+                return
+            finally:
+                stop_for_certain(ground.daemon)
+
+    def _ran(self, ground: Ground, case: Case, name: str) -> bool:
+        try:
+            wrong = self._run(ground, case, name)
+        except Exception as error:
+            wrong = [f"{type(error).__name__}: {error}"]
+        if wrong:
+            with self._counting:
+                self.failures.append(f"{case} in {ground.folder}: {wrong}")
+        return not wrong
+
+    def _run(self, ground: Ground, case: Case, name: str) -> list[str]:
+        plan = ground.plan
+        plan.disarm()
+        plan.arm(case.point, case.victim, case.second or "")
+        for attempt in range(_TRIES):
+            ground.clear()
+            SCENES[self._scenes[case.point]](ground, f"{name}-{attempt}")
+            wrong = ground.findings(ground.settle())
+            with self._counting:
+                self.jobs += len(ground.jobs)
+            if wrong:
+                return wrong
+            if plan.met(case.point):
+                break
+        else:
+            return ["the point was not reached"]
+        with self._counting:
+            self.kills[case.killed] += 1
+            if case.second is not None and plan.met(case.second) > (case.second == case.point):
+                self.seconds += 1
+                self.kills[case.second.partition(".")[0]] += 1
+        return []
