@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -156,7 +157,8 @@ def _read(artifact: dict[str, Any], take: Callable[[bytes], Any]) -> None:
     """Raises SystemFailure if the file is not there, and Damaged if it is another one than the job left."""
     digest = hashlib.sha256()
     try:
-        file = open(artifact["path"], "rb")  # noqa: SIM115 - an error of `take` is not one of this file
+        # Neither a link nor a pipe that was put in its place.
+        file = os.fdopen(os.open(artifact["path"], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
     except OSError as error:
         raise SystemFailure(
             f"cannot read the artifact {artifact['path']}: {error.strerror} (deleted, or on another machine?)"

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from msgspec import UNSET
 
 from semtask.engine.changes import Changes
-from semtask.errors import NotFound, ValidationError
+from semtask.errors import NotFound, SystemFailure, ValidationError
 from semtask.host.clocks import Clock
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.state import FINAL, State
@@ -66,9 +66,14 @@ class Tailing:
     async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
         if params.lines is not UNSET and params.offset is not UNSET:
             raise ValidationError("`lines` and `offset` exclude each other", details={"parameter": "lines"})
-        if params.offset is UNSET:
-            return await self._tail_lines(params, DEFAULT_LINES if params.lines is UNSET else params.lines)
-        return await self._tail_chunk(params, params.offset)
+        try:
+            if params.offset is UNSET:
+                return await self._tail_lines(params, DEFAULT_LINES if params.lines is UNSET else params.lines)
+            return await self._tail_chunk(params, params.offset)
+        except OSError as error:
+            raise SystemFailure(
+                f"the log of job {params.job_id} cannot be read: {error.strerror}", details={"job_id": params.job_id}
+            ) from error
 
     async def _tail_lines(self, params: m.TailParams, lines: int) -> m.TailedLines:
         job = await self._job(params.job_id)

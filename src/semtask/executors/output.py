@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from semtask.executors.log_reader import last_lines, read_data
-from semtask.host.filesystem import punch_hole
+from semtask.host.filesystem import open_beneath, punch_hole
 from semtask.host.notify import Notifier
 
 logger = logging.getLogger("semtask.output")
@@ -65,17 +65,21 @@ class LogFiles:
 
     def name(self, job_id: str, claim_no: int, stream: Stream) -> str:
         """The path as text: it is made several times for every attempt."""
+        return f"{self.folder}/{self._within(job_id, claim_no, stream)}"
+
+    @staticmethod
+    def _within(job_id: str, claim_no: int, stream: Stream) -> str:
         suffix = "log" if stream == "stdout" else "err"
-        return f"{self.folder}/{job_id[-2:]}/{job_id}.{claim_no}.{suffix}"
+        return f"{job_id[-2:]}/{job_id}.{claim_no}.{suffix}"
 
     def open(self, job_id: str, claim_no: int, split: bool) -> tuple[int, int | None]:
         """File descriptors for stdout and, if it is apart, for stderr; the caller closes them.
 
         Old content goes: after a power cut a lost claim's number can come again. Raises OSError.
         """
-        out = _create(self.name(job_id, claim_no, "stdout"))
+        out = _create(self.folder, self._within(job_id, claim_no, "stdout"))
         try:
-            err = _create(self.name(job_id, claim_no, "stderr")) if split else None
+            err = _create(self.folder, self._within(job_id, claim_no, "stderr")) if split else None
         except OSError:
             os.close(out)
             raise
@@ -94,7 +98,7 @@ class LogFiles:
 
         A chunk ends where bytes were cut out; the next one then begins behind them. Raises OSError.
         """
-        with _reading(self.path(job_id, claim_no, stream)) as fd:
+        with _reading(self.folder, self._within(job_id, claim_no, stream)) as fd:
             if fd is None:
                 return Chunk(b"", 0, 0, 0)
             size = os.fstat(fd).st_size
@@ -107,7 +111,7 @@ class LogFiles:
 
         Of a line over 64 KiB the end is kept, of all lines together 4 MiB. Bytes that are no UTF-8 are replaced.
         """
-        with _reading(self.path(job_id, claim_no, stream)) as fd:
+        with _reading(self.folder, self._within(job_id, claim_no, stream)) as fd:
             return [] if fd is None else last_lines(fd, n)
 
     async def wait_for_growth(self, job_id: str, claim_no: int, stream: Stream, beyond: int, timeout_s: float) -> None:
@@ -267,20 +271,20 @@ async def _set_within(event: asyncio.Event, seconds: float | None) -> None:
             await event.wait()
 
 
-def _create(path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+def _create(root: str, path: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     try:
-        return os.open(path, flags, 0o600)
+        return open_beneath(root, path, flags)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return os.open(path, flags, 0o600)
+        os.makedirs(os.path.dirname(f"{root}/{path}"), mode=0o700, exist_ok=True)
+        return open_beneath(root, path, flags)
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[int | None]:
+def _reading(root: str, path: str) -> Iterator[int | None]:
     try:
         # O_NONBLOCK: a job that put a pipe in the place of its log must not stop the daemon.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = open_beneath(root, path, os.O_RDONLY | os.O_NONBLOCK)
     except FileNotFoundError:
         yield None
         return

@@ -10,6 +10,7 @@ from semtask.model import outcome
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause
 from semtask.protocol.frames import Ended, ExceptionInfo
+from semtask.tasks.artifacts import is_kept
 
 _MAX_ERROR = 1000
 _encode = msgspec.json.Encoder().encode
@@ -20,12 +21,13 @@ def of_frame(ended: Ended, *, told_to_stop: bool) -> Outcome:
     if ended.end == "done" and ended.progress is None and not ended.artifacts and ended.log_bytes is None:
         return Outcome(end_cause=EndCause.SUCCESS, result=ended.result)  # nearly all of them
     made = _BY_END[ended.end](ended)
+    kept = [info for info in ended.artifacts if is_kept(info, ended.job_id)]
     return msgspec.structs.replace(
         made,
         stopped=ended.end == "stopped" or (told_to_stop and made.failure is FailureClass.HANDLER),
         result=ended.result,
         exception=None if ended.exception is None else _text(ended.exception),
-        artifacts=_text(ended.artifacts) if ended.artifacts else None,
+        artifacts=_text(kept) if kept else None,
         progress=None if ended.progress is None else _text(ended.progress),
         log_bytes=ended.log_bytes,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import shlex
@@ -143,3 +144,22 @@ def _is_below(path: str, folder: str) -> bool:
 def _unescaped(field: str) -> str:
     """mountinfo writes blanks, tabs, newlines and backslashes as octal numbers of bytes."""
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), os.fsencode(field)))
+
+
+def open_beneath(root: str, path: str, flags: int, mode: int = 0o600) -> int:
+    """Open what lies at `path` in the folder `root`; no link on the way from there is followed.
+
+    Raises OSError: EXDEV for a path that leads out, ELOOP or ENOTDIR where there is a link.
+    """
+    *folders, name = path.split("/")
+    if not {"", ".", ".."}.isdisjoint((*folders, name)):
+        raise OSError(errno.EXDEV, "it leads out of its folder", path)
+    folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in folders:
+            below = os.open(part, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = below
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=folder)
+    finally:
+        os.close(folder)

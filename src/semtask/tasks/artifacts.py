@@ -16,6 +16,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")  # no leading dot: tho
 _CHUNK = 1 << 20
 
 
+def is_kept(info: ArtifactInfo, job_id: str) -> bool:
+    """Whether it names a file in the folder of the job, as `ArtifactFolder` does: a worker can say anything."""
+    return _NAME.fullmatch(info.name) is not None and info.path == f"{job_id}/{info.name}"
+
+
 class ArtifactFolder:
     """The artifacts of a job. The folder is made with the first one."""
 
