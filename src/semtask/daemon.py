@@ -46,6 +46,7 @@ from semtask.host.app_list import read_apps
 from semtask.host.ballast import Ballast
 from semtask.host.clocks import SystemClock
 from semtask.host.ownership import owned_folders
+from semtask.host.presence import Presence
 from semtask.host.probe import SystemProbe
 from semtask.host.randomness import RandomPool
 from semtask.model.identifiers import JobIds
@@ -59,6 +60,8 @@ from semtask.telemetry.metrics import Metrics
 log = logging.getLogger("semtask.daemon")
 
 EXIT_FENCED = 70
+EXIT_HOME_LOST = 72
+PRESENCE_S = 1.0
 # The daemon makes few cycles; looking for them as often as Python does by default costs more than it finds.
 GC_THRESHOLDS = (20_000, 20, 20)
 
@@ -129,6 +132,8 @@ class _Daemon:
         await engine.recover()
         await server.start()
         stack.push_async_callback(server.close)
+        places = (settings.home, settings.database, settings.run_dir, settings.socket)
+        await stack.enter_async_context(_background(self._watch_home(Presence(places))))
         await engine.start()
         gc.collect()
         gc.freeze()
@@ -296,10 +301,29 @@ class _Daemon:
         self._stopping.set()
         self._at_once.set()
 
+    async def _watch_home(self, presence: Presence) -> None:
+        """End when something of the home is gone for good: nobody could reach this daemon, or nothing is stored."""
+        before = None
+        while True:
+            await asyncio.sleep(PRESENCE_S)
+            try:
+                lost = presence.lost()
+            except OSError as error:
+                log.warning("the home cannot be looked at: %s", error)
+                continue
+            if lost and before:
+                self._give_up(f"{lost}; start semtask again when its home is in order", EXIT_HOME_LOST)
+                return
+            before = lost
+
     def _fatal(self, error: BaseException) -> None:
-        """The database is no longer ours: end, and touch nothing."""
-        log.critical("cannot go on: %s", error)
-        self._exit_code = EXIT_FENCED
+        """The database is no longer ours."""
+        self._give_up(str(error), EXIT_FENCED)
+
+    def _give_up(self, why: str, exit_code: int) -> None:
+        """End, and touch nothing."""
+        log.critical("cannot go on: %s", why)
+        self._exit_code = exit_code
         self._stopping.set()
         self._at_once.set()
 

@@ -69,10 +69,19 @@ async def test_settings_of_the_connections(tmp_path: Path) -> None:
 
         written = await store._writer.submit(lambda tick: read(tick.db))  # type: ignore[attr-defined]
         reader = await store._readers.run(read)  # type: ignore[attr-defined]
-    assert written == ["wal", 1, 0, 0, 1000, 0, 1]
+    assert written == ["wal", 1, 0, 0, 0, 0, 1]  # it moves the log by a hook of its own
     assert reader == ["wal", 1, 0, 0, 0, 1, 1]
     with contextlib.closing(apsw.Connection(str(tmp_path / "meta.db"))) as db:
         assert db.pragma("application_id") == APPLICATION_ID
+
+
+async def test_the_log_moves_into_the_database_by_itself(tmp_path: Path) -> None:
+    async with Harness("sqlite", tmp_path).open() as opened:
+        await opened.insert(*(new_job(payload='"%s"' % ("x" * 100_000)) for _ in range(60)))
+        assert (tmp_path / "meta.db").stat().st_size > 5_000_000
+        assert (tmp_path / "meta.db-wal").stat().st_size > 5_000_000
+        await opened.insert(new_job())
+        assert (tmp_path / "meta.db-wal").stat().st_size < 8_000_000  # begun anew, not appended to
 
 
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
