@@ -191,6 +191,21 @@ def test_a_worker_that_asks_for_it_is_replaced(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_an_async_worker_that_is_never_idle_is_replaced_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path, max_jobs=3, async_jobs=10) as r:
+            await r.use(r.write_app(ASYNC))
+            first = (await r.taker("asleep")).facts.worker
+            lasting, *short = r.job("asleep", seconds=1.0), r.job("asleep", seconds=0.01), r.job("asleep", seconds=0.02)
+            await r.start(lasting, *short)
+            for job in short:
+                await r.end(job)
+            assert (await r.taker("asleep")).facts.worker != first
+            assert (await r.end(lasting)).outcome.result == '"slept"'
+
+    asyncio.run(main())
+
+
 def test_what_was_behind_the_last_job_of_a_worker_is_given_back(tmp_path: Path) -> None:
     async def main() -> None:
         async with task_rig(tmp_path) as r:

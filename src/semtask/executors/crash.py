@@ -22,7 +22,7 @@ def outcome_of(site: Site, key: tuple[str, int], death: Death, *, stopped: bool)
     error = death.error
     if death.exit_code == 0 and not death.by_us:
         error = f"{error} and without a result"
-    tail = "" if death.by_us else death.tail
+    tail = "" if death.by_us and not stopped else death.tail
     made = outcome.crash(
         error,
         signal=death.signal,

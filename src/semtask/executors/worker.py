@@ -23,6 +23,7 @@ from semtask.protocol.frames import Blocked, Call, Ended, Hello, Progress, Recal
 Key = tuple[str, int]
 
 RECALL_AFTER_S = 0.010
+_SHOW_S = 0.02  # what a worker needs to write where it is, before it is killed
 _BATCH_BYTES = 16 * 1024 * 1024  # a Run is no longer than this and one payload
 _RECALLED = "taken back before it began"
 
@@ -244,10 +245,17 @@ class Worker:
             self._since = self.idle_since = self._loop.time()
             self.process.end_of_jobs()
             self._pool.reports.ended(ends)
-            if not self.leaving:
+            if self._is_worn():
+                self.leave()
+            elif not self.leaving:
                 self._pool.has_room(self)
         if self.leaving:
             self._go_when_done()
+
+    def _is_worn(self) -> bool:
+        """Whether an async worker has had its jobs. It asks for its end only when it is idle, which may be never."""
+        limit = self._site.settings.max_jobs
+        return self.kind == "async" and 0 < limit <= self._calls
 
     def on_closing(self) -> None:
         self._stop_taking()
@@ -335,7 +343,9 @@ class Worker:
     def _grace_is_over(self, key: Key) -> None:
         if key in self._held:
             self._condemned = key
-            self.process.kill(f"the job did not end within its grace of {self._orders[key].grace_ms} ms")
+            self.process.show_stack()
+            why = f"the job did not end within its grace of {self._orders[key].grace_ms} ms"
+            self._loop.call_later(_SHOW_S, self.process.kill, why)
 
     # --- its end ---------------------------------------------------------------------------------------------------
 

@@ -149,11 +149,18 @@ class WorkerProcess:
 
     def interrupt(self) -> None:
         """Have its main thread read what the daemon has sent."""
+        self._signal(signal.SIGUSR1)
+
+    def show_stack(self) -> None:
+        """Have it write where it is to its own log, even if it is stuck in C code."""
+        self._signal(signal.SIGUSR2)
+
+    def _signal(self, number: int) -> None:
         if self._identity is None:
             started = self._folder.started()
             self._identity = identity.from_mark(started.command) if started is not None else None
         if self._identity is not None:
-            identity.send_signal(self._identity, signal.SIGUSR1)
+            identity.send_signal(self._identity, number)
 
     def kill(self, why: str, *, broken: bool = False) -> None:
         """End it with all its processes, at once. The first reason stays."""

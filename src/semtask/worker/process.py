@@ -93,6 +93,8 @@ def _prepare(channel: Channel, setup: Setup) -> Kit:
     capture = Capture(setup.logs_dir)
     capture.install()
     faulthandler.enable(capture.own_fd, all_threads=True)
+    # Where it hangs, for the daemon that is about to kill it: written in C, also while C code holds the interpreter.
+    faulthandler.register(signal.SIGUSR2, capture.own_fd, all_threads=True)
     registry, tasks = load(setup.app)
     capture.restore_streams()
     capture.install_logging()
