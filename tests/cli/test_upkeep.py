@@ -415,5 +415,5 @@ def test_a_database_that_takes_too_long_to_check(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(maintenance, "_CHECK_EVERY", 1)
     settings = load({"HOME": stopped.env["HOME"], "SEMANTICA_HOME": str(stopped.home)})
-    assert maintenance.damages(settings, limit_s=0) is None
-    assert maintenance.damages(settings, limit_s=60) == []
+    assert maintenance.damages(settings.database, limit_s=0) is None
+    assert maintenance.damages(settings.database, limit_s=60) == []

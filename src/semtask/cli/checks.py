@@ -154,7 +154,7 @@ def _database(patient: Patient) -> Iterator[Finding]:
             f"the schema has version {schema.version}, this release has {schema.pending[-1][0]}",
             "`semtask down`, then `semtask up` brings it up to date",
         )
-    found = maintenance.damages(patient.settings, limit_s=_QUICK_CHECK_S)
+    found = maintenance.damages(patient.settings.database, limit_s=_QUICK_CHECK_S)
     if found is None:
         yield warn(f"is too large to be checked within {_QUICK_CHECK_S:g} s", "semtask db check")
     elif found:

@@ -42,7 +42,7 @@ COMMANDS = {
     "daemon": ("server", "Run the daemon in the foreground."),
     "doctor": ("doctor", "Look for what is wrong, and say what to do."),
     "gc": ("upkeep", "Delete what is over its retention now."),
-    "db": ("upkeep", "Look at the database, or change its schema."),
+    "db": ("upkeep", "Look at the database, back it up, change it."),
     "config": ("about", "Show and check the settings."),
     "completion": ("completion", "Let the shell complete commands, jobs and queues."),
     "version": ("about", "Print the version."),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -37,7 +41,7 @@ def gc(session: Session, vacuum: bool) -> None:
 
 @click.group(cls=CommandGroup)
 def db() -> None:
-    """Look at the database, or change its schema while no daemon runs."""
+    """Look at the database, back it up, and change or replace it while no daemon runs."""
 
 
 @db.command(cls=Command)
@@ -79,21 +83,130 @@ def status(session: Session) -> None:
 
 
 @db.command(cls=Command)
-@click.option("--thorough", is_flag=True, help="Compare indexes with tables too; takes longer.")
+@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--thorough", is_flag=True, help="Compare indexes and counts with tables too; takes longer.")
 @pass_session
-def check(session: Session, thorough: bool) -> int:
-    """Look for damage, also while the daemon runs. Exit code 1 if there is any."""
+def check(session: Session, file: Path | None, thorough: bool) -> int:
+    """Look for damage, also while the daemon runs. Exit code 1 if there is any.
+
+    With FILE it looks at that backup.
+    """
     from semtask import maintenance
 
-    found = maintenance.damages(session.settings, thorough=thorough) or []
+    path = session.settings.database if file is None else file.absolute()
+    found = maintenance.damages(path, thorough=thorough) or []
     if session.json:
         session.emit({"schema": "db_check.v1", "sound": not found, "damages": found})
     else:
         for line in found:
             session.line(render.printable(line))
         if not found and not session.quiet:
-            session.line(f"{session.settings.database} is sound")
+            session.line(f"{path} is sound")
     return 1 if found else 0
+
+
+@db.command(cls=Command)
+@click.argument("file", metavar="FILE|-", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@pass_session
+def backup(session: Session, file: str, force: bool) -> None:
+    """Copy the database to FILE, also while the daemon works, or to stdout (-).
+
+    It has the jobs as they are at one moment, with their results; logs and artifacts are files beside it.
+    """
+    from semtask import maintenance
+
+    if file == "-":
+        _backup_to_stdout(session)
+        return
+    target = Path(file).absolute()
+    size = maintenance.backup(session.settings, target, progress=_progress(session, "copied"), replace=force)
+    if session.json:
+        session.emit({"schema": "db_backup.v1", "path": str(target), "size_bytes": size})
+    elif session.quiet:
+        session.line(str(target))
+    else:
+        session.line(f"{target} has the database as it was: {render.size(size)}")
+
+
+def _backup_to_stdout(session: Session) -> None:
+    """By a file: a copy is only known to be sound when it is whole."""
+    import shutil
+    import tempfile
+
+    from semtask import maintenance
+
+    if session.terminal:
+        raise click.UsageError("a backup is no text: send it to a file or a pipe")
+    with tempfile.TemporaryDirectory(prefix="semtask-backup-") as folder:
+        target = Path(folder, "backup.db")
+        maintenance.backup(session.settings, target, progress=_progress(session, "copied"))
+        with target.open("rb") as made:
+            shutil.copyfileobj(made, sys.stdout.buffer, 1 << 20)
+        sys.stdout.buffer.flush()
+
+
+@db.command(cls=Command)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--paused", is_flag=True, help="Pause all its queues, to look at what waits before it runs.")
+@pass_session
+def restore(session: Session, file: Path, paused: bool) -> None:
+    """Go back to a backup. The database that it replaces is kept beside it. Exit code 100 if the daemon runs.
+
+    What has ended since the backup waits again, and runs once more; what ran when it was made counts as interrupted.
+    """
+    from semtask import maintenance
+
+    done = maintenance.restore(
+        session.settings,
+        file.absolute(),
+        now=round(now_ms()),
+        progress=_progress(session, "copied"),
+        paused=paused,
+    )
+    kept = None if done.kept is None else str(done.kept)
+    if session.json:
+        session.emit(
+            {
+                "schema": "db_restored.v1",
+                "path": str(session.settings.database),
+                "kept": kept,
+                "version": done.version,
+                "running_jobs": done.running,
+                "waiting_jobs": done.waiting,
+            }
+        )
+        return
+    session.notice(f"restored {file}" + (f"; the database as it was is in {kept}" if kept else ""))
+    if done.waiting:
+        how = "all queues are paused: look with `semtask ls`, then `semtask resume`" if paused else "run again"
+        session.notice(f"{_jobs(done.waiting)} that waited when the backup was made: {how}")
+    if done.running:
+        session.notice(f"{_jobs(done.running)} that ran then: interrupted, and run again unless on_interrupt=fail")
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job{'s' * (count != 1)}"
+
+
+def _progress(session: Session, word: str) -> Callable[[int, int], None]:
+    """Tells a person how far it is, a few times a second once it takes a second."""
+    if session.quiet or session.json or not sys.stderr.isatty():
+        return lambda _done, _of: None
+    next_at = time.monotonic() + 1
+    shown = False
+
+    def tell(done: int, of: int) -> None:
+        nonlocal next_at, shown
+        if time.monotonic() < next_at and not (shown and done == of):
+            return
+        next_at = time.monotonic() + 0.25
+        shown = True
+        end = "\n" if done == of else ""
+        sys.stderr.write(f"\rsemtask: {word} {render.size(done)} of {render.size(of)}\x1b[K{end}")
+        sys.stderr.flush()
+
+    return tell
 
 
 @db.command(cls=Command)

@@ -331,6 +331,10 @@ class AttemptsDir:
             for name in os.listdir(self._trash):
                 _remove_folder(os.path.join(self._trash, name))
 
+    def forget_id(self) -> None:
+        """The next start makes another one: no claim of before is then taken for one whose folder must be here."""
+        _unlink(os.path.join(self.path, _ID))
+
     def _load_id(self) -> str:
         path = os.path.join(self.path, _ID)
         try:
