@@ -101,7 +101,7 @@ def damages(path: Path, *, thorough: bool = False, limit_s: float | None = None)
     """What SQLite finds wrong with a database; None if it did not get through it within `limit_s`.
 
     `thorough` compares the indexes with the tables too, and what is counted with what there is, which takes longer.
-    Raises StartupError.
+    Raises StartupError, with the exit code NO_DATABASE if there is none.
     """
     with _opened(path, apsw.SQLITE_OPEN_READONLY) as db:
         if limit_s is not None:
@@ -153,6 +153,8 @@ def restore(settings: Settings, source: Path, *, now: int, progress: Progress, p
     and a crash leaves the one database or the other. Raises StartupError.
     """
     database = settings.database
+    if not source.is_file():
+        raise StartupError(f"there is no backup {source}", exit_code=NO_DATABASE)
     if database.exists() and database.samefile(source):
         raise StartupError(f"{source} is the database itself; nothing was changed")
     if found := damages(source):

@@ -83,7 +83,7 @@ def status(session: Session) -> None:
 
 
 @db.command(cls=Command)
-@click.argument("file", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--thorough", is_flag=True, help="Compare indexes and counts with tables too; takes longer.")
 @pass_session
 def check(session: Session, file: Path | None, thorough: bool) -> int:
@@ -147,7 +147,7 @@ def _backup_to_stdout(session: Session) -> None:
 
 
 @db.command(cls=Command)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--paused", is_flag=True, help="Pause all its queues, to look at what waits before it runs.")
 @pass_session
 def restore(session: Session, file: Path, paused: bool) -> None:
