@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.daemon.rig import stop_for_certain
 from tests.harness.crew import Case, Crew
-from tests.harness.points import scenes
+from tests.harness.ground import Ground
+from tests.harness.points import OURS, scenes
+from tests.harness.scenes import both
 
 POINTS = tuple(scenes())
 GROUNDS = 4
@@ -68,6 +71,39 @@ def test_every_kill_point(tmp_path: Path, request: pytest.FixtureRequest) -> Non
         f"{len(crew.failures)} failures in {time.monotonic() - began:.0f} s"
     )
     assert not crew.failures, "\n".join(crew.failures)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_every_call_of_a_shim(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """What a shim asks of the kernel, one call after the other, until it ends without having met its death."""
+    wanted = request.config.getoption("--kill-points")
+    cases: list[Case] = []
+    for kind, count in calls_of_shims(tmp_path / "counted").items():
+        points = [f"shim.{kind}.call.{number}" for number in range(1, count + 1)]
+        if wanted == "all":
+            cases += [Case(point) for point in points] + [Case(point, "daemon") for point in points]
+        elif kind == "command":
+            start = secrets.randbelow(6)
+            cases += [Case(point) for point in points[start::6]] + [
+                Case(point, "daemon") for point in points[start::12]
+            ]
+    crew = Crew(tmp_path, cases, GROUNDS)
+    crew.run()
+    print(f"\n{crew.kills.total()} kills {dict(crew.kills)} at calls of shims, {crew.jobs} jobs")
+    assert not crew.failures, "\n".join(crew.failures)
+
+
+def calls_of_shims(folder: Path) -> dict[str, int]:
+    """How many there are when nothing goes wrong, by what the shim runs."""
+    ground = Ground(folder)
+    try:
+        ground.revive()
+        both(ground, "counted")
+        assert not ground.findings(ground.settle())
+        return {kind: int((folder / "plan" / f"calls.shim.{kind}").read_text()) for kind in OURS}
+    finally:
+        stop_for_certain(ground.daemon)
 
 
 def every_case() -> list[Case]:

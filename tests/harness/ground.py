@@ -18,6 +18,8 @@ from tests.harness.verdict import FINAL, Evidence, Verdict
 
 _UNANSWERED = (OSError, http.client.HTTPException, ValueError)
 _SETTLED_S = 30.0
+NOT_FOUND = 4001
+KEPT = 80  # finished jobs; more than a scene has
 
 
 class TestBuild(Daemon):
@@ -39,8 +41,12 @@ class Ground:
         self.plan.prepare()
         (folder / "plan" / "mutations").write_text(" ".join(mutations))
         write_apps(self.home)
+        settings = self.home / ".config" / "semtask" / "config.toml"
+        settings.parent.mkdir(parents=True)
+        settings.write_text(f"max_finished_jobs = {KEPT}\n")
         self.daemon = TestBuild(self.home, self.plan, SEMANTICA_MAX_PROCESSES="12", SEMANTICA_RECOVERY_WINDOW_MS="200")
         self.deaths = 0
+        self.patience_s = 10.0  # for what an ended job may leave for a moment
         self.jobs: dict[str, tuple[Planned, str]] = {}  # by name
 
     # --- the daemon ---------------------------------------------------------------------------------------------------
@@ -106,18 +112,21 @@ class Ground:
 
         eventually(holds, within=within, what=what)
 
-    def settle(self) -> dict[str, Json]:
+    def settle(self, within: float = _SETTLED_S) -> dict[str, Json]:
         """Wait until all jobs of this case have ended; the jobs by name."""
         wanted = dict(self.jobs)
         ended: dict[str, Json] = {}
-        end = time.monotonic() + _SETTLED_S
+        end = time.monotonic() + within
         while wanted and time.monotonic() < end:
             self.revive()
             ids = [job_id for _, job_id in wanted.values()]
             try:
                 jobs = self.daemon.rpc("dev.wait.v1", job_ids=ids, timeout_ms=500)["jobs"]
-            except RpcFailed:
-                raise
+            except RpcFailed as error:
+                if error.code != NOT_FOUND:
+                    raise
+                wanted = {name: known for name, known in wanted.items() if self._knows(known[1])}
+                continue
             except _UNANSWERED:
                 continue
             for name, job in zip(list(wanted), jobs, strict=True):
@@ -126,7 +135,17 @@ class Ground:
                     del wanted[name]
         return ended
 
+    def _knows(self, job_id: str) -> bool:
+        try:
+            self.job(job_id)
+        except RpcFailed as error:
+            if error.code != NOT_FOUND:
+                raise
+            return False
+        return True
+
     def clear(self) -> None:
+        """The next case begins."""
         self.jobs.clear()
 
     # --- the judgement ------------------------------------------------------------------------------------------------
@@ -148,7 +167,7 @@ class Ground:
             return not left
 
         try:
-            eventually(nothing, within=10)
+            eventually(nothing, within=self.patience_s)
         except AssertionError:
             return left
         return []

@@ -5,8 +5,12 @@ The names stand in the file `mutations` of the plan's folder. Standard library o
 
 from __future__ import annotations
 
+import inspect
+import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 MUTATIONS: dict[str, tuple[str, Callable[[], None]]] = {}
 
@@ -25,3 +29,103 @@ def _mutation(process: str) -> Callable[[Callable[[], None]], Callable[[], None]
         return change
 
     return add
+
+
+def _rewrite(owner: Any, name: str, old: str, new: str) -> None:
+    """Replace a piece of the source of a function, and the function by that."""
+    function = getattr(owner, name)
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(old) == 1, f"{name} has changed: it does not say {old!r} once"
+    names: dict[str, Any] = {}
+    exec(source.replace(old, new), vars(sys.modules[function.__module__]), names)
+    setattr(owner, name, names[name])
+
+
+@_mutation("daemon")
+def acknowledge_before_commit() -> None:
+    """What is stored is told a moment before it is."""
+    from semtask.store.writer import Writer
+
+    old = 'self._db.execute("COMMIT")\n'
+    new = f"self._tell(tick.changes, answers); import time; time.sleep(0.05); {old}        return [], []\n"
+    _rewrite(Writer, "_tick", f"{old}    except", f"{new}    except")
+
+
+@_mutation("launcher")
+def no_shim() -> None:
+    """The command is run directly: nobody holds its lock, notes its start, ends its tree or notices a dead daemon."""
+    import os
+    import time
+
+    from semtask.executors import command, folder, shim
+
+    original = shim.run
+
+    def run(task: shim.Task) -> int:
+        if task.passed:
+            return original(task)
+        os.dup2(task.stdout, 1)
+        os.dup2(task.stderr, 2)
+        began = time.time_ns() // 1_000_000
+        _, status = os.waitpid(command.start(task.specification, task.signal_mask), 0)
+        ended = time.time_ns() // 1_000_000
+        record = folder.encode_record(folder.Record(status, "", began, ended, 0, 0, ""))
+        folder.replace_at(task.folder, folder.RECORD, record)
+        return 0
+
+    shim.run = run
+
+
+@_mutation("launcher")
+def kill_the_group_only() -> None:
+    """What has left the process group of the command is not looked for."""
+    from semtask.executors import shim
+
+    def end_tree(self: Any) -> None:
+        import os
+        import signal
+        from contextlib import suppress
+
+        with suppress(ProcessLookupError):
+            os.killpg(self.command_pid, signal.SIGKILL)
+        while self._status is None:
+            self._reap()
+
+    shim._Attempt._end_tree = end_tree  # type: ignore[method-assign]
+
+
+@_mutation("daemon")
+def no_claim_no_in_the_guard() -> None:
+    """The end of an attempt counts for whichever attempt of its job runs now."""
+    from semtask.store import sql, sqlite_finish
+
+    def unguarded(name: str) -> str:
+        text = sql.query(name)
+        for guard in ("AND claim_no = :claim_no ", "AND claim_no = report.value ->> 1 "):
+            text = text.replace(guard, "")
+        return text
+
+    vars(sqlite_finish)["query"] = unguarded
+
+
+@_mutation("daemon")
+def late_reports() -> None:
+    """No fault of ours, but one that the guard is for: the end of each attempt is reported again in the next one."""
+    from semtask.store.sqlite import SqliteStore
+
+    ends: dict[str, Any] = {}
+    original, claim = SqliteStore.finish, SqliteStore.claim
+
+    async def finish_and_remember(self: SqliteStore, finish: Any) -> Any:
+        ends[finish.job_id] = finish
+        return await original(self, finish)
+
+    async def claim_and_repeat(self: SqliteStore, request: Any) -> Any:
+        jobs = await claim(self, request)
+        for job in jobs:
+            if job.job_id in ends:
+                await original(self, ends.pop(job.job_id))
+        return jobs
+
+    SqliteStore.finish = finish_and_remember  # type: ignore[method-assign]
+    SqliteStore.claim = claim_and_repeat  # type: ignore[method-assign]

@@ -435,5 +435,7 @@ class _Calls:
     def end(self) -> None:
         """Tell how many there were."""
         self._nested = True
-        with open(f"{self._plan.folder}/calls.{self._name}", "w", encoding="ascii") as file:
+        temporary = f"{self._plan.folder}/calls.{os.getpid()}"
+        with open(temporary, "w", encoding="ascii") as file:
             file.write(str(self._count))
+        os.rename(temporary, f"{self._plan.folder}/calls.{self._name}")

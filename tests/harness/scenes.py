@@ -10,7 +10,7 @@ from collections.abc import Callable
 import apsw
 
 from tests.daemon.rig import RpcFailed
-from tests.harness.ground import Ground, shims_of, shims_of_kind
+from tests.harness.ground import KEPT, Ground, shims_of, shims_of_kind
 from tests.harness.load import Planned
 
 LONG = 600.0
@@ -117,6 +117,11 @@ def damaged(ground: Ground, prefix: str) -> None:
 
 
 def upkeep(ground: Ground, prefix: str) -> None:
+    """More jobs have ended than are kept."""
+    many = [Planned(f"{prefix}-{n}", "witness_quick", seconds=0.0) for n in range(KEPT)]
+    ground.enqueue(*many, Planned(f"{prefix}-subject", "witness", subject=prefix, on_duplicate="after"))
+    ground.settle()
+    ground.clear()
     command(ground, prefix)
     ground.settle()
     ground.call("admin.maintenance.v1", force_vacuum=True)
