@@ -6,24 +6,31 @@ if TYPE_CHECKING:
     from semtask.client.async_client import AsyncClient
     from semtask.client.client import Client
     from semtask.errors import DaemonUnavailable
+    from semtask.model.state import State
     from semtask.sdk.app import Semantica
     from semtask.sdk.failures import JobCancelled, JobError, JobExpired, JobFailed, JobSuperseded, JobTimeout
     from semtask.sdk.handle import JobHandle
     from semtask.sdk.private_daemon import AppFailed
     from semtask.sdk.results import CompletedCommand
     from semtask.sdk.task import AsyncTask, Task
+    from semtask.tasks.codec import BadPayload, EncodeError
     from semtask.tasks.context import JobContext, current_job
-    from semtask.tasks.control import Cancel, Permanent, Retry, Snooze
+    from semtask.tasks.control import Cancel, Interrupted, Permanent, Retry, Snooze
+    from semtask.tasks.registry import DuplicateTask
 
 __version__ = "0.1.0"
 __all__ = [
     "AppFailed",
     "AsyncClient",
     "AsyncTask",
+    "BadPayload",
     "Cancel",
     "Client",
     "CompletedCommand",
     "DaemonUnavailable",
+    "DuplicateTask",
+    "EncodeError",
+    "Interrupted",
     "JobCancelled",
     "JobContext",
     "JobError",
@@ -36,6 +43,7 @@ __all__ = [
     "Retry",
     "Semantica",
     "Snooze",
+    "State",
     "Task",
     "__version__",
     "current_job",
@@ -51,8 +59,11 @@ _LAZY = {
     "semtask.sdk.private_daemon": ["AppFailed"],
     "semtask.sdk.results": ["CompletedCommand"],
     "semtask.sdk.task": ["AsyncTask", "Task"],
+    "semtask.model.state": ["State"],
+    "semtask.tasks.codec": ["BadPayload", "EncodeError"],
     "semtask.tasks.context": ["JobContext", "current_job"],
-    "semtask.tasks.control": ["Cancel", "Permanent", "Retry", "Snooze"],
+    "semtask.tasks.control": ["Cancel", "Interrupted", "Permanent", "Retry", "Snooze"],
+    "semtask.tasks.registry": ["DuplicateTask"],
 }
 
 

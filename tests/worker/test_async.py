@@ -86,8 +86,8 @@ def test_a_thousand_jobs_sleep_at_once(tmp_path: Path) -> None:
         ("await asyncio.create_task(anything('sys.exit(5)'))", "failed", "SystemExit"),
         ("await asyncio.gather(anything('sys.exit(5)'), ok())", "failed", "SystemExit"),
         ("async with asyncio.TaskGroup() as g: g.create_task(anything('raise KeyError'))", "failed", "ExceptionGroup"),
-        ("raise Permanent('no')", "permanent", "semtask.tasks.control.Permanent"),
-        ("raise Snooze(3)", "snooze", "semtask.tasks.control.Snooze"),
+        ("raise Permanent('no')", "permanent", "Permanent"),
+        ("raise Snooze(3)", "snooze", "Snooze"),
         ("return object()", "permanent", "EncodeError"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, Session, pass_session
 
 _PREVIEW = 400
+_SHOWN_ERROR = 100
 
 
 @click.command(cls=Command)
@@ -125,4 +127,6 @@ def _attempt(attempt: dict[str, Any], now: float) -> str:
         how += f", exit code {attempt['exit_code']}"
     if attempt.get("signal") is not None:
         how += f", signal {attempt['signal']}"
+    elif attempt.get("error") and attempt.get("exit_code") is None:
+        how += f" ({textwrap.shorten(attempt['error'], _SHOWN_ERROR)})"
     return f"{how} after {render.took(attempt, now)}"

@@ -58,7 +58,7 @@ def _cancelled(ended: Ended) -> Outcome:
 
 
 def _stopped(_ended: Ended) -> Outcome:
-    return outcome.interrupted("it was stopped while it ran")
+    return msgspec.structs.replace(outcome.interrupted(""), error=None)  # the stop reason says it all
 
 
 _BY_END: dict[str, Callable[[Ended], Outcome]] = {

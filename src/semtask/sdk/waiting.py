@@ -35,11 +35,12 @@ def wait_for_end(connection: Connection, job_id: str, timeout: float | None) -> 
         if job.state in FINAL:
             return job
         if deadline is not None and time.monotonic() >= deadline:
-            raise still_going(job_id, timeout)
+            raise still_going(job_id, timeout, job)
 
 
-def still_going(job_id: str, timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"job {job_id} has not ended within {timeout:g} s; it goes on")
+def still_going(job_id: str, timeout: float | None, job: JobView | None = None) -> TimeoutError:
+    why = f"it waits: {job.waiting.text}" if job is not None and job.waiting else "it goes on"
+    return TimeoutError(f"job {job_id} has not ended within {timeout:g} s; {why}")
 
 
 class Patience:

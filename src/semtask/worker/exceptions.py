@@ -39,7 +39,8 @@ def _described(error: BaseException) -> ExceptionInfo:
 
 def type_name(error: BaseException) -> str:
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    ours = kind.__module__ == "builtins" or kind.__module__.startswith("semtask.")
+    name = kind.__qualname__ if ours else f"{kind.__module__}.{kind.__qualname__}"
     return clean(_shortened(name, _MAX_NAME))
 
 
