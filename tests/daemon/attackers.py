@@ -21,6 +21,11 @@ def only_one(folder: str, name: str) -> None:
     _await_go(folder, name)
 
 
+@app.task
+def any_number(folder: str, name: str) -> None:
+    _await_go(folder, name)
+
+
 @app.task(concurrency=1)
 def descend(depth: int) -> int:
     return 0 if depth == 0 else 1 + descend.enqueue(depth - 1).result(timeout=60)

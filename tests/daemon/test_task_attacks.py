@@ -62,3 +62,29 @@ def test_the_room_of_a_job_that_is_cancelled_before_it_runs_goes_to_the_next(dae
     eventually((tmp_path / "c.began").exists, what="the third one has begun")
     (tmp_path / "c.go").touch()
     daemon.wait(third)
+
+
+@pytest.mark.parametrize("why", ["paused", "full"])
+def test_jobs_in_a_queue_without_a_slot_keep_no_room_from_others(daemon: Daemon, tmp_path: Path, why: str) -> None:
+    first = _begin(daemon, tmp_path, "only_one", "first", queue="open")
+    eventually((tmp_path / "first.began").exists)
+    stuck = [_begin(daemon, tmp_path, "only_one", "stuck", queue=why) for _ in range(5)]
+    other = _begin(daemon, tmp_path, "only_one", "other", queue="open")
+    for job_id in (*stuck, other):
+        eventually(lambda job_id=job_id: daemon.job(job_id)["waiting"]["reason"] == "task_full")
+    if why == "paused":
+        daemon.rpc("queues.pause.v1", queue=why)
+    else:
+        daemon.rpc("queues.configure.v1", queue=why, concurrency=1)
+        filler = _begin(daemon, tmp_path, "any_number", "filler", queue=why)
+        eventually((tmp_path / "filler.began").exists)
+    (tmp_path / "first.go").touch()
+    daemon.wait(first)
+    eventually((tmp_path / "other.began").exists, what="the job in the open queue has begun")
+    for name in ("other", "stuck", "filler"):
+        (tmp_path / f"{name}.go").touch()
+    if why == "paused":
+        daemon.rpc("queues.resume.v1", queue=why)
+    else:
+        daemon.wait(filler)
+    daemon.wait(other, *stuck)

@@ -157,6 +157,7 @@ class Apps:
         return waited
 
     async def _return_jobs(self, task: str) -> None:
+        returned = 0
         try:
             while task in self._aside and task in self.offered:
                 self._again.discard(task)
@@ -164,7 +165,10 @@ class Apps:
                 room = BATCH if limit is None else limit - self._slots.running_of(task)
                 if room <= 0:
                     return
+                # If the queues of those that returned have no slot, the room is for others, which may be far behind.
+                room = min(max(room, returned), BATCH)
                 count = await self._insist(task, room)
+                returned += count
                 if count < room and task not in self._again:
                     self._aside.discard(task)
                 if count:

@@ -163,6 +163,8 @@ class Dispatcher:
                 self._known.add(change.queue)
                 self._ready[change.execution_mode].add(change.queue)
                 wanted = True
+                if change.before is State.QUEUED and not self._has_slot(change.queue):
+                    self._offers.released(change.job_type)  # this one was brought back, but cannot take the room
             elif (
                 change.subject_key is not None and change.before is State.RUNNING and change.after is not State.RUNNING
             ):
@@ -290,8 +292,14 @@ class Dispatcher:
         return {
             queue: max(self.limit(queue) - self._slots.busy(queue), 0)
             for queue in self._ready[mode]
-            if queue not in self._paused and not (self._throttled and queue in self._background)
+            if self._is_open(queue)
         }
+
+    def _is_open(self, queue: str) -> bool:
+        return queue not in self._paused and not (self._throttled and queue in self._background)
+
+    def _has_slot(self, queue: str) -> bool:
+        return self._is_open(queue) and self._slots.busy(queue) < self.limit(queue)
 
     def _processes_for(self, mode: ExecutionMode) -> int:
         """The free processes; where commands and tasks both want them, half of them, the odd one in turns."""
