@@ -202,6 +202,7 @@ DEFAULTS = {
 
 # Members of public classes that need no docstring where they stand.
 SDK = {
+    **{f"State.{state}": meaning for state, meaning in STATES.items()},
     "CompletedCommand.job": "what the daemon knows about it, as of `JobHandle.info`",
     "CompletedCommand.exit_code": "its exit code",
     "CompletedCommand.signal": "the signal that ended it, if one did",
