@@ -39,7 +39,7 @@ bench: $(STAMP) ## measure, side by side with the limits of this machine
 	$(BIN)/python -m benchmarks
 
 chaos: $(STAMP) ## kill -9 at random moments and at every step, the long version
-	$(BIN)/python -m pytest -s -m chaos --chaos-kills=500 tests/chaos
+	$(BIN)/python -m pytest -s -m chaos --chaos-kills=500 --kill-points=all tests/chaos
 
 clean: ## remove what the targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

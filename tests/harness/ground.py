@@ -18,6 +18,7 @@ from tests.harness.verdict import FINAL, Evidence, Verdict
 
 _UNANSWERED = (OSError, http.client.HTTPException, ValueError)
 _SETTLED_S = 30.0
+_AT_ONCE = 200
 NOT_FOUND = 4001
 KEPT = 80  # finished jobs; more than a scene has
 
@@ -31,9 +32,9 @@ class TestBuild(Daemon):
 
 
 class Ground:
-    """`folder` is new; the jobs write their evidence there."""
+    """`folder` is new; the jobs write their evidence there. `build` may be the daemon as it is shipped."""
 
-    def __init__(self, folder: Path, mutations: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, mutations: Iterable[str] = (), build: type[Daemon] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.home = folder / "home"
@@ -41,10 +42,14 @@ class Ground:
         self.plan.prepare()
         (folder / "plan" / "mutations").write_text(" ".join(mutations))
         write_apps(self.home)
-        settings = self.home / ".config" / "semtask" / "config.toml"
-        settings.parent.mkdir(parents=True)
-        settings.write_text(f"max_finished_jobs = {KEPT}\n")
-        self.daemon = TestBuild(self.home, self.plan, SEMANTICA_MAX_PROCESSES="12", SEMANTICA_RECOVERY_WINDOW_MS="200")
+        limits = {"SEMANTICA_MAX_PROCESSES": "12", "SEMANTICA_RECOVERY_WINDOW_MS": "200"}
+        if build is not None:
+            self.daemon = build(self.home, **limits)
+        else:
+            settings = self.home / ".config" / "semtask" / "config.toml"
+            settings.parent.mkdir(parents=True)
+            settings.write_text(f"max_finished_jobs = {KEPT}\n")
+            self.daemon = TestBuild(self.home, self.plan, **limits)
         self.deaths = 0
         self.patience_s = 10.0  # for what an ended job may leave for a moment
         self.jobs: dict[str, tuple[Planned, str]] = {}  # by name
@@ -119,17 +124,18 @@ class Ground:
         end = time.monotonic() + within
         while wanted and time.monotonic() < end:
             self.revive()
-            ids = [job_id for _, job_id in wanted.values()]
+            some = list(wanted)[:_AT_ONCE]
             try:
+                ids = [wanted[name][1] for name in some]
                 jobs = self.daemon.rpc("dev.wait.v1", job_ids=ids, timeout_ms=500)["jobs"]
             except RpcFailed as error:
                 if error.code != NOT_FOUND:
                     raise
-                wanted = {name: known for name, known in wanted.items() if self._knows(known[1])}
+                wanted = {name: known for name, known in wanted.items() if name not in some or self._knows(known[1])}
                 continue
             except _UNANSWERED:
                 continue
-            for name, job in zip(list(wanted), jobs, strict=True):
+            for name, job in zip(some, jobs, strict=True):
                 if job["state"] in FINAL:
                     ended[name] = job
                     del wanted[name]
@@ -152,10 +158,12 @@ class Ground:
 
     def findings(self, ended: dict[str, Json]) -> list[str]:
         """What is wrong after all jobs of this case have ended."""
-        jobs = [(planned, ended.get(name)) for name, (planned, _) in self.jobs.items()]
-        found = Verdict(Evidence(self.folder), jobs).findings
-        found += contradictions(self.home / "meta.db")
+        found = self.verdict(ended).findings + contradictions(self.home / "meta.db")
         return found + [f"left: {what}" for what in self._left()]
+
+    def verdict(self, ended: dict[str, Json]) -> Verdict:
+        jobs = [(planned, ended.get(name)) for name, (planned, _) in self.jobs.items()]
+        return Verdict(Evidence(self.folder), jobs)
 
     def _left(self) -> list[str]:
         """Processes and folders of ended jobs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -94,11 +94,3 @@ def write_apps(home: Path) -> None:
     path = home / "apps.json"
     path.write_text(json.dumps({"apps": {"harness": app}}))
     path.chmod(0o600)
-
-
-def jobs_of(daemon: Daemon, ids: Sequence[str], timeout_ms: int = 60_000) -> list[dict[str, Any]]:
-    """Wait until all of them have ended; the jobs, in this order."""
-    found: list[dict[str, Any]] = []
-    for start in range(0, len(ids), 200):
-        found += daemon.wait(*ids[start : start + 200], timeout_ms=timeout_ms)
-    return found
