@@ -328,7 +328,7 @@ ENV_JOB_ID = "SEMANTICA_JOB_ID"
 ENV_ATTEMPT = "SEMANTICA_ATTEMPT"
 OF_ONE_JOB = frozenset({ENV_JOB_ID, ENV_ATTEMPT})
 # Read elsewhere, hence known: by clients, by jobs, or by the command line.
-OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
+OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_TOKEN_FILE", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
 # Names of later versions. Whoever sets them expects something, so they are not passed over in silence.
 UNSERVED_ENV = frozenset({"SEMANTICA_STORE"})
 _UNSERVED_PREFIX = "SEMANTICA_RATE_LIMIT_"

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semtask.api import http
+from semtask.api.access import OWNER
 from semtask.api.methods import Caller, Responder
 from semtask.errors import Conflict, DatabaseError, StartupError
 from semtask.model.state import State
@@ -388,7 +389,7 @@ names = sorted({field.encode_name for m in METHODS.values() for field in msgspec
 )
 def test_no_request_makes_the_responder_fail(method: str, params: Any, request_id: Any) -> None:
     responder = Responder(NotingOperations(), version="1", events=Events())
-    answer = asyncio.run(responder.answer(call(method, params, id=request_id), Caller()))
+    answer = asyncio.run(responder.answer(call(method, params, id=request_id), Caller(), OWNER))
     assert answer.body is not None
     response = json.loads(answer.body)
     assert response["id"] == request_id

@@ -256,6 +256,9 @@ _ROUTES = [
 # name, headers, status
 _AT_UNIX: list[tuple[str, Headers, int]] = [
     ("no token is asked for", [("Host", "localhost"), JSON], 200),
+    ("a token that is given is looked at", [JSON, ("Authorization", "Bearer wrong")], 401),
+    ("a password", [JSON, ("Authorization", "Basic dG9rZW46")], 401),
+    ("the token of the port", [JSON, AUTH], 200),
     ("any host", [("Host", "semtask"), JSON], 200),
     ("no host", [JSON], 200),
     ("two hosts", [("Host", "a"), ("Host", "b"), JSON], 400),

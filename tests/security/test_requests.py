@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from semtask.api import guard, listeners, parameters
+from semtask.api.access import OWNER, Credentials
 from semtask.protocol import jsonrpc
 from semtask.protocol.messages import METHODS
 from tests.api.running import Running, running
@@ -52,7 +53,7 @@ MUTATIONS: list[tuple[str, Any, str, Callable[..., Any], list[Case], str]] = [
     ("Origin check alone", guard, "_check_host", _nothing, HEADS, "rebinding"),
     ("Host check alone", guard, "_check_origin", _nothing, HEADS, "cross origin"),
     ("any content type", guard, "_check_content", _nothing, HEADS, "form text/plain"),
-    ("any token", guard, "_check_token", _nothing, HEADS, "wrong token"),
+    ("any token", Credentials, "access", lambda *_: OWNER, HEADS, "wrong token"),
     ("any framing", guard, "_check_framing", _nothing, HEADS, "too large"),
     ("any path", guard, "_check_route", _nothing, ROUTES, "tcp: POST /x/../rpc"),
     ("any depth", jsonrpc, "deeper_than", lambda *_: False, BODIES, "params too deep"),

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 import httptools
 
+from semtask.api.access import Access
 from semtask.api.guard import Head, Place, Refused, bad_request, too_large, too_many
 from semtask.api.methods import Caller
 from semtask.errors import InvalidRequest
@@ -50,6 +51,15 @@ class Response:
     content_type: bytes = b"application/json"
 
 
+class Request(NamedTuple):
+    """A request that has been read."""
+
+    head: Head
+    access: Access
+    body: bytes
+    keep_alive: bool
+
+
 class Standing(Enum):
     """What a connection is to its server, in the order in which connections are closed to make room for others."""
 
@@ -76,11 +86,11 @@ class Site(Protocol):
     def stands(self, connection: Connection, standing: Standing) -> None: ...
     def closed(self, connection: Connection) -> None: ...
 
-    def admit(self, head: Head, place: Place) -> None:
-        """Raises Refused for a request that may not be read."""
+    def admit(self, connection: Connection, head: Head, place: Place) -> Access:
+        """What its sender may do. Raises Refused for a request that may not be read."""
         ...
 
-    async def respond(self, head: Head, body: bytes, caller: Caller) -> Response:
+    async def respond(self, request: Request, caller: Caller) -> Response:
         """The answer to a request that was admitted and has arrived whole."""
         ...
 
@@ -91,24 +101,17 @@ class _Phase(Enum):
     BODY = "body"
 
 
-class _Request(NamedTuple):
-    """A request that has been read."""
-
-    head: Head
-    body: bytes
-    keep_alive: bool
-
-
 class _Incoming:
     """A request that is being read."""
 
-    __slots__ = ("body", "body_bytes", "fed", "head", "head_bytes", "headers", "target")
+    __slots__ = ("access", "body", "body_bytes", "fed", "head", "head_bytes", "headers", "target")
 
     def __init__(self) -> None:
         self.target = b""
         self.headers: dict[bytes, list[bytes]] = {}
         self.head_bytes = 0  # of the target and the complete headers
         self.head: Head | None = None  # once it is complete
+        self.access: Access | None = None  # once it was admitted
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.fed = 0  # in reads that lie wholly within the head, or within the body
@@ -127,7 +130,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._caller = Caller(self._waits)
         self._task: asyncio.Task[None] | None = None
-        self._queue: deque[_Request | Refused] = deque()
+        self._queue: deque[Request | Refused] = deque()
         self._phase = _Phase.BETWEEN
         self._incoming = _Incoming()
         self._timer: asyncio.TimerHandle | None = None
@@ -212,7 +215,7 @@ class Connection(asyncio.Protocol):
         incoming.head = head = Head(self._parser.get_method(), incoming.target, incoming.headers)
         self._check_head_size(incoming.head_bytes)
         try:
-            self._site.admit(head, self._place)
+            incoming.access = self._site.admit(self, head, self._place)
             if self._parser.should_upgrade():
                 raise bad_request("This server speaks HTTP/1.1 only and upgrades to nothing.")
         except Refused as refused:
@@ -239,9 +242,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._phase = _Phase.BETWEEN
         incoming = self._incoming
-        if self._reading and incoming.head is not None:
+        if self._reading and incoming.head is not None and incoming.access is not None:
             keep_alive = self._reading = self._parser.should_keep_alive()
-            request = _Request(incoming.head, b"".join(incoming.body), keep_alive)
+            request = Request(incoming.head, incoming.access, b"".join(incoming.body), keep_alive)
             incoming.body.clear()
             incoming.body_bytes = 0  # the request has them now
             self._push(request)
@@ -279,7 +282,7 @@ class Connection(asyncio.Protocol):
             self._drop_body()
             self._push(refused)
 
-    def _push(self, item: _Request | Refused) -> None:
+    def _push(self, item: Request | Refused) -> None:
         self._queue.append(item)
         if self._task is None:
             self._site.stands(self, Standing.WORKING)
@@ -324,7 +327,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         finally:
             self._task = None
-            self._site.held_bytes -= sum(len(item.body) for item in self._queue if isinstance(item, _Request))
+            self._site.held_bytes -= sum(len(item.body) for item in self._queue if isinstance(item, Request))
             self._queue.clear()
         if self._lost:
             return
@@ -343,9 +346,9 @@ class Connection(asyncio.Protocol):
         else:
             await self._write(await self._respond(item), keep_alive=item.keep_alive)
 
-    async def _respond(self, request: _Request) -> Response:
+    async def _respond(self, request: Request) -> Response:
         try:
-            return await self._site.respond(request.head, request.body, self._caller)
+            return await self._site.respond(request, self._caller)
         finally:
             self._site.held_bytes -= len(request.body)
 

@@ -7,16 +7,18 @@ No answer carries CORS headers.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 
+from semtask.api.access import OWNER, Access, Credentials
 from semtask.errors import InvalidRequest, RpcError, Throttled, Unauthorized
+from semtask.model.scope import Scope
 
 RPC_PATHS = frozenset({b"/rpc", b"/"})
-PROBE_PATHS = frozenset({b"/healthz", b"/readyz", b"/metrics"})
+METRICS_PATH = b"/metrics"
+PROBE_PATHS = frozenset({b"/healthz", b"/readyz", METRICS_PATH})
 
 _OWN_SITES = frozenset({b"same-origin", b"none"})
 _LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
@@ -34,10 +36,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a connection came in. `port` is None on the unix socket; `token` is None where none is asked for."""
+    """Where a connection came in. `port` is None on the unix socket.
+
+    `credentials` judge the tokens that are given, and are None where tokens mean nothing; who gives none is the owner,
+    unless a token is `needed`.
+    """
 
     port: int | None = None
-    token: bytes | None = field(default=None, repr=False)
+    credentials: Credentials | None = field(default=None, repr=False)
+    needed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +69,16 @@ def check_peer(peer_uid: int, own_uid: int) -> None:
         raise Refused(HTTPStatus.FORBIDDEN, Unauthorized("This daemon belongs to another user."))
 
 
-def check_head(head: Head, place: Place, max_body_bytes: int) -> None:
-    """Raises Refused unless the request may be read and executed."""
+def check_head(head: Head, place: Place, max_body_bytes: int) -> Access:
+    """What the client may do. Raises Refused unless the request may be read and executed."""
     _check_host(head.values(b"host"), place.port)
     _check_origin(head, place.port)
     if head.method == b"POST":
         _check_content(head)
-    if place.token is not None:
-        _check_token(head.values(b"authorization"), place.token)
-    _check_route(head)
+    access = _access(head.values(b"authorization"), place)
+    _check_route(head, access)
     _check_framing(head, max_body_bytes)
+    return access
 
 
 def too_many(what: str) -> Refused:
@@ -128,14 +135,18 @@ def _check_content(head: Head) -> None:
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, InvalidRequest("The body must not be encoded."))
 
 
-def _check_token(credentials: Sequence[bytes], token: bytes) -> None:
-    scheme, _, given = credentials[0].partition(b" ") if len(credentials) == 1 else (b"", b"", b"")
-    matches = hmac.compare_digest(given.strip(), token)
-    if scheme.lower() != b"bearer" or not matches:
+def _access(authorizations: Sequence[bytes], place: Place) -> Access:
+    """A token that is given counts also where none is needed: who asks for less gets no more."""
+    if place.credentials is None or not (authorizations or place.needed):
+        return OWNER
+    scheme, _, given = authorizations[0].partition(b" ") if len(authorizations) == 1 else (b"", b"", b"")
+    access = place.credentials.access(given.strip()) if scheme.lower() == b"bearer" else None
+    if access is None:
         raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(), [(b"www-authenticate", b"Bearer")])
+    return access
 
 
-def _check_route(head: Head) -> None:
+def _check_route(head: Head, access: Access) -> None:
     if head.path in RPC_PATHS:
         allowed = b"POST"
     elif head.path in PROBE_PATHS:
@@ -145,6 +156,11 @@ def _check_route(head: Head) -> None:
     if head.method != allowed:
         error = InvalidRequest(f"Only {allowed.decode()} is allowed here.")
         raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, error, [(b"allow", allowed)])
+    if head.path == METRICS_PATH:
+        try:
+            access.require(Scope.READ, "reading the metrics")
+        except Unauthorized as error:
+            raise Refused(HTTPStatus.FORBIDDEN, error) from None
 
 
 def _check_framing(head: Head, max_body_bytes: int) -> None:

@@ -19,7 +19,8 @@ from http import HTTPStatus
 import msgspec
 
 from semtask.api import guard, listeners
-from semtask.api.connection import Connection, Limits, Response, Standing
+from semtask.api.access import Access, Credentials
+from semtask.api.connection import Connection, Limits, Request, Response, Standing
 from semtask.api.guard import Head, Place
 from semtask.api.methods import Caller, Operations, Responder
 from semtask.api.room import Room
@@ -56,12 +57,14 @@ class RpcServer:
         version: str,
         limits: Limits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.limits = limits or Limits(settings.max_body_bytes)
         self.version = version.encode()
         self.held_bytes = 0
         self.pipelines = asyncio.Semaphore(_PIPELINES_AT_ONCE)
         self._monotonic = monotonic
+        self._now_ms = now_ms
         self.tcp_port: int | None = None
         self._settings = settings
         self._ready = ready
@@ -83,15 +86,15 @@ class RpcServer:
     async def start(self) -> None:
         """Bind and listen. Raises StartupError, and has bound nothing then."""
         try:
-            await self._listen(listeners.listen_unix(self._settings.socket), Place())
+            guarded = self._settings.tcp_auth == "token"
+            token = listeners.load_token(self._settings.token_file) if self._settings.tcp and guarded else None
+            credentials = Credentials(token, self._settings.home, self._now_ms)
+            await self._listen(listeners.listen_unix(self._settings.socket), Place(None, credentials))
             self._unix = listeners.identity(self._settings.socket)
             if self._settings.tcp:
-                token = None
-                if self._settings.tcp_auth == "token":
-                    token = listeners.load_token(self._settings.token_file)
                 sock = listeners.listen_tcp(self._settings.rpc_port)
                 self.tcp_port = sock.getsockname()[1]
-                await self._listen(sock, Place(self.tcp_port, token))
+                await self._listen(sock, Place(self.tcp_port, credentials if guarded else None, needed=guarded))
         except BaseException:
             await self.close()
             raise
@@ -175,20 +178,21 @@ class RpcServer:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    def admit(self, head: Head, place: Place) -> None:
-        guard.check_head(head, place, self.limits.max_body_bytes)
+    def admit(self, connection: Connection, head: Head, place: Place) -> Access:  # noqa: ARG002
+        return guard.check_head(head, place, self.limits.max_body_bytes)
 
-    async def respond(self, head: Head, body: bytes, caller: Caller) -> Response:
-        if head.path in guard.RPC_PATHS:
-            return await self._rpc(body, caller)
-        if head.path == b"/healthz":
+    async def respond(self, request: Request, caller: Caller) -> Response:
+        path = request.head.path
+        if path in guard.RPC_PATHS:
+            return await self._rpc(request.body, caller, request.access)
+        if path == b"/healthz":
             return Response(HTTPStatus.OK, _json({"status": "ok"}))
-        if head.path == b"/metrics":
+        if path == guard.METRICS_PATH:
             return await self._scrape()
         return await self._readiness()
 
-    async def _rpc(self, body: bytes, caller: Caller) -> Response:
-        answer = await self._responder.answer(body, caller)
+    async def _rpc(self, body: bytes, caller: Caller, access: Access) -> Response:
+        answer = await self._responder.answer(body, caller, access)
         if answer.refused:
             headers = [(b"retry-after", b"%d" % (self._responder.retry_after_s or 0))]
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, answer.body or b"", headers)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec import UNSET
 
+from semtask.api.access import Access, require_for
 from semtask.api.parameters import ParameterReader
 from semtask.config import suggestion
 from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled
@@ -126,7 +127,7 @@ class Responder:
         self.retry_after_s = retry_after_s
         self._stopping = Throttled("The daemon is stopping and takes no new work.", retry_after_ms=retry_after_s * 1000)
 
-    async def answer(self, body: bytes, caller: Caller) -> Answer:
+    async def answer(self, body: bytes, caller: Caller, access: Access) -> Answer:
         """Execute what the body asks for, in order. Raises nothing but CancelledError."""
         try:
             message = jsonrpc.read(body)
@@ -136,7 +137,7 @@ class Responder:
         responses: list[bytes] = []
         refused = 0
         for call in message.calls:
-            response, was_refused = await self._answer_one(call, caller)
+            response, was_refused = await self._answer_one(call, caller, access)
             refused += was_refused
             if response is not None:
                 responses.append(response)
@@ -147,7 +148,9 @@ class Responder:
             refused == len(message.calls),
         )
 
-    async def _answer_one(self, call: jsonrpc.Call | jsonrpc.BadCall, caller: Caller) -> tuple[bytes | None, bool]:
+    async def _answer_one(
+        self, call: jsonrpc.Call | jsonrpc.BadCall, caller: Caller, access: Access
+    ) -> tuple[bytes | None, bool]:
         if isinstance(call, jsonrpc.BadCall):
             self._events.emit(RequestAnswered(None, call.error.code, 0))
             return jsonrpc.failure(call.id, call.error), False
@@ -155,7 +158,7 @@ class Responder:
         request_id = None if call.id is UNSET else call.id
         refusal: RpcError | None = None
         try:
-            response = jsonrpc.success(request_id, await self._execute(call, caller))
+            response = jsonrpc.success(request_id, await self._execute(call, caller, access))
         except RpcError as error:
             refusal = self._traced(call, error)
             response = jsonrpc.failure(request_id, refusal)
@@ -166,16 +169,19 @@ class Responder:
         self._events.emit(RequestAnswered(method, refusal.code if refusal else 0, self._monotonic() - asked))
         return None if call.id is UNSET else response, refusal is not None and refusal is self._stopping
 
-    async def _execute(self, call: jsonrpc.Call, caller: Caller) -> Any:
+    async def _execute(self, call: jsonrpc.Call, caller: Caller, access: Access) -> Any:
         route = self._routes.get(call.method)
         if route is None:
             name = call.method[:128]
             raise MethodNotFound(f"There is no method {name!r}{suggestion(name, METHODS)}.")
+        access.require(route.method.scope, route.method.name)
         if route.method.new_work and self._stopping is not None:
             raise self._stopping
         if caller.gone and route.method.scope is Scope.READ:
             raise Throttled("The client has gone.", retry_after_ms=1000)
-        operation = route.operation(route.reader.read(call.params))
+        params = route.reader.read(call.params)
+        require_for(params, access)
+        operation = route.operation(params)
         return await (caller.wait(operation) if route.method.waits else operation)
 
     async def _discover(self, _params: messages.NoParams) -> dict[str, Any]:

@@ -43,6 +43,7 @@ COMMANDS = {
     "doctor": ("doctor", "Look for what is wrong, and say what to do."),
     "gc": ("upkeep", "Delete what is over its retention now."),
     "db": ("upkeep", "Look at the database, back it up, change it."),
+    "token": ("tokens", "Give others access, and take it back."),
     "config": ("about", "Show and check the settings."),
     "completion": ("completion", "Let the shell complete commands, jobs and queues."),
     "version": ("about", "Print the version."),

@@ -6,7 +6,6 @@ both is the app of the settings: a person wrote it there.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shlex
@@ -21,7 +20,7 @@ import msgspec
 from semtask import config
 from semtask.config import Settings
 from semtask.errors import ConfigError, Conflict
-from semtask.host.filesystem import make_private
+from semtask.host.replaced_file import locked, replace
 from semtask.model.app import App
 
 
@@ -130,8 +129,7 @@ def _require_safe(path: Path, found: os.stat_result) -> None:
 @contextmanager
 def _changing(home: Path) -> Iterator[dict[str, App]]:
     """The list of the home, to be changed by one process at a time; written at the end, if it has changed."""
-    make_private(home)
-    with _locked(_path(home)):
+    with locked(_path(home)):
         apps = _added(home)
         before = dict(apps)
         yield apps
@@ -139,43 +137,8 @@ def _changing(home: Path) -> Iterator[dict[str, App]]:
             _write(_path(home), apps)
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of the file that is at `path` now: a writer puts a new file in its place."""
-    while True:
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(f"cannot open the list of apps, {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _is_at(path, fd):
-                yield
-                return
-        finally:
-            os.close(fd)
-
-
-def _is_at(path: Path, fd: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(fd))
-    except FileNotFoundError:
-        return False
-
-
 def _write(path: Path, apps: Mapping[str, App]) -> None:
     entries = {
         name: {"module": app.module, "directory": app.directory, "python": app.python} for name, app in apps.items()
     }
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump({"apps": entries}, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(fd)
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise ConfigError(f"cannot write the list of apps, {path}: {error.strerror}") from error
+    replace(path, json.dumps({"apps": entries}, indent=2) + "\n")

@@ -13,6 +13,7 @@ from typing import NoReturn
 import msgspec
 
 import semtask
+from semtask.api.access import OWNER
 from semtask.api.methods import Caller, Responder
 from semtask.engine.admission import Admission
 from semtask.engine.attempt import CommandDefaults
@@ -123,7 +124,7 @@ class InlineEngine:
 
     async def answer(self, body: bytes) -> bytes:
         """The response to a JSON-RPC request."""
-        answer = await self._responder.answer(body, Caller())
+        answer = await self._responder.answer(body, Caller(), OWNER)
         assert answer.body is not None, "a request has a response"
         return answer.body
 

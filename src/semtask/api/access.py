@@ -1,0 +1,108 @@
+"""Who asks, and what they may do."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from semtask.errors import ConfigError, Unauthorized
+from semtask.host.tokens import Token, digest, path_of, read_tokens
+from semtask.model.job import ExecutionMode
+from semtask.model.scope import ALL_SCOPES, Scope, held
+from semtask.protocol.messages import EnqueueManyParams, EnqueueParams, GetJobParams, Params
+
+log = logging.getLogger("semtask.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """`token` is the name of a named token; None for the user whose daemon it is."""
+
+    scopes: frozenset[Scope]
+    token: str | None = None
+
+    def require(self, scope: Scope, what: str) -> None:
+        """Raises Unauthorized, which names the scope, unless it is there."""
+        if scope not in self.scopes:
+            raise Unauthorized(
+                f"{what} needs the scope `{scope}`, which the token {self.token!r} has not",
+                details={"scope": scope.value, "token": self.token},
+            )
+
+
+OWNER = Access(ALL_SCOPES)
+
+
+def require_for(params: Params, access: Access) -> None:
+    """Raises Unauthorized for parameters that take more than their method does."""
+    if isinstance(params, EnqueueParams):
+        _require_command([params], access)
+    elif isinstance(params, EnqueueManyParams):
+        _require_command(params.jobs, access)
+    elif isinstance(params, GetJobParams) and "secrets" in params.include:
+        access.require(Scope.ADMIN, "seeing the secrets of a job")
+
+
+def _require_command(jobs: Iterable[EnqueueParams], access: Access) -> None:
+    # Without a mode the payload would decide, and what it decides is not known here.
+    if any(job.execution_mode is not ExecutionMode.IN_PROCESS for job in jobs):
+        access.require(Scope.COMMAND, "a job that is not said to be a task (execution_mode IN_PROCESS)")
+
+
+class _Version(NamedTuple):
+    """Tells the file from any other one that is or was in its place."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class Credentials:
+    """The tokens that are good now. `own` is the one that opens everything; the others are read again when they change.
+
+    A file of tokens that cannot be trusted opens nothing, and the log says why.
+    """
+
+    def __init__(self, own: bytes | None, home: Path, now_ms: Callable[[], int]) -> None:
+        self._own = None if own is None else digest(own)
+        self._home = home
+        self._now_ms = now_ms
+        self._version: _Version | None = None
+        self._named: dict[str, tuple[str, Token]] = {}  # by digest
+
+    def access(self, given: bytes) -> Access | None:
+        """What a token gives; None for one that is unknown, removed or expired."""
+        hashed = digest(given)
+        if self._own is not None and hmac.compare_digest(hashed, self._own):
+            return OWNER
+        self._refresh()
+        # To find a hash by the time of its look-up tells nothing of the token that it was made of.
+        name, token = self._named.get(hashed, ("", None))
+        if token is None or (token.expires_at is not None and token.expires_at <= self._now_ms()):
+            return None
+        return Access(held(token.scopes), name)
+
+    def _refresh(self) -> None:
+        version = self._present()
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            tokens = read_tokens(self._home)
+        except ConfigError as error:
+            log.warning("no named token is accepted: %s", error.message)
+            tokens = {}
+        self._named = {token.sha256: (name, token) for name, token in tokens.items()}
+
+    def _present(self) -> _Version | None:
+        try:
+            found = os.stat(path_of(self._home), follow_symlinks=False)
+        except OSError:
+            return None
+        return _Version(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
