@@ -358,3 +358,10 @@ def test_lists_on_a_terminal_have_headers(shop: Shell) -> None:
     for command, header in (("apps", "APP"), ("tasks", "TASK"), ("workers", "WORKER")):
         code, text = shop.on_terminal(command)
         assert (code, text.startswith(header)) == (0, True), text
+
+
+def test_whoever_waits_for_a_job_that_nobody_can_run_is_told_why(shop: Shell) -> None:
+    job_id = shop("enqueue", "nobody:offers", "-q").out.strip()
+    waited = shop("wait", "--timeout", "2500ms", job_id)
+    assert waited.code == 124
+    assert "waits: no app offers the task 'nobody:offers'" in waited.err

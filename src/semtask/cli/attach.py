@@ -13,7 +13,7 @@ from semtask.cli import render
 from semtask.cli.arguments import now_ms
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import Ended
-from semtask.cli.follow import Reader, Sink, patient_call
+from semtask.cli.follow import EXPLAIN_AFTER_MS, Reader, Sink, patient_call, tell_why_it_waits
 from semtask.client.address import address_of
 from semtask.client.transport import Transport
 from semtask.errors import Conflict, DaemonUnavailable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from semtask.cli.session import Session
 
 _WAIT_MS = 30_000
-_EXPLAIN_AFTER_MS = 2000
 _CANCEL_S = 3.0
 
 
@@ -163,15 +162,15 @@ class Attachment:
         self._notice(f"{render.short(self._job_id)}: {render.next_attempt(job, ended, now_ms())}")
 
     def _wait_for_end(self, transport: Transport) -> None:
-        timeout_ms = _EXPLAIN_AFTER_MS
+        timeout_ms = EXPLAIN_AFTER_MS
         while True:
             params = {"job_ids": [self._job_id], "timeout_ms": timeout_ms}
             answer = patient_call(transport, "dev.wait.v1", params, 30 + timeout_ms / 1000)
             job = answer["jobs"][0]
             if not answer["timed_out"]:
                 break
-            if timeout_ms == _EXPLAIN_AFTER_MS and job.get("waiting") and job["waiting"]["reason"] != "retry":
-                self._session.notice(f"{render.short(self._job_id)} waits: {render.why_waiting(job, now_ms())}")
+            if timeout_ms == EXPLAIN_AFTER_MS:
+                tell_why_it_waits(self._session, job)
             timeout_ms = _WAIT_MS
         if job["end_cause"] == "spawn_failed":
             params = {"job_id": self._job_id, "include": ["payload"]}

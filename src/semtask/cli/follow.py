@@ -9,14 +9,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from semtask.cli import render
+from semtask.cli.arguments import now_ms
 from semtask.client.transport import Transport
 from semtask.errors import DaemonUnavailable, Throttled
 from semtask.model.state import FINAL
 
+if TYPE_CHECKING:
+    from semtask.cli.session import Session
+
 RECONNECT_S = 15.0
 _WAIT_MS = 20_000
+EXPLAIN_AFTER_MS = 2000  # whoever waits for so long wants to know why
 _LONG_WAIT_MS = 60_000
 _LOOK_AGAIN_MS = 100
 _FIRST_LOOK_BACK = 8192
@@ -37,13 +43,24 @@ def patient_call(transport: Transport, method: str, params: Mapping[str, Any], t
             time.sleep(0.1)
 
 
-def wait_for_end(transport: Transport, job_id: str) -> dict[str, Any]:
-    """The job, once it has ended."""
+def tell_why_it_waits(session: Session, job: dict[str, Any]) -> None:
+    """For whoever waits for a job that has not begun; a retry was told already."""
+    if job.get("waiting") and job["waiting"]["reason"] != "retry":
+        session.notice(f"{render.short(job['job_id'])} waits: {render.why_waiting(job, now_ms())}")
+
+
+def wait_for_end(transport: Transport, job_id: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The job, once it has ended. `tell` is given the job if it has not begun after a while."""
+    timeout_ms = EXPLAIN_AFTER_MS
     while True:
-        params = {"job_ids": [job_id], "timeout_ms": _LONG_WAIT_MS}
-        answer = patient_call(transport, "dev.wait.v1", params, 30 + _LONG_WAIT_MS / 1000)
+        params = {"job_ids": [job_id], "timeout_ms": timeout_ms}
+        answer = patient_call(transport, "dev.wait.v1", params, 30 + timeout_ms / 1000)
+        job = dict(answer["jobs"][0])
         if not answer["timed_out"]:
-            return dict(answer["jobs"][0])
+            return job
+        if timeout_ms == EXPLAIN_AFTER_MS:
+            tell(job)
+        timeout_ms = _LONG_WAIT_MS
 
 
 @dataclass(frozen=True)

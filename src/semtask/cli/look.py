@@ -13,12 +13,13 @@ from semtask.cli.arguments import duration, now_ms, past
 from semtask.cli.complete import job_words, queue_names, tag_names
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import TIMED_OUT
-from semtask.cli.follow import patient_call
+from semtask.cli.follow import EXPLAIN_AFTER_MS, patient_call, tell_why_it_waits
 from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, Session, pass_session
 from semtask.model.state import FINAL, State
 
 _PAGE = 200
+_EXPLAINED = 3  # of many jobs that wait, so many are explained
 _MAX_WAIT_MS = 60_000
 _MAX_IDS = 1000  # of one dev.wait
 _WATCH_S = 1.0
@@ -167,12 +168,17 @@ def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms
 
 def _wait(session: Session, ids: list[str], mode: str, deadline: float | None) -> Any:
     """The answer of dev.wait, at the end of the waiting; `deadline` is monotonic."""
+    longest = EXPLAIN_AFTER_MS
     while True:
-        left = _MAX_WAIT_MS if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
-        params = {"job_ids": ids, "mode": mode, "timeout_ms": min(left, _MAX_WAIT_MS)}
-        answer = patient_call(session.stored, "dev.wait.v1", params, 30 + _MAX_WAIT_MS / 1000)
-        if not answer["timed_out"] or (deadline is not None and left <= _MAX_WAIT_MS):
+        left = longest if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
+        params = {"job_ids": ids, "mode": mode, "timeout_ms": min(left, longest)}
+        answer = patient_call(session.stored, "dev.wait.v1", params, 30 + longest / 1000)
+        if not answer["timed_out"] or (deadline is not None and left <= longest):
             return answer
+        if longest == EXPLAIN_AFTER_MS:
+            for job in [job for job in answer["jobs"] if job.get("waiting")][:_EXPLAINED]:
+                tell_why_it_waits(session, job)
+        longest = _MAX_WAIT_MS
 
 
 def _tell_end(session: Session, job: dict[str, Any]) -> None:

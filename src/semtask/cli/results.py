@@ -15,7 +15,7 @@ from semtask.cli import render
 from semtask.cli.complete import job_words
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import Ended
-from semtask.cli.follow import wait_for_end
+from semtask.cli.follow import tell_why_it_waits, wait_for_end
 from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
 from semtask.errors import Conflict, NotFound, SemtaskError, SystemFailure
@@ -40,7 +40,7 @@ def result(session: Session, job: str, wait: bool, traceback: bool) -> None:
     """
     job_id = _one(session, job)
     if wait:
-        wait_for_end(session.stored, job_id)
+        wait_for_end(session.stored, job_id, tell=lambda job: tell_why_it_waits(session, job))
     found = session.call("dev.get_job.v1", {"job_id": job_id, "include": ["result", "payload"]})
     if found["state"] not in FINAL:
         raise Conflict(f"job {render.short(job_id)} is {found['state']}; `semtask result -w` waits for its end")
