@@ -259,6 +259,12 @@ class Settings:
     max_connections: int = _setting(
         1000, _whole(8, 100_000), "open connections; above it the oldest idle one is closed"
     )
+    rate_limit_requests: int = _setting(
+        0,
+        _whole(0, 1_000_000),
+        "requests a second that one client (a token, or a process at the socket) may send; 0 sets no limit",
+        "SEMANTICA_RATE_LIMIT_REQUESTS",
+    )
     async_jobs_per_worker: int = _setting(100, _whole(1, 100_000), "async jobs that one worker runs at once")
     worker_start_timeout_ms: int = _setting(
         60_000, _whole(100, 3_600_000), "how long a worker may take to import its app"

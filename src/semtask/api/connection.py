@@ -79,14 +79,14 @@ class Site(Protocol):
     held_bytes: int  # of bodies, by all connections
     pipelines: asyncio.Semaphore  # for requests that were sent before the former one was answered
 
-    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> None:
-        """A connection was made. May raise Refused."""
+    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> int:
+        """The pid of the process that made the connection; 0 by TCP. May raise Refused."""
         ...
 
     def stands(self, connection: Connection, standing: Standing) -> None: ...
     def closed(self, connection: Connection) -> None: ...
 
-    def admit(self, connection: Connection, head: Head, place: Place) -> Access:
+    def admit(self, head: Head, place: Place, caller: Caller) -> Access:
         """What its sender may do. Raises Refused for a request that may not be read."""
         ...
 
@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         try:
-            self._site.opened(self, transport, self._place)
+            self._caller.pid = self._site.opened(self, transport, self._place)
         except Refused as refused:
             self._refuse(refused)
 
@@ -215,7 +215,7 @@ class Connection(asyncio.Protocol):
         incoming.head = head = Head(self._parser.get_method(), incoming.target, incoming.headers)
         self._check_head_size(incoming.head_bytes)
         try:
-            incoming.access = self._site.admit(self, head, self._place)
+            incoming.access = self._site.admit(head, self._place, self._caller)
             if self._parser.should_upgrade():
                 raise bad_request("This server speaks HTTP/1.1 only and upgrades to nothing.")
         except Refused as refused:

@@ -23,6 +23,7 @@ from semtask.api.access import Access, Credentials
 from semtask.api.connection import Connection, Limits, Request, Response, Standing
 from semtask.api.guard import Head, Place
 from semtask.api.methods import Caller, Operations, Responder
+from semtask.api.rate import RateLimit
 from semtask.api.room import Room
 from semtask.config import Settings
 from semtask.errors import SemtaskError
@@ -64,6 +65,7 @@ class RpcServer:
         self.held_bytes = 0
         self.pipelines = asyncio.Semaphore(_PIPELINES_AT_ONCE)
         self._monotonic = monotonic
+        self._rate = RateLimit(settings.rate_limit_requests, monotonic)
         self._now_ms = now_ms
         self.tcp_port: int | None = None
         self._settings = settings
@@ -136,7 +138,7 @@ class RpcServer:
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> None:
+    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> int:
         pid, uid = _peer(transport) if place.port is None else (0, self._own_uid)
         self._connections[connection] = pid
         self._crowds[pid] += 1
@@ -146,6 +148,7 @@ class RpcServer:
         if len(self._connections) > self._max_connections:
             self._make_room(pid)
         self.stands(connection, Standing.IDLE)
+        return pid
 
     def _make_room(self, pid: int) -> None:
         """Close the connection that is missed least. A process that has many loses one of its own."""
@@ -178,8 +181,11 @@ class RpcServer:
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection, head: Head, place: Place) -> Access:  # noqa: ARG002
-        return guard.check_head(head, place, self.limits.max_body_bytes)
+    def admit(self, head: Head, place: Place, caller: Caller) -> Access:
+        access = guard.check_head(head, place, self.limits.max_body_bytes)
+        if head.path in guard.RPC_PATHS:
+            self._rate.admit(access.token or caller.pid)
+        return access
 
     async def respond(self, request: Request, caller: Caller) -> Response:
         path = request.head.path
@@ -193,6 +199,7 @@ class RpcServer:
 
     async def _rpc(self, body: bytes, caller: Caller, access: Access) -> Response:
         answer = await self._responder.answer(body, caller, access)
+        self._rate.charge(access.token or caller.pid, answer.calls - 1)
         if answer.refused:
             headers = [(b"retry-after", b"%d" % (self._responder.retry_after_s or 0))]
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, answer.body or b"", headers)

@@ -12,19 +12,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from semtask.errors import StartupError
+from semtask.host.systemd import passed_sockets
 
 # The kernel caps it at net.core.somaxconn.
 BACKLOG = 4096
 _MIN_TOKEN_LENGTH = 32
+_passed: set[tuple[int, int]] = set()  # socket files of systemd: it goes on listening there
 
 
 def listen_unix(path: Path) -> socket.socket:
     """A listening socket at `path`, mode 0600 from its first moment, in a folder of mode 0700.
 
     Bound through the descriptor of the folder, so the path may have any length. A socket of ours that lies there is
-    replaced: the caller holds the lock of the home, so nobody listens on it. Raises StartupError.
+    replaced: the caller holds the lock of the home, so nobody listens on it. Or it is the one that systemd has opened
+    for us. Raises StartupError.
     """
     with _private_folder(path.parent) as folder:
+        if (passed := _passed_unix(path)) is not None:
+            return passed
         _clear_place(path, folder)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -45,10 +50,40 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def remove_unix(path: Path, made: tuple[int, int]) -> None:
-    """Remove the socket file that was made, unless another one lies there by now."""
+    """Remove the socket file that was made, unless it is systemd's, or another one lies there by now."""
+    if made in _passed:
+        return
     with suppress(FileNotFoundError):
         if identity(path) == made:
             path.unlink()
+
+
+def _passed_unix(path: Path) -> socket.socket | None:
+    """The socket that systemd has opened at `path` and passed on. Raises StartupError for any other one."""
+    sockets = passed_sockets(os.environ)
+    if not sockets:
+        return None
+    sock, *more = sockets
+    place = sock.getsockname() if sock.family == socket.AF_UNIX else None
+    listening = sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if more or not listening or not isinstance(place, str) or not _same_file(place, path):
+        for each in sockets:
+            each.close()
+        raise StartupError(
+            f"systemd passes {len(sockets)} sockets, the first one at {place!r}; the unit must have one stream socket, "
+            f"at {path}: `semtask install-service` writes it"
+        )
+    os.chmod(path, 0o600)
+    _passed.add(identity(path))
+    sock.setblocking(False)
+    return sock
+
+
+def _same_file(one: str, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def listen_tcp(port: int) -> socket.socket:

@@ -51,6 +51,7 @@ class Caller:
 
     def __init__(self, on_wait: Callable[[bool], None] = lambda _: None) -> None:
         self._on_wait = on_wait
+        self.pid = 0  # of the process at a unix socket
         self.gone = False  # nobody will see an answer
         self._left = False
         self._waiting: asyncio.Task[Any] | None = None
@@ -87,6 +88,7 @@ class Answer(NamedTuple):
 
     body: bytes | None
     refused: bool = False
+    calls: int = 1
 
 
 class _Route(NamedTuple):
@@ -142,10 +144,11 @@ class Responder:
             if response is not None:
                 responses.append(response)
         if not responses:
-            return Answer(None, refused == len(message.calls))
+            return Answer(None, refused == len(message.calls), len(message.calls))
         return Answer(
             jsonrpc.batch(responses) if message.is_batch else responses[0],
             refused == len(message.calls),
+            len(message.calls),
         )
 
     async def _answer_one(
