@@ -31,11 +31,16 @@ def acknowledge_and_die(ground: Ground) -> None:
         ground.restart()
 
 
-def die_under_commands(ground: Ground) -> None:
-    jobs = [Planned(f"running{n}", "command", once=n == 0, seconds=1.5) for n in range(2)]
+def die_under_commands(ground: Ground, seconds: float = 1.0) -> None:
+    jobs = [Planned(f"running{n}", "command", once=n == 0, seconds=seconds) for n in range(2)]
     ground.enqueue(*jobs)
     ground.await_start(*jobs)
     ground.restart()
+
+
+def die_under_long_commands(ground: Ground) -> None:
+    """They run for longer than the next daemon takes to start."""
+    die_under_commands(ground, seconds=10.0)
 
 
 def report_late(ground: Ground) -> None:
@@ -45,7 +50,7 @@ def report_late(ground: Ground) -> None:
 # The mutations, the load that brings them to light, what is found then, and what random kills find.
 FAULTS = {
     "acknowledge_before_commit": (acknowledge_and_die, "lost: .* was accepted and is unknown", "lost: .* is unknown"),
-    "no_shim": (die_under_commands, "overlap: running", "overlap|started twice"),
+    "no_shim": (die_under_long_commands, "overlap: running", "overlap|started twice"),
     "kill_the_group_only": (leave_processes, "left: other", "left: other|overlap"),
     "no_claim_no_in_the_guard late_reports": (report_late, "overlap: retried", "overlap"),
 }
