@@ -70,8 +70,7 @@ def test_jobs_in_a_queue_without_a_slot_keep_no_room_from_others(daemon: Daemon,
     eventually((tmp_path / "first.began").exists)
     stuck = [_begin(daemon, tmp_path, "only_one", "stuck", queue=why) for _ in range(5)]
     other = _begin(daemon, tmp_path, "only_one", "other", queue="open")
-    for job_id in (*stuck, other):
-        eventually(lambda job_id=job_id: daemon.job(job_id)["waiting"]["reason"] == "task_full")
+    eventually(lambda: {daemon.job(job_id)["waiting"]["reason"] for job_id in (*stuck, other)} == {"task_full"})
     if why == "paused":
         daemon.rpc("queues.pause.v1", queue=why)
     else:
