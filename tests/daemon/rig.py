@@ -141,7 +141,7 @@ class Daemon:
         finally:
             connection.close()
 
-    def rpc(self, method: str, /, _id: str | int = 1, **params: Any) -> Any:
+    def rpc(self, method: str, /, _id: Any = 1, **params: Any) -> Any:
         connection = self.connection()
         try:
             body = json.dumps({"jsonrpc": "2.0", "id": _id, "method": method, "params": params})

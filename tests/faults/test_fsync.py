@@ -27,7 +27,7 @@ def test_a_failing_fsync_is_told_and_what_is_acknowledged_later_is_on_the_disk(t
     try:
         store(daemon, "fsync")
         loose = [store(daemon, "os") for _ in range(5)]
-        daemon.disk(SYNC)
+        daemon.suffer(SYNC)
         before = daemon.stats()["total_jobs"]
         for _ in range(3):
             with pytest.raises(RpcFailed) as refused:
@@ -37,7 +37,7 @@ def test_a_failing_fsync_is_told_and_what_is_acknowledged_later_is_on_the_disk(t
             assert refused.value.data["retry_after_ms"] > 0
         assert daemon.get("/readyz")[0] == 503
         assert daemon.stats()["total_jobs"] == before
-        daemon.disk()
+        daemon.suffer()
         eventually(lambda: daemon.get("/readyz")[0] == 200, what="the daemon writes again")
         late = [store(daemon, "fsync") for _ in range(5)]
         assert {daemon.job(job_id)["state"] for job_id in [*loose, *late]} == {"QUEUED"}
@@ -54,16 +54,31 @@ def test_a_failing_fsync_is_told_and_what_is_acknowledged_later_is_on_the_disk(t
     assert after.index(Kind.OPEN) < after.index(Kind.SYNC), "an fsync was tried again on the file that it failed on"
 
 
+def test_the_harness_sees_what_is_appended_to_commits_that_the_disk_has_lost(tmp_path: Path) -> None:
+    daemon = RecordedDaemon(tmp_path / "home", TEST_MUTATION="trust_failed_syncs").start()
+    try:
+        for _ in range(3):
+            store(daemon, "os")
+        daemon.suffer(SYNC)
+        assert not accepted(daemon)
+        daemon.suffer()
+        eventually(lambda: accepted(daemon), what="the daemon writes again")
+        daemon.kill()
+    finally:
+        stop_for_certain(daemon)
+    assert replay(daemon.trace, 40, seed=3, sick=True).lost
+
+
 def test_a_failing_fsync_of_a_checkpoint_takes_nothing_with_it(tmp_path: Path) -> None:
     """SQLite itself does not tell of it: nobody asked for that checkpoint."""
     daemon = RecordedDaemon(tmp_path / "home").start()
     try:
         store(daemon, "fsync")
-        daemon.disk(SYNC)
+        daemon.suffer(SYNC)
         text = "x" * 200_000
         while not failed_syncs(daemon):
             store(daemon, "os", text=text)
-        daemon.disk()
+        daemon.suffer()
         for _ in range(3):
             eventually(lambda: accepted(daemon), what="the daemon writes again")
         daemon.kill()

@@ -1,6 +1,6 @@
-"""The daemon as it is, recorded, and on demand with a sick disk below its database or with a fault in its code.
+"""The daemon as it is, recorded, and on demand on a sick machine or with a fault in its code.
 
-TEST_TRACE: the trace to append to. TEST_DISK: a file that says what the disk cannot do now (see tests.faults.disk).
+TEST_TRACE: the trace to append to. TEST_ILLS: a file that says what fails now (see tests.faults.disk and .launcher).
 TEST_MUTATION: the name of a fault (see MUTATIONS), which the harness must find.
 """
 
@@ -13,8 +13,10 @@ from typing import Any
 
 from semtask.api.connection import Connection, Response
 from semtask.cli.main import main
+from semtask.executors import launcher_process
 from semtask.store.base import Inserted
 from semtask.store.sqlite import SqliteStore
+from semtask.store.sqlite_file import SqliteFile
 from semtask.store.writer import Phase, Request, Tick, Writer
 from tests.faults.disk import SickDisk
 from tests.powercut.trace import Recorder
@@ -64,11 +66,29 @@ def relax_finishes() -> None:
     Writer.submit = submit  # type: ignore[method-assign]
 
 
+def trust_failed_syncs() -> None:
+    """Go on after a failed fsync as if nothing had been given up."""
+
+    def write_log_again(self: SqliteFile) -> None:
+        self.distrusted = False
+
+    SqliteFile.write_log_again = write_log_again  # type: ignore[method-assign]
+
+
 MUTATIONS = {
     "acknowledge_before_commit": acknowledge_before_commit,
     "relax_inserts": relax_inserts,
     "relax_finishes": relax_finishes,
+    "trust_failed_syncs": trust_failed_syncs,
 }
+
+
+def spoil_launcher(ills: str) -> None:
+    root = str(Path(__file__).resolve().parents[2])
+    launcher_process._PROGRAM = (
+        f"import sys; sys.path[:0] = [{root!r}]; sys.path.append(sys.argv[1]); "
+        f"from tests.faults.launcher import main; main(*sys.argv[2:], ills={ills!r})"
+    )
 
 
 def record(trace: Path, ills: Path) -> None:
@@ -82,7 +102,8 @@ def record(trace: Path, ills: Path) -> None:
 
 
 if __name__ == "__main__":
-    record(Path(os.environ["TEST_TRACE"]), Path(os.environ["TEST_DISK"]))
+    record(Path(os.environ["TEST_TRACE"]), Path(os.environ["TEST_ILLS"]))
+    spoil_launcher(os.environ["TEST_ILLS"])
     if mutation := os.environ.get("TEST_MUTATION"):
         MUTATIONS[mutation]()
     sys.argv = ["semtask", "daemon"]

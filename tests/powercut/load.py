@@ -30,11 +30,11 @@ class RecordedDaemon(Daemon):
     def __init__(self, home: Path, **env: str) -> None:
         self.trace = home.parent / f"{home.name}.trace"
         self._ills = home.parent / f"{home.name}.ills"
-        test = {"TEST_TRACE": str(self.trace), "TEST_DISK": str(self._ills), "PYTHONPATH": str(ROOT)}
+        test = {"TEST_TRACE": str(self.trace), "TEST_ILLS": str(self._ills), "PYTHONPATH": str(ROOT)}
         super().__init__(home, **test, **env)
 
-    def disk(self, *ills: str) -> None:
-        """What the disk cannot do from now on: see tests.faults.disk."""
+    def suffer(self, *ills: str) -> None:
+        """What fails from now on, and nothing else: see tests.faults.disk and tests.faults.launcher."""
         new = self._ills.with_suffix(".new")
         new.write_text(" ".join(ills))
         new.rename(self._ills)
@@ -150,16 +150,21 @@ def load(daemon: RecordedDaemon, seconds: float, *, kill: bool) -> None:
             raise client.error
 
 
-def record(home: Path, seconds: float, *, kill: bool = False, **env: str) -> Path:
-    """The trace of a daemon from its first start to kill -9."""
+def add_app(home: Path) -> None:
+    """A new home, with an app that has the task `add`."""
     folder = home.parent / f"{home.name}.app"
     folder.mkdir()
     (folder / "tasks.py").write_text(APP)
     home.mkdir(mode=0o700)
-    daemon = RecordedDaemon(home, **env)
     listed = {"work": {"module": "tasks:app", "directory": str(folder), "python": sys.executable}}
     (home / "apps.json").write_text(json.dumps({"apps": listed}))
     (home / "apps.json").chmod(0o600)
+
+
+def record(home: Path, seconds: float, *, kill: bool = False, **env: str) -> Path:
+    """The trace of a daemon from its first start to kill -9."""
+    add_app(home)
+    daemon = RecordedDaemon(home, **env)
     try:
         daemon.start()
         daemon.rpc("queues.pause.v1", queue="shelf")
