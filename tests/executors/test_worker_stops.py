@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,16 @@ def deaf() -> None:
             time.sleep(60)
         except BaseException:
             pass
+@app.task
+def late_by(seconds: float) -> str:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            say("runs")
+            time.sleep(until - time.monotonic())
+        except BaseException:
+            pass
+    return "at last"
 @app.task
 def late() -> str:
     say("runs")
@@ -241,5 +254,53 @@ def test_a_worker_that_cannot_be_killed_is_told_of_and_keeps_its_jobs(tmp_path: 
             stop(r, job, 0)
             assert (await r.end(job)).outcome.stopped
             assert r.kill_failed == [job.job_id]
+
+    asyncio.run(main())
+
+
+def test_a_job_that_ends_at_the_last_moment_costs_the_next_one_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semtask.executors.worker._SHOW_S", 1.0)
+
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("late_by", seconds=0.6)
+            nonce = (await r.runs(job)).nonce
+            stop(r, job, 100)
+            assert (await r.end(job)).outcome.result == '"at last"'
+            beside = r.job("sleep", seconds=1.5)
+            assert (await r.start(beside)).nonce == nonce
+            assert (await r.end(beside)).outcome.failure is None
+
+    asyncio.run(main())
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_stop_needs_no_descriptor(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("loud_loop")
+            nonce = (await r.runs(job)).nonce
+            with no_descriptors():
+                stop(r, job, 100)
+                await asyncio.sleep(0.5)  # nothing can be looked at meanwhile
+            end = (await r.end(job)).outcome
+            assert end.stopped
+            assert end.error == "its worker was killed: the job did not end within its grace of 100 ms"
+            assert with_nonce(nonce) == []
 
     asyncio.run(main())

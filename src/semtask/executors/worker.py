@@ -342,10 +342,13 @@ class Worker:
 
     def _grace_is_over(self, key: Key) -> None:
         if key in self._held:
-            self._condemned = key
             self.process.show_stack()
-            why = f"the job did not end within its grace of {self._orders[key].grace_ms} ms"
-            self._loop.call_later(_SHOW_S, self.process.kill, why)
+            self._loop.call_later(_SHOW_S, self._end_with, key)
+
+    def _end_with(self, key: Key) -> None:
+        if key in self._held:  # else it has ended at the last moment, and others may be there now
+            self._condemned = key
+            self.process.kill(f"the job did not end within its grace of {self._orders[key].grace_ms} ms")
 
     # --- its end ---------------------------------------------------------------------------------------------------
 

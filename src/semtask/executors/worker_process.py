@@ -156,11 +156,14 @@ class WorkerProcess:
         self._signal(signal.SIGUSR2)
 
     def _signal(self, number: int) -> None:
-        if self._identity is None:
-            started = self._folder.started()
-            self._identity = identity.from_mark(started.command) if started is not None else None
-        if self._identity is not None:
-            identity.send_signal(self._identity, number)
+        try:
+            if self._identity is None:
+                started = self._folder.started()
+                self._identity = identity.from_mark(started.command) if started is not None else None
+            if self._identity is not None:
+                identity.send_signal(self._identity, number)
+        except OSError as error:  # no descriptor to do it with; the kill, which needs none, must not fail with it
+            log.warning("a worker cannot be signalled now: %s", error, extra=self._about)
 
     def kill(self, why: str, *, broken: bool = False) -> None:
         """End it with all its processes, at once. The first reason stays."""
