@@ -30,7 +30,9 @@ from semtask.engine.janitor import Retention
 from semtask.engine.lifecycle import Engine, Limits
 from semtask.engine.operations import Operations
 from semtask.engine.reporting import Reporting
+from semtask.engine.supervision import ServiceFailed, supervised
 from semtask.engine.tailing import Tailing
+from semtask.engine.watchdog import LoopWatchdog
 from semtask.errors import StartupError, Throttled
 from semtask.executors.attempt_files import AttemptFiles
 from semtask.executors.base import AppStatus, TaskEnd
@@ -49,17 +51,21 @@ from semtask.host.ownership import owned_folders
 from semtask.host.presence import Presence
 from semtask.host.probe import SystemProbe
 from semtask.host.randomness import RandomPool
+from semtask.host.systemd import Service
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ProgressNote
 from semtask.store.sqlite import SqliteStore, open_store
-from semtask.telemetry.counters import ZOMBIES_CLEANED
+from semtask.telemetry.counters import LOOP_STALLS, ZOMBIES_CLEANED
 from semtask.telemetry.events import Events
 from semtask.telemetry.logs import configure_logging, log_attempts
 from semtask.telemetry.metrics import Metrics
 
 log = logging.getLogger("semtask.daemon")
 
+# What stopping may take beside the time that running jobs get: kills, and a slow disk.
+STOPPING_S = 90
 EXIT_FENCED = 70
+EXIT_SERVICE_FAILED = 71
 EXIT_HOME_LOST = 72
 PRESENCE_S = 1.0
 # The daemon makes few cycles; looking for them as often as Python does by default costs more than it finds.
@@ -105,6 +111,7 @@ class _Daemon:
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
         self._exit_code = 0
+        self._service = Service(os.environ)
         self._new_id = JobIds(self._clock.now_ms, RandomPool()).new
 
     async def run(self, ready_fd: int | None, life_fd: int | None) -> int:
@@ -112,6 +119,7 @@ class _Daemon:
         if life_fd is not None:
             asyncio.get_running_loop().add_reader(life_fd, self._owner_gone, life_fd)
         async with contextlib.AsyncExitStack() as stack:
+            asyncio.get_running_loop().set_exception_handler(self._crashed)
             await self._serve(stack, ready_fd)
         log.info("stopped")
         return self._exit_code
@@ -139,9 +147,11 @@ class _Daemon:
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         _announce(ready_fd)
+        self._be_watched(stack, engine)
         log.info("ready: pid %d, home %s", os.getpid(), settings.home)
         await self._stopping.wait()
         log.info("stopping")
+        self._service.stopping(settings.shutdown_grace_ms / 1000 + STOPPING_S)
         operations.accepting = False
         server.drain()
         await engine.stop(wait_s=settings.shutdown_grace_ms / 1000, at_once=self._at_once)
@@ -156,7 +166,7 @@ class _Daemon:
         await spawner.start()
         stack.push_async_callback(spawner.close)
         cap = LogCap(logs, settings.log_max_bytes, upcalls.log_limit)
-        await stack.enter_async_context(_background(cap.run()))
+        await stack.enter_async_context(_background(supervised("the cap of logs", cap.run)))
         env = inherited(os.environ, settings.env_allowlist)
         workers = InProcessExecutor(
             attempts_dir,
@@ -294,6 +304,25 @@ class _Daemon:
         if self._stopping.is_set():
             self._at_once.set()
         self._stopping.set()
+
+    def _be_watched(self, stack: contextlib.AsyncExitStack, engine: Engine) -> None:
+        """By a thread of our own, and by systemd where it started us."""
+        watchdog = LoopWatchdog(lambda: engine.count(LOOP_STALLS, 1))
+        watchdog.start()
+        stack.callback(watchdog.stop)
+        self._service.ready(f"serving {self._settings.home}")
+        self._give_sign()
+
+    def _give_sign(self) -> None:
+        if self._service.sign_every_s is not None:
+            self._service.alive()
+            asyncio.get_running_loop().call_later(self._service.sign_every_s, self._give_sign)
+
+    def _crashed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), ServiceFailed):
+            self._give_up(str(context["exception"]), EXIT_SERVICE_FAILED)
+        else:
+            loop.default_exception_handler(context)
 
     def _owner_gone(self, life_fd: int) -> None:
         log.warning("the program that this daemon belongs to has ended")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from semtask.engine.supervision import supervised
 from semtask.errors import RpcError
 from semtask.host.clocks import Clock
 
@@ -30,7 +31,7 @@ class Alarm:
 
     def start(self, first: int | None) -> None:
         self._keep_earlier(first)
-        self._task = asyncio.get_running_loop().create_task(self._run(), name=self._name)
+        self._task = asyncio.get_running_loop().create_task(supervised(self._name, self._run), name=self._name)
 
     async def stop(self) -> None:
         """May be called twice, or without a start."""
@@ -67,3 +68,6 @@ class Alarm:
             log.warning("%s: not now, trying again: %s", self._name, error.message)
             self._keep_earlier(now)
             await asyncio.sleep(RETRY_S)
+        except Exception:
+            self._keep_earlier(now)  # it is still to be done when this is begun anew
+            raise

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from semtask.engine.supervision import supervised
 from semtask.errors import Throttled
 
 log = logging.getLogger("semtask.disk")
@@ -65,17 +66,20 @@ class DiskWatch:
     def needed(self) -> None:
         """Something is about to be claimed."""
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="disk watch")
+            self._task = asyncio.get_running_loop().create_task(self._watch(), name="disk watch")
 
-    async def _run(self) -> None:
+    async def _watch(self) -> None:
         try:
-            while True:
-                await self._look()
-                await asyncio.sleep(INTERVAL_S)
-                if self.low is None and not self._running():
-                    return
+            await supervised("the disk watch", self._run)
         finally:
             self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(INTERVAL_S)
+            if self.low is None and not self._running():
+                return
 
     async def _look(self) -> None:
         try:

@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from semtask.engine.background import Background
+from semtask.engine.supervision import supervised
 from semtask.errors import RpcError
 from semtask.host.clocks import Clock
 from semtask.model.state import FINAL
@@ -84,7 +85,7 @@ class Janitor:
         self._artifacts_deleted = 0
 
     def start(self) -> None:
-        self._tasks.spawn(self._run(), "the janitor")
+        self._tasks.spawn(supervised("the janitor", self._run), "the janitor")
         self._tasks.spawn(self._tried(lambda: self._remove_lost_logs(LOOK_PAUSE_S)), "looking for lost logs")
 
     async def stop(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import NamedTuple
 
+from semtask.engine.supervision import supervised
 from semtask.host.clocks import Clock
 from semtask.host.probe import HostProbe, Load
 from semtask.telemetry.counters import CPU_THROTTLE_EVENTS
@@ -138,12 +139,18 @@ class LoadWatch:
         self._needed_at = self._clock.monotonic()
         if self._task is None:
             self._apply(self._throttle.reason)
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="load watch")
+            self._task = asyncio.get_running_loop().create_task(self._watch(), name="load watch")
 
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    async def _watch(self) -> None:
+        try:
+            await supervised("the load watch", self._run)
+        finally:
+            self._task = None
 
     async def _run(self) -> None:
         try:
@@ -153,7 +160,6 @@ class LoadWatch:
                 self._attempt(self._look)
                 await asyncio.sleep(INTERVAL_S)
         finally:
-            self._task = None
             self._forget()
 
     def _attempt(self, look: Callable[[], None]) -> None:

@@ -7,4 +7,5 @@ from typing import Final
 ORPHANED_JOBS: Final = "recovery.orphaned_jobs"  # found running that a former daemon left
 ZOMBIES_CLEANED: Final = "recovery.zombies_cleaned"  # processes killed that a dead process had left behind
 RETRY_COUNT: Final = "worker.retry_count"  # attempts that were followed by a retry
+LOOP_STALLS: Final = "daemon.loop_stalls"  # times the event loop did not turn for a second
 CPU_THROTTLE_EVENTS: Final = "system.cpu_throttle_events"  # how often background work was paused
