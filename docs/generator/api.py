@@ -24,7 +24,10 @@ _SPELLED: dict[type, str] = {
 
 def methods() -> str:
     compare(ERRORS, METHODS, _WHERE)
-    overview = table(["method", ""], [(f"[`{m.name}`](#{anchor(m.name)})", m.summary) for m in METHODS.values()])
+    overview = table(
+        ["method", "scope", ""],
+        [(f"[`{m.name}`](#{anchor(m.name)})", f"`{m.scope}`", m.summary) for m in METHODS.values()],
+    )
     return "\n\n".join([overview, *map(_method, METHODS.values())])
 
 

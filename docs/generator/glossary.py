@@ -161,15 +161,16 @@ HTTP_STATUSES = {
     200: "a JSON-RPC answer, also one with an error",
     204: "a notification (a request without `id`) was executed",
     400: "this is not HTTP/1.1 as the daemon speaks it",
-    401: "the token is missing or wrong (TCP only)",
-    403: "another user, another Host, or a web page",
+    401: "the token is missing, wrong, removed or expired",
+    403: "another user, another Host, a web page, or `/metrics` without the scope `read`",
     404: "there is nothing at this path; the API is at `POST /rpc`",
     405: "only POST is allowed for the API, only GET for `/healthz`, `/readyz` and `/metrics`",
     408: "the request did not come in time",
     413: "the body is larger than `max_body_bytes`",
     415: "the content type is not `application/json`, or the body is encoded",
+    429: "this client sends more requests than `rate_limit_requests`; the header `retry-after` says when to come again",
     431: "the head of the request is larger than 16 KiB",
-    503: "the daemon is stopping, or all connections are busy; the header `retry-after` says when to come again",
+    503: "the daemon is stopping, or too much is in work at once; the header `retry-after` says when to come again",
 }
 
 EXIT_CODES = {
@@ -186,6 +187,7 @@ EXIT_CODES = {
 
 ENVIRONMENT = {
     "SEMANTICA_RPC_URL": "where clients find the daemon instead of the socket: `http://127.0.0.1:9527`",
+    "SEMANTICA_TOKEN_FILE": "the file with the token that clients use, and whose scopes they have, at port and socket",
     "SEMANTICA_OUTPUT": "what the command line prints: `table`, `json` or `quiet`",
     "SEMANTICA_DEBUG": "`1` shows the traceback of an error of the command line",
     "SEMANTICA_JOB_ID": "set for every command: the id of its job (a task asks `current_job()`)",

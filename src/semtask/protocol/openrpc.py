@@ -50,6 +50,7 @@ def _describe(method: Method, schema_of: dict[str, _Schema], components: dict[st
         "name": method.name,
         "summary": method.summary,
         "description": params.get("description", ""),
+        "x-scope": method.scope.value,
         "paramStructure": "by-name",
         "params": [
             {"name": name, "required": name in params.get("required", ()), "schema": _portable(schema)}
