@@ -246,6 +246,31 @@ def test_children_of_the_app_itself_are_no_leftovers(tmp_path: Path) -> None:
         os.kill(int(ended.result or ""), signal.SIGKILL)
 
 
+def test_a_process_that_the_app_itself_has_detached_is_no_leftover(tmp_path: Path) -> None:
+    app = """
+def leave_detached() -> int:
+    found = subprocess.run(["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True)
+    return int(found.stdout)
+
+helper = leave_detached()
+
+@app.task
+def pid() -> int:
+    return helper
+
+@app.task
+def leave_another() -> int:
+    return leave_detached()
+"""
+    with worker(tmp_path, app, shim=True) as rig:
+        ended = rig.run("pid")
+        assert not ended.leftovers
+        another = rig.run("leave_another")
+        assert another.leftovers
+        for pid in (ended.result, another.result):
+            os.kill(int(pid or ""), signal.SIGKILL)
+
+
 def test_an_interrupted_job_leaves_a_worker_that_goes_on(tmp_path: Path) -> None:
     with worker(tmp_path, TASKS, shim=True) as rig:
         call = rig.call("runs_a_process")

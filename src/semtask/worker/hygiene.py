@@ -36,6 +36,7 @@ class Hygiene:
         self._memory = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._siblings = _children_file(setup.shim_pid)
         self._children = frozenset(procfs.children(self._pid))
+        self._orphans = frozenset(self._beside())
         self._threads = threading.active_count()
         self._known_threads = frozenset(threading.enumerate())
         self._folder = os.getcwd()
@@ -93,10 +94,12 @@ class Hygiene:
 
     def _has_orphans(self) -> bool:
         """Orphans of jobs are adopted by the shim, whose only own child is this worker."""
-        if self._siblings is None:
-            return False
-        pids = os.pread(self._siblings, 4096, 0).split()
-        return len(pids) > 1 and any(_alive(int(pid)) for pid in pids if int(pid) != self._pid)
+        pids = self._beside()
+        return len(pids) > 1 and any(_alive(int(pid)) for pid in pids if pid not in self._orphans)
+
+    def _beside(self) -> list[bytes]:
+        """The pids of this worker and of orphans."""
+        return [] if self._siblings is None else os.pread(self._siblings, 4096, 0).split()
 
     def reason_to_recycle(self, ran_ns: int, spare: Collection[threading.Thread] = ()) -> str | None:
         """Why this process is not fit for another job. `spare` threads are no job's."""
