@@ -361,7 +361,7 @@ def test_a_thousand_connections_in_a_row_leave_nothing_behind(home: Path) -> Non
             server.unix().sock.close()
         with server.unix() as peer:
             assert peer.rpc("admin.stats.v1").status == 200
-            _until(lambda: len(server.server._connections) == 1)
+            _until(lambda: len(server.server.room) == 1)
 
 
 pieces = st.lists(

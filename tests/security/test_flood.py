@@ -80,10 +80,12 @@ def hold(tmp_path: Path, connections: int, *, again_per_s: float, seconds: float
         assert daemon.get("/readyz")[0] == 200
 
 
+@pytest.mark.alone
 def test_hostile_connections_leave_a_normal_client_served(tmp_path: Path) -> None:
     hold(tmp_path, 2000, again_per_s=200, seconds=3)
 
 
+@pytest.mark.alone
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_ten_thousand_hostile_connections_leave_a_normal_client_served(

@@ -168,6 +168,8 @@ class Connection(asyncio.Protocol):
         if incoming is self._incoming and phase is self._phase:
             incoming.fed += len(data)
             self._check_fed()
+        if self._phase is _Phase.BODY and phase is not _Phase.BODY and self._task is None:
+            self._site.stands(self, Standing.RECEIVING)
         self._set_timer()
 
     def eof_received(self) -> bool:
@@ -221,8 +223,6 @@ class Connection(asyncio.Protocol):
         except Refused as refused:
             self._refuse(refused)
             return
-        if self._task is None:
-            self._site.stands(self, Standing.RECEIVING)
         if self._task is None and any(value.lower() == b"100-continue" for value in head.values(b"expect")):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

@@ -12,7 +12,6 @@ import resource
 import socket
 import struct
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
@@ -35,8 +34,6 @@ log = logging.getLogger("semtask.api")
 _PEER = struct.Struct("3i")  # pid, uid, gid
 _CLOSE_GRACE_S = 5.0
 _ACCEPTED_AT_ONCE = 64
-# A process with more than this share of all connections makes room for its own.
-_CROWD = 8
 _PIPELINES_AT_ONCE = 4
 
 
@@ -73,15 +70,11 @@ class RpcServer:
         self._metrics = metrics
         self._responder = Responder(operations, version=version, events=events)
         self._own_uid = os.geteuid()
-        self._max_connections = _connection_cap(settings.max_connections)
         self._servers: list[asyncio.Server] = []
         self._unix: tuple[int, int] | None = None
-        self._connections: dict[Connection, int] = {}  # and the pid of the other end
         self._all_closed = asyncio.Event()
         self._all_closed.set()
-        self._room = Room()
-        self._rooms: dict[int, Room] = {}  # of each process, by its pid; 0 is for all that come by TCP
-        self._crowds: Counter[int] = Counter()
+        self.room = Room(_connection_cap(settings.max_connections), monotonic)
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -117,13 +110,13 @@ class RpcServer:
             listeners.remove_unix(self._settings.socket, self._unix)
             self._unix = None
         self.tcp_port = None
-        for connection in list(self._connections):
+        for connection in self.room:
             connection.close()
         try:
             async with asyncio.timeout(_CLOSE_GRACE_S):
                 await self._all_closed.wait()
         except TimeoutError:
-            for connection in list(self._connections):
+            for connection in self.room:
                 connection.abort()
             await self._all_closed.wait()
 
@@ -140,43 +133,23 @@ class RpcServer:
 
     def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> int:
         pid, uid = _peer(transport) if place.port is None else (0, self._own_uid)
-        self._connections[connection] = pid
-        self._crowds[pid] += 1
-        self._rooms.setdefault(pid, Room())
+        self.room.enter(connection, pid)
         self._all_closed.clear()
         guard.check_peer(uid, self._own_uid)
-        if len(self._connections) > self._max_connections:
-            self._make_room(pid)
-        self.stands(connection, Standing.IDLE)
+        if self.room.overfull:
+            victim = self.room.least_missed(pid)
+            if victim is None:
+                raise guard.too_many("connections")
+            victim.evict()
+        self.room.stands(connection, Standing.IDLE)
         return pid
 
-    def _make_room(self, pid: int) -> None:
-        """Close the connection that is missed least. A process that has many loses one of its own."""
-        crowded = self._crowds[pid] > self._max_connections // _CROWD
-        room = self._rooms[pid] if crowded else self._room
-        victim = room.least_missed(self._monotonic()) or self._room.least_missed(self._monotonic())
-        if victim is None:
-            raise guard.too_many("connections")
-        victim.evict()
-
     def stands(self, connection: Connection, standing: Standing) -> None:
-        pid = self._connections.get(connection)
-        if pid is not None:
-            now = self._monotonic()
-            self._room.put(connection, standing, now)
-            self._rooms[pid].put(connection, standing, now)
+        self.room.stands(connection, standing)
 
     def closed(self, connection: Connection) -> None:
-        pid = self._connections.pop(connection, None)
-        if pid is None:
-            return
-        self._room.remove(connection)
-        self._crowds[pid] -= 1
-        if self._crowds[pid]:
-            self._rooms[pid].remove(connection)
-        else:
-            del self._crowds[pid], self._rooms[pid]
-        if not self._connections:
+        self.room.leave(connection)
+        if not len(self.room):
             self._all_closed.set()
 
     # --- requests --------------------------------------------------------------------------------------------------
