@@ -74,7 +74,7 @@ class Crew:
         try:
             wrong = self._run(ground, case, name)
         except Exception as error:
-            wrong = [f"{type(error).__name__}: {error}"]
+            wrong = [f"{type(error).__name__}: {error}", ground.daemon.stderr()[-2000:]]
         if wrong:
             with self._counting:
                 self.failures.append(f"{case} in {ground.folder}: {wrong}")

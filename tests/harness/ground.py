@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.daemon.rig import Daemon, Json, RpcFailed, eventually
 from tests.harness.books import contradictions
 from tests.harness.load import ROOT, Planned, params, write_apps
 from tests.harness.points import ENV_PLAN, Plan
-from tests.harness.processes import Kind, by_kind
+from tests.harness.processes import by_kind, kind_of_pid
 from tests.harness.verdict import FINAL, Evidence, Verdict
 
 _UNANSWERED = (OSError, http.client.HTTPException, ValueError)
@@ -191,33 +192,12 @@ class Ground:
         return [name for name in names if not name.startswith((".", "worker-"))]
 
 
-def shims_of(ground: Ground, job_ids: Sequence[str]) -> list[int]:
-    """The parents of the processes of these commands."""
-    shims = set(by_kind(ground.home)["shim"])
+def shims_of(ground: Ground, name: str) -> list[int]:
+    """The shims that hold a folder with such a name, a pattern, as they have written down themselves."""
     found = []
-    for shim in shims:
-        for child in _children(shim):
-            environ = _environ(child)
-            if any(f"SEMANTICA_JOB_ID={job_id}".encode() in environ for job_id in job_ids):
-                found.append(shim)
+    for started in (ground.home / "attempts").glob(f"{name}/started"):
+        with suppress(FileNotFoundError):
+            who, *mark = started.read_text().split("\n")[0].split()
+            if who == "shim" and kind_of_pid(pid := int(mark[2])) == "shim":
+                found.append(pid)
     return found
-
-
-def shims_of_kind(ground: Ground, kind: Kind) -> list[int]:
-    """The shims of processes of this kind."""
-    wanted = set(by_kind(ground.home)[kind])
-    return [shim for shim in by_kind(ground.home)["shim"] if wanted.intersection(_children(shim))]
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def _environ(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""

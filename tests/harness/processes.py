@@ -32,6 +32,15 @@ def kind_of(pid: int, cmdline: str) -> Kind:
     return "daemon" if "daemon" in cmdline.split() else "other"
 
 
+def kind_of_pid(pid: int) -> Kind | None:
+    """None if there is no such process."""
+    try:
+        cmdline = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    return kind_of(pid, cmdline)
+
+
 def kill(pid: int, kind: Kind) -> bool:
     """SIGKILL, if the process is still what it was found to be."""
     try:
@@ -39,11 +48,10 @@ def kill(pid: int, kind: Kind) -> bool:
     except ProcessLookupError:
         return False
     try:
-        cmdline = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        if kind_of(pid, cmdline) != kind:
+        if kind_of_pid(pid) != kind:
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    except (ProcessLookupError, FileNotFoundError):
+    except ProcessLookupError:
         return False
     finally:
         os.close(pidfd)

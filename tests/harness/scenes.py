@@ -10,7 +10,7 @@ from collections.abc import Callable
 import apsw
 
 from tests.daemon.rig import RpcFailed
-from tests.harness.ground import KEPT, Ground, shims_of, shims_of_kind
+from tests.harness.ground import KEPT, Ground, shims_of
 from tests.harness.load import Planned
 
 LONG = 600.0
@@ -67,13 +67,13 @@ def restart(ground: Ground, prefix: str) -> None:
 def lost(ground: Ground, prefix: str) -> None:
     """It dies, and the next one loses a shim of a command, and one of a worker."""
     restart(ground, prefix)
-    jobs = [
-        Planned(f"{prefix}-lost-c", "command", seconds=0.5, flags="leave"),
-        Planned(f"{prefix}-lost-s", "witness", seconds=0.5),
-    ]
-    ids = ground.enqueue(*jobs)
-    ground.await_start(*jobs)
-    for shim in [*shims_of(ground, ids), *shims_of_kind(ground, "worker")]:
+    task = Planned(f"{prefix}-lost-s", "witness", seconds=1.0)
+    ground.enqueue(task)
+    ground.await_start(task)
+    command = Planned(f"{prefix}-lost-c", "command", seconds=0.7, flags="leave")
+    [job_id] = ground.enqueue(command)
+    ground.await_start(command)
+    for shim in [*shims_of(ground, f"{job_id}.*"), *shims_of(ground, "worker-*")]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(shim, signal.SIGKILL)
 
