@@ -26,6 +26,14 @@ def any_number(folder: str, name: str) -> None:
     _await_go(folder, name)
 
 
+@app.task
+def append(path: str) -> None:
+    """The file has a byte for each time that this has begun."""
+    with Path(path).open("ab") as file:
+        file.write(b"x")
+    time.sleep(0.002)
+
+
 @app.task(concurrency=1)
 def descend(depth: int) -> int:
     return 0 if depth == 0 else 1 + descend.enqueue(depth - 1).result(timeout=60)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.daemon.rig import Daemon, eventually, running_daemon
+from tests.daemon.rig import Daemon, eventually, running_daemon, stop_for_certain
 from tests.daemon.test_isolation import NOTHING, write_apps
 
 MODULE = "tests.daemon.attackers"
@@ -36,6 +37,45 @@ def enqueue(daemon: Daemon, task: str, arguments: Mapping[str, Any] = NOTHING, *
 def result_of(daemon: Daemon, job_id: str) -> Any:
     daemon.wait(job_id)
     return daemon.job(job_id, "result")["result"]
+
+
+def _has_more_than(folder: Path, count: int) -> bool:
+    return len(list(folder.iterdir())) > count
+
+
+def test_a_daemon_killed_again_and_again_starts_nothing_twice_that_must_not_be(tmp_path: Path) -> None:
+    home, files = tmp_path / "home", tmp_path / "files"
+    files.mkdir()
+    write_apps(home, f"{MODULE}:app")
+    daemon = Daemon(home).start()
+    try:
+        rules = ["fail", "requeue"] * 150
+        jobs = [
+            {
+                "job_type": f"{MODULE}:append",
+                "execution_mode": "IN_PROCESS",
+                "payload": {"path": str(files / f"{number}")},
+                "queue": f"q{number % 3}",
+                "on_interrupt": rule,
+            }
+            for number, rule in enumerate(rules)
+        ]
+        ids = [one["job_id"] for one in daemon.rpc("dev.enqueue_many.v1", jobs=jobs)["jobs"]]
+        for kill in range(6):
+            eventually(partial(_has_more_than, files, 30 * kill))
+            daemon.kill()
+            daemon.start()
+        ended = daemon.wait(*ids)
+        for number, (rule, job) in enumerate(zip(rules, ended, strict=True)):
+            begun = len((files / f"{number}").read_bytes()) if (files / f"{number}").exists() else 0
+            if rule == "fail":
+                assert (job["state"], job["end_cause"]) in {("DONE", "success"), ("FAILED", "interrupted")}
+                assert begun == 1 or (begun == 0 and job["state"] == "FAILED")
+            else:
+                assert job["state"] == "DONE"
+                assert 1 <= begun <= 1 + job["interruptions"]
+    finally:
+        stop_for_certain(daemon)
 
 
 # --- tasks with a limit of their own ---
