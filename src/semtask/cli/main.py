@@ -40,6 +40,8 @@ COMMANDS = {
     "down": ("server", "Stop the daemon."),
     "status": ("server", "Show the daemon and its queues."),
     "daemon": ("server", "Run the daemon in the foreground."),
+    "install-service": ("service", "Write the units that run the daemon under systemd."),
+    "uninstall-service": ("service", "Remove them."),
     "doctor": ("doctor", "Look for what is wrong, and say what to do."),
     "gc": ("upkeep", "Delete what is over its retention now."),
     "db": ("upkeep", "Look at the database, back it up, change it."),
@@ -64,7 +66,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"semtask.cli.{COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 
