@@ -40,6 +40,7 @@ bench: $(STAMP) ## measure, side by side with the limits of this machine
 
 chaos: $(STAMP) ## kill -9 at random moments and at every step, the long version
 	$(BIN)/python -m pytest -s -m chaos --chaos-kills=500 --kill-points=all tests/chaos
+	$(BIN)/python -m tests.powercut
 
 clean: ## remove what the targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

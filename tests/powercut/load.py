@@ -8,13 +8,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.daemon.rig import Daemon, Json, RpcFailed, command_params, eventually, processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
+SICK_S = 0.15
 APP = """
 from semtask import Semantica
 app = Semantica()
@@ -26,15 +27,18 @@ def add(a: int, b: int) -> int:
 
 class RecordedDaemon(Daemon):
     entry = ("tests.powercut.entry",)
+    may_refuse = False  # whether errors are to be expected
 
     def __init__(self, home: Path, **env: str) -> None:
         self.trace = home.parent / f"{home.name}.trace"
         self._ills = home.parent / f"{home.name}.ills"
         test = {"TEST_TRACE": str(self.trace), "TEST_ILLS": str(self._ills), "PYTHONPATH": str(ROOT)}
         super().__init__(home, **test, **env)
+        self.may_refuse = "TEST_MUTATION" in env
 
     def suffer(self, *ills: str) -> None:
         """What fails from now on, and nothing else: see tests.faults.disk and tests.faults.launcher."""
+        self.may_refuse = True
         new = self._ills.with_suffix(".new")
         new.write_text(" ".join(ills))
         new.rename(self._ills)
@@ -43,7 +47,7 @@ class RecordedDaemon(Daemon):
 class _Client(threading.Thread):
     """Calls `turn` with a way to call the daemon, until it is told to stop. A daemon that is away is waited for."""
 
-    def __init__(self, daemon: Daemon, stopped: threading.Event, turn: Callable[[_Client, int], None]) -> None:
+    def __init__(self, daemon: RecordedDaemon, stopped: threading.Event, turn: Callable[[_Client, int], None]) -> None:
         super().__init__(daemon=True)
         self._daemon = daemon
         self._stopped = stopped
@@ -62,8 +66,9 @@ class _Client(threading.Thread):
                     self._hang_up()
                     self._stopped.wait(0.02)
                 except RpcFailed:
-                    if "TEST_MUTATION" not in self._daemon.env:
+                    if not self._daemon.may_refuse:
                         raise
+                    self._stopped.wait(0.02)
         except BaseException as error:  # told by `load`
             self.error = error
         finally:
@@ -131,17 +136,24 @@ def _changes(client: _Client, number: int) -> None:
         client.call("upkeep", "admin.maintenance.v1", force_vacuum=True)
 
 
-def load(daemon: RecordedDaemon, seconds: float, *, kill: bool) -> None:
-    """Drive the daemon; `kill` -9s it half way and starts it again. It runs before and after."""
+def load(daemon: RecordedDaemon, seconds: float, *, kill: bool, ills: Sequence[str]) -> None:
+    """Drive the daemon, which runs before and after: `kill` -9s it half way and starts it again, and it suffers from
+    each of the ills for a moment."""
     stop = threading.Event()
     clients = [_Client(daemon, stop, turn) for turn in (_stored, _commands, _commands, _tasks, _changes)]
     for client in clients:
         client.start()
+    parts = len(ills) + kill + 1
+    for ill in ills:
+        time.sleep(seconds / parts)
+        daemon.suffer(ill)
+        time.sleep(SICK_S)
+        daemon.suffer()
     if kill:
-        time.sleep(seconds / 2)
+        time.sleep(seconds / parts)
         daemon.kill()
         daemon.start()
-    time.sleep(seconds / (2 if kill else 1))
+    time.sleep(seconds / parts)
     stop.set()
     for client in clients:
         client.join(20)
@@ -161,14 +173,14 @@ def add_app(home: Path) -> None:
     (home / "apps.json").chmod(0o600)
 
 
-def record(home: Path, seconds: float, *, kill: bool = False, **env: str) -> Path:
+def record(home: Path, seconds: float, *, kill: bool = False, ills: Sequence[str] = (), **env: str) -> Path:
     """The trace of a daemon from its first start to kill -9."""
     add_app(home)
     daemon = RecordedDaemon(home, **env)
     try:
         daemon.start()
         daemon.rpc("queues.pause.v1", queue="shelf")
-        load(daemon, seconds, kill=kill)
+        load(daemon, seconds, kill=kill, ills=ills)
     finally:
         if daemon.process is not None:
             daemon.kill()

@@ -186,6 +186,7 @@ class SqliteFile:
             except apsw.BusyError:
                 return  # a reader, or the writer in the middle of a tick; the next one cuts
             except apsw.Error as error:
+                self.distrusted = self.distrusted or isinstance(error, apsw.IOError)
                 raise DatabaseError(f"the write-ahead log cannot be moved into the database: {error}") from error
 
     def close(self) -> None:
