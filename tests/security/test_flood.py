@@ -91,7 +91,7 @@ def test_hostile_connections_leave_a_normal_client_served(tmp_path: Path) -> Non
 def test_ten_thousand_hostile_connections_leave_a_normal_client_served(
     tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    connections = request.config.getoption("--flood-connections")
+    connections = request.config.getoption("--flood-connections", default=0)
     if not connections:
         pytest.skip("the long form: --flood-connections=10000")
     hold(tmp_path, connections, again_per_s=300, seconds=20)
