@@ -42,7 +42,7 @@ def test_commands_and_options(served: Shell) -> None:
     assert offered(served, "semtask re") == ["result", "retry", "resume"]
     assert "--on-duplicate" in offered(served, "semtask run --on")
     assert offered(served, "semtask run --on-duplicate su") == ["supersede", "supersede_running"]
-    assert offered(served, "semtask db r") == ["rollback"]
+    assert offered(served, "semtask db r") == ["restore", "rollback"]
 
 
 def test_jobs_queues_and_tags(served: Shell) -> None:
