@@ -44,14 +44,14 @@ def test_a_task_that_nobody_offers_waits_and_says_so_until_an_app_offers_it(tmp_
 def test_thousands_of_jobs_that_nobody_offers_hold_up_no_others(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with engine(tmp_path, PlayedWorkers()) as e:
-            await e.enqueue("lost", 3000)
+            await e.enqueue("lost", 1200)
             [known] = await e.enqueue("t")
             e.offer(info("t"))
             await e.until(lambda: [job.job_id for job in e.running] == [known])
             e.end(*e.running)
             e.offer(info("t"), info("lost"))
             await e.until(lambda: len(e.running) == 4)
-            while (await e.counts())[State.DONE] < 3001:
+            while (await e.counts())[State.DONE] < 1201:
                 e.end(*e.running)
                 await e.until(lambda: bool(e.running) or e.slots.running == 0)
                 await asyncio.sleep(0)
