@@ -279,6 +279,8 @@ class _Daemon:
         async def ready() -> None:
             if not operations.accepting:
                 raise Throttled("the daemon is stopping")
+            if not engine.started:
+                raise Throttled("the daemon is starting")
             await store.healthy()
 
         async def scrape() -> bytes:

@@ -90,6 +90,7 @@ class Engine:
         files: AttemptFiles,
         retention: Retention,
     ) -> None:
+        self.started = False
         self._store = store
         self._executor = executor
         self._log_watch = log_watch
@@ -181,6 +182,7 @@ class Engine:
         self._background.spawn(self.disk.start(), "making a reserve of disk space")
         self.dispatcher.open(await self._store.queues())
         self.janitor.start()
+        self.started = True
 
     async def stop(self, *, wait_s: float, at_once: asyncio.Event) -> None:
         """Claim nothing more, let running jobs go on for `wait_s` or until `at_once`, then stop them.
