@@ -220,6 +220,10 @@ def test_what_is_stored_tells_no_token(daemon: Daemon) -> None:
     assert token not in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
     assert token not in semtask(daemon, "token", "ls", "--json").stdout
+    assert ask(daemon, token, "queues.pause.v1", {"queue": "default"}) == (200, 4004)
+    assert ask(daemon, f"{token}x", "queues.list.v1")[0] == 401
+    told = [(daemon.home / "logs" / "daemon.log").read_text(), daemon.stderr(), json.dumps(daemon.stats())]
+    assert not any(token in text for text in (*told, daemon.get("/metrics")[1].decode()))
     again = semtask(daemon, "token", "add", "stored", "--scope", "admin")
     assert again.returncode == 5
     assert token.startswith("smt_")
