@@ -176,6 +176,7 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         on_timeout=lambda job: None,
         on_finishing=lambda job, result: dispatcher.release([job]),
         on_end=lambda job: None,
+        evidence=lambda *_: None,
     )
     promoter, expiry = Promoter(store, clock), Expiry(store, live, clock, deadline_passed)
     for listener in (dispatcher.on_changes, promoter.on_changes, expiry.on_changes):

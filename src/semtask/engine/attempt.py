@@ -17,7 +17,7 @@ from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import Clock
 from semtask.model.job import Job, ProcessIdentity
 from semtask.model.outcome import Outcome, bad_payload, never_ran
-from semtask.model.retry import JITTER_HIGH, JITTER_LOW
+from semtask.model.retry import JITTER_HIGH, JITTER_LOW, is_last_straw
 from semtask.model.state import StopReason
 from semtask.protocol.messages import CommandPayload
 from semtask.store.base import Finish, Running, Store
@@ -63,8 +63,9 @@ def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
 class Attempts:
     """The running commands of this daemon, each one an asyncio task.
 
-    `on_finishing` is called when everything of an attempt is gone and its end is about to be stored, `on_end` when
-    that is committed.
+    `evidence(job_id, claim_no, error)` is what a job that goes to quarantine is to be judged by, as JSON text; it may
+    block. `on_finishing` is called when everything of an attempt is gone and its end is about to be stored, `on_end`
+    when that is committed.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Attempts:
         on_timeout: Callable[[Job], None],
         on_finishing: Callable[[Job, Outcome], None],
         on_end: Callable[[Job], None],
+        evidence: Callable[[str, int, str], str | None],
     ) -> None:
         self._store = store
         self._executor = executor
@@ -91,6 +93,7 @@ class Attempts:
         self._on_timeout = on_timeout
         self._on_finishing = on_finishing
         self._on_end = on_end
+        self._evidence = evidence
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._stops: dict[Key, StopReason] = {}
         self._notes = Background()
@@ -138,6 +141,9 @@ class Attempts:
 
     async def settle(self, job: Job, outcome: Outcome, *, ran_s: float | None = None) -> None:
         """Write the end of an attempt; also used for the attempts of a former daemon, whose duration is not known."""
+        if outcome.exception is None and is_last_straw(job, outcome):
+            found = await asyncio.to_thread(self._evidence, job.job_id, job.claim_no, outcome.error or "")
+            outcome = msgspec.structs.replace(outcome, exception=found)
         asked = self._clock.monotonic()
         finish = Finish(
             job_id=job.job_id,

@@ -111,6 +111,7 @@ class Engine:
             on_timeout=self._timed_out,
             on_finishing=self._finishing,
             on_end=self._ended,
+            evidence=files.evidence,
         )
         self.tasks = TaskAttempts(
             store,

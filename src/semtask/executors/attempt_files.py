@@ -11,6 +11,8 @@ from contextlib import suppress
 
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import STREAMS, LogFiles
+from semtask.executors.task_outcome import crash_exception
+from semtask.executors.worker_death import end_of_log
 
 log = logging.getLogger("semtask.files")
 
@@ -44,6 +46,11 @@ class AttemptFiles:
             with suppress(FileNotFoundError):
                 if os.stat(path, follow_symlinks=False).st_size == 0:
                     os.unlink(path)
+
+    def evidence(self, job_id: str, claim_no: int, error: str) -> str | None:
+        """JSON text for the exception of a job that goes to quarantine; None without a log."""
+        lines = end_of_log(self._logs.name(job_id, claim_no, "stdout"))
+        return crash_exception(error, lines, kind="Quarantined") if lines else None
 
     def remove_logs(self, jobs: Iterable[Key]) -> None:
         """Remove all logs of these jobs, given with their last claim_no. What cannot be removed is logged."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from semtask.executors.task_outcome import crash_exception
-from semtask.executors.worker_death import Death
+from semtask.executors.worker_death import Death, end_of_log
 from semtask.executors.worker_process import Site
 from semtask.model import outcome
 from semtask.model.outcome import Outcome
@@ -23,13 +23,22 @@ def outcome_of(site: Site, key: tuple[str, int], death: Death, *, stopped: bool)
     if death.exit_code == 0 and not death.by_us:
         error = f"{error} and without a result"
     tail = "" if death.by_us and not stopped else death.tail
+    evidence = _evidence(site, key, death, tail)
     made = outcome.crash(
         error,
         signal=death.signal,
         exit_code=death.exit_code,
-        exception=crash_exception(error, tail) if tail else None,
+        exception=crash_exception(error, evidence) if evidence else None,
     )
     return msgspec.structs.replace(made, stopped=stopped, log_bytes=_log(site, key, error, tail))
+
+
+def _evidence(site: Site, key: tuple[str, int], death: Death, tail: str) -> str:
+    """What is known beside the error: it stays with the job when its log is gone."""
+    parts = [part for part in (tail, end_of_log(site.logs.name(*key, "stdout"))) if part]
+    if death.max_rss_kib:
+        parts.append(f"Most memory of its worker: {death.max_rss_kib / 1024:.0f} MiB")
+    return "\n\n".join(parts)
 
 
 def _log(site: Site, key: tuple[str, int], error: str, tail: str) -> int | None:

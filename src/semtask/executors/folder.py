@@ -59,7 +59,8 @@ class Record(NamedTuple):
 
     `wait_status` (as of os.waitpid) is None if it was never started. `stop` says why the shim had begun to stop it
     before it ended: DAEMON_DIED, a reason of the daemon's, or nothing. `swept` processes that it left were killed.
-    `spawn_errno` and `spawn_error` say why it could not be started. Times are epoch ms.
+    `spawn_errno` and `spawn_error` say why it could not be started. `max_rss_kib` is the most memory it had, 0 if that
+    is not known. Times are epoch ms.
     """
 
     wait_status: int | None
@@ -69,6 +70,7 @@ class Record(NamedTuple):
     swept: int
     spawn_errno: int
     spawn_error: str
+    max_rss_kib: int = 0
 
 
 DAEMON_DIED = "daemon_died"
@@ -79,6 +81,7 @@ def encode_record(record: Record) -> bytes:
     body = (
         f"wait_status {status}\nstop {record.stop}\nstarted_ms {record.started_ms}\nended_ms {record.ended_ms}\n"
         f"swept {record.swept}\nspawn_errno {record.spawn_errno}\nspawn_error {record.spawn_error}\n"
+        f"max_rss_kib {record.max_rss_kib}\n"
     ).encode("utf-8", "replace")
     return body + b"crc32 %08x\n" % binascii.crc32(body)
 
@@ -97,6 +100,7 @@ def decode_record(data: bytes) -> Record | None:
         swept=int(values["swept"]),
         spawn_errno=int(values["spawn_errno"]),
         spawn_error=values["spawn_error"],
+        max_rss_kib=int(values.get("max_rss_kib", 0)),  # a shim of a former version does not say
     )
 
 

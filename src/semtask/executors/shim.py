@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource  # noqa: F401 - wait4 needs it, and a shim should find it there
 import select
 import signal
 import time
@@ -88,6 +89,7 @@ class _Attempt:
         self._task = task
         self.command_pid = 0  # 0: not started
         self._status: int | None = None
+        self._max_rss_kib = 0
         self._stop = ""
         self._deadline: float | None = None  # monotonic seconds; SIGKILL follows
         self._news: str | None = None  # who the command is
@@ -125,6 +127,7 @@ class _Attempt:
                 swept=self._swept,
                 spawn_errno=number,
                 spawn_error=refused,
+                max_rss_kib=self._max_rss_kib,
             )
         )
 
@@ -206,13 +209,14 @@ class _Attempt:
         """Take in what has ended; whether any child is left."""
         while True:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return False
             if pid == 0:
                 return True
             if pid == self.command_pid:
                 self._status = status
+                self._max_rss_kib = usage.ru_maxrss
             else:
                 self._others_reaped += 1
 

@@ -91,6 +91,6 @@ def _text(value: object) -> str:
     return _encode(value).decode()
 
 
-def crash_exception(error: str, tail: str) -> str:
-    """For those who ask for the exception of a job whose worker died: what the interpreter said at its end."""
-    return _text(ExceptionInfo(type="WorkerCrash", message=error, traceback=tail))
+def crash_exception(error: str, evidence: str, *, kind: str = "WorkerCrash") -> str:
+    """For those who ask for the exception of a job that ended without one: what is known of its end."""
+    return _text(ExceptionInfo(type=kind, message=error, traceback=evidence))

@@ -14,6 +14,7 @@ from semtask.protocol.frames import PROTOCOL, Failed, Hello
 
 TAIL_BYTES = 4096
 _LINE = 300
+_LOG_LINES = 20
 _FATAL = "Fatal Python error: "
 _NO_SEMTASK = ("No module named 'semtask'", "No module named semtask")
 
@@ -23,8 +24,9 @@ End = Record | Lost
 class Death(NamedTuple):
     """`error` is one line; `tail` the end of the worker's own log since its last job ended.
 
-    `traceback` is for those who want to know more about a start that failed. `no_room`: the machine could not start it
-    now. `by_us`: the daemon killed it. `broken`: because it broke the protocol.
+    `max_rss_kib` is the most memory it had, 0 if that is not known. `traceback` is for those who want to know more
+    about a start that failed. `no_room`: the machine could not start it now. `by_us`: the daemon killed it. `broken`:
+    because it broke the protocol.
     """
 
     error: str
@@ -35,6 +37,7 @@ class Death(NamedTuple):
     no_room: bool = False
     by_us: bool = False
     broken: bool = False
+    max_rss_kib: int = 0
 
 
 class Facts(NamedTuple):
@@ -89,6 +92,12 @@ def tail(path: str, start: int) -> str:
         os.close(fd)
 
 
+def end_of_log(path: str) -> str:
+    """The last lines of a job's log, with a heading; nothing of an empty one."""
+    lines = tail(path, 0).splitlines()[-_LOG_LINES:]
+    return "\n".join(["The last lines of its log:", *(f"  {line}" for line in lines)]) if lines else ""
+
+
 def _never_started(app: App, record: Record) -> Death:
     if record.spawn_errno in NO_ROOM:
         return not_started(record.spawn_error)
@@ -119,6 +128,7 @@ def _ended(facts: Facts) -> Death:
         signal=number,
         by_us=facts.killed is not None,
         broken=facts.broken,
+        max_rss_kib=facts.end.max_rss_kib if isinstance(facts.end, Record) else 0,
     )
 
 

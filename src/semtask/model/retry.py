@@ -130,6 +130,13 @@ def _displaced(job: Job, outcome: Outcome) -> Decision:
     return Decision(event=Event.GIVE_BACK, end_cause=outcome.end_cause, error=outcome.error)
 
 
+def is_last_straw(job: Job, outcome: Outcome) -> bool:
+    """Whether this crash or interruption may be the one that brings the job into quarantine."""
+    if outcome.failure is FailureClass.CRASH and job.retry_on_crash:
+        return job.crashes + 1 >= MAX_CRASHES
+    return job.interruptions >= MAX_INTERRUPTIONS and job.on_interrupt is OnInterrupt.REQUEUE
+
+
 def _crashed(job: Job, outcome: Outcome, jitter: float) -> Decision:
     if not job.retry_on_crash:
         return Decision(event=Event.FAIL, end_cause=outcome.end_cause, attempts=1, crashes=1, error=outcome.error)
