@@ -68,8 +68,8 @@ def look(database: Path, told: Sequence[Fact], order: Sequence[str]) -> Found:
     file = SqliteFile(database)
     try:
         db = file.open(NOW)
-    except (StartupError, ValueError) as error:
-        return Found(f"does not open: {error}", [])
+    except StartupError as error:
+        return Found(f"does not open: {error.message}", [])
     try:
         return Found(_corrupt(db), [*_lost(db, told), *_holes(db, order)])
     except apsw.Error as error:

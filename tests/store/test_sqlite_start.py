@@ -109,6 +109,15 @@ async def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
         assert opened.store.daemon_epoch == 1
 
 
+async def test_a_database_that_has_lost_its_own_row(tmp_path: Path) -> None:
+    harness = Harness("sqlite", tmp_path)
+    async with harness.open():
+        pass
+    with contextlib.closing(apsw.Connection(str(harness.path))) as db:
+        db.execute("DELETE FROM meta")
+    assert "is damaged" in await refused(harness.path)
+
+
 async def test_a_newer_schema(tmp_path: Path) -> None:
     harness = Harness("sqlite", tmp_path)
     async with harness.open():

@@ -238,3 +238,5 @@ def _startup_errors(path: Path) -> Iterator[None]:
         raise StartupError(f"cannot open the database {path}: its folder or file is not writable ({error})") from error
     except apsw.Error as error:
         raise StartupError(f"cannot open the database {path}: {error}") from error
+    except ValueError as error:  # a row that every database of ours has is not there
+        raise StartupError(f"the database {path} is damaged; move it away, or restore a backup of it") from error
