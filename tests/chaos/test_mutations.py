@@ -16,8 +16,12 @@ from tests.daemon.rig import eventually, processes_of, stop_for_certain
 from tests.harness.chaos import Chaos
 from tests.harness.ground import Ground
 from tests.harness.load import Planned
+from tests.harness.mutations import GO
+from tests.harness.processes import by_kind
+from tests.harness.verdict import Evidence
 
 KILLS = 12
+SETTLED_S = 20.0
 
 
 def leave_processes(ground: Ground) -> None:
@@ -47,6 +51,22 @@ def report_late(ground: Ground) -> None:
     ground.enqueue(*(Planned(f"retried{n}", "command", seconds=0.5, flags="fail") for n in range(4)))
 
 
+def die_before_shims(ground: Ground) -> None:
+    """The daemon dies when the launcher has forked the shims, and they get to their locks under the next one."""
+    jobs = [Planned(f"late{n}", "command", once=n == 0, seconds=0.5) for n in range(2)]
+    ids = ground.enqueue(*jobs)
+
+    def forked(claim_no: int) -> bool:
+        found = by_kind(ground.home)
+        claims = {ground.job(job_id)["claim_no"] for job_id in ids}
+        return claims == {claim_no} and len(found["shim"]) >= claim_no * len(jobs) + len(found["worker"])
+
+    ground.until(lambda: forked(1), "the shims are there")
+    ground.restart()
+    ground.until(lambda: forked(2), "they were given up, and new ones are there")
+    (ground.folder / "plan" / GO).touch()
+
+
 # The mutations, the load that brings them to light, what is found then, and what random kills find.
 FAULTS = {
     "acknowledge_before_commit": (acknowledge_and_die, "lost: .* was accepted and is unknown", "lost: .* is unknown"),
@@ -68,8 +88,14 @@ def test_a_fault_is_found(tmp_path: Path, mutations: str) -> None:
 @pytest.mark.chaos
 @pytest.mark.parametrize(
     ("faults", "scene"),
-    [("", acknowledge_and_die), ("", die_under_commands), ("", leave_processes), ("late_reports", report_late)],
-    ids=["acknowledge", "die", "leave", "late_reports"],
+    [
+        ("", acknowledge_and_die),
+        ("", die_under_commands),
+        ("", leave_processes),
+        ("late_reports", report_late),
+        ("late_shims", die_before_shims),
+    ],
+    ids=["acknowledge", "die", "leave", "late_reports", "late_shims"],
 )
 def test_without_the_fault_nothing_is_found(tmp_path: Path, faults: str, scene: Callable[[Ground], None]) -> None:
     assert not findings(tmp_path, faults, scene)
@@ -96,7 +122,8 @@ def findings(folder: Path, mutations: str, scene: Callable[[Ground], None]) -> l
     try:
         ground.revive()
         scene(ground)
-        return ground.findings(ground.settle(5.0 if mutations else 30.0))
+        ended = ground.settle(SETTLED_S, enough=lambda: bool(Evidence(folder).overlaps))
+        return ground.findings(ended)
     finally:
         for pid, what in processes_of(ground.home).items():  # the faults leave some
             if "sleep" in what:

@@ -118,12 +118,12 @@ class Ground:
 
         eventually(holds, within=within, what=what)
 
-    def settle(self, within: float = _SETTLED_S) -> dict[str, Json]:
-        """Wait until all jobs of this case have ended; the jobs by name."""
+    def settle(self, within: float = _SETTLED_S, enough: Callable[[], bool] = lambda: False) -> dict[str, Json]:
+        """Wait until all jobs of this case have ended, or that is enough; the ended jobs by name."""
         wanted = dict(self.jobs)
         ended: dict[str, Json] = {}
         end = time.monotonic() + within
-        while wanted and time.monotonic() < end:
+        while wanted and not enough() and time.monotonic() < end:
             self.revive()
             some = list(wanted)[:_AT_ONCE]
             try:

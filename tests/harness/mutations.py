@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-MUTATIONS: dict[str, tuple[str, Callable[[], None]]] = {}
+GO = "go"  # the file in the plan's folder that late shims wait for
+
+MUTATIONS: dict[str, tuple[str, Callable[[str], None]]] = {}
 
 
 def install(process: str, folder: str) -> None:
@@ -20,11 +22,13 @@ def install(process: str, folder: str) -> None:
     for name in path.read_text().split() if path.exists() else ():
         where, change = MUTATIONS[name]
         if where == process:
-            change()
+            change(folder)
 
 
-def _mutation(process: str) -> Callable[[Callable[[], None]], Callable[[], None]]:
-    def add(change: Callable[[], None]) -> Callable[[], None]:
+def _mutation(process: str) -> Callable[[Callable[[str], None]], Callable[[str], None]]:
+    """The function gets the folder of the plan."""
+
+    def add(change: Callable[[str], None]) -> Callable[[str], None]:
         MUTATIONS[change.__name__] = process, change
         return change
 
@@ -42,7 +46,7 @@ def _rewrite(owner: Any, name: str, old: str, new: str) -> None:
 
 
 @_mutation("daemon")
-def acknowledge_before_commit() -> None:
+def acknowledge_before_commit(_folder: str) -> None:
     """What is stored is told a moment before it is."""
     from semtask.store.writer import Writer
 
@@ -52,7 +56,7 @@ def acknowledge_before_commit() -> None:
 
 
 @_mutation("launcher")
-def no_shim() -> None:
+def no_shim(_folder: str) -> None:
     """The command is run directly: nobody holds its lock, notes its start, ends its tree or notices a dead daemon."""
     import os
     import time
@@ -77,7 +81,7 @@ def no_shim() -> None:
 
 
 @_mutation("launcher")
-def kill_the_group_only() -> None:
+def kill_the_group_only(_folder: str) -> None:
     """What has left the process group of the command is not looked for."""
     from semtask.executors import shim
 
@@ -95,7 +99,7 @@ def kill_the_group_only() -> None:
 
 
 @_mutation("daemon")
-def no_claim_no_in_the_guard() -> None:
+def no_claim_no_in_the_guard(_folder: str) -> None:
     """The end of an attempt counts for whichever attempt of its job runs now."""
     from semtask.store import sql, sqlite_finish
 
@@ -109,7 +113,7 @@ def no_claim_no_in_the_guard() -> None:
 
 
 @_mutation("daemon")
-def late_reports() -> None:
+def late_reports(_folder: str) -> None:
     """No fault of ours, but one that the guard is for: the end of each attempt is reported again in the next one."""
     from semtask.store.sqlite import SqliteStore
 
@@ -129,3 +133,21 @@ def late_reports() -> None:
 
     SqliteStore.finish = finish_and_remember  # type: ignore[method-assign]
     SqliteStore.claim = claim_and_repeat  # type: ignore[method-assign]
+
+
+@_mutation("launcher")
+def late_shims(folder: str) -> None:
+    """No fault of ours, but what poison is for: a shim gets to its lock long after it was asked for."""
+    import os
+    import time
+
+    from semtask.executors import shim
+
+    launcher, original = os.getpid(), shim.run
+
+    def run(task: shim.Task) -> int:
+        while os.getpid() != launcher and not task.passed and not os.path.exists(f"{folder}/{GO}"):
+            time.sleep(0.01)
+        return original(task)
+
+    shim.run = run
