@@ -161,7 +161,7 @@ def test_a_task_that_waits_in_vain_is_told_so(semantica: InlineSemantica) -> Non
     [job] = semantica.run_pending()
     assert job.state is State.FAILED
     assert job.error is not None
-    assert job.error.startswith("semtask.testing.errors.JobNotEnded: ")
+    assert job.error.startswith("JobNotEnded: ")
     assert "it runs in 60 s" in job.error
 
 
