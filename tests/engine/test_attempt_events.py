@@ -77,6 +77,7 @@ async def told(outcome: Outcome, *, late: bool = False) -> list[Any]:
         on_timeout=lambda job: None,
         on_finishing=lambda job, end: None,
         on_end=lambda job: None,
+        evidence=lambda *_: None,
     )
     attempts.start(JOB)
     assert await live.idle(5)
