@@ -19,11 +19,15 @@ _CALLS = "both"  # the scene for the calls of shims
 
 
 class Case(NamedTuple):
-    """Kill `victim` at `point`, and, if `second` is given, the process that comes to that point after it."""
+    """Kill `victim` at `point`, and, if `second` is given, the process that comes to that point after it.
+
+    `may_miss`: how many such points there are differs from run to run.
+    """
 
     point: str
     victim: Literal["self", "daemon"] = "self"
     second: str | None = None
+    may_miss: bool = False
 
     @property
     def killed(self) -> str:
@@ -95,7 +99,7 @@ class Crew:
             if plan.met(case.point):
                 break
         else:
-            return ["the point was not reached"]
+            return [] if case.may_miss else ["the point was not reached"]
         with self._counting:
             self.kills[case.killed] += 1
             if case.second is not None and plan.met(case.second) > (case.second == case.point):

@@ -97,8 +97,11 @@ def stubborn(ground: Ground, prefix: str) -> None:
     """A command that takes longer to end than the next daemon is patient."""
     job = Planned(f"{prefix}-stubborn", "command", seconds=LONG, flags="stubborn", options={"grace_ms": 1500})
     job = job._replace(once=True)
-    ground.enqueue(job)
+    [job_id] = ground.enqueue(job)
     ground.await_start(job)
+    # Its grace begins when the next daemon continues its shim, however long that takes to start.
+    for shim in shims_of(ground, f"{job_id}.*"):
+        os.kill(shim, signal.SIGSTOP)
     ground.restart()
 
 
