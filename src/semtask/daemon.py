@@ -67,7 +67,7 @@ STOPPING_S = 90
 EXIT_FENCED = 70
 EXIT_SERVICE_FAILED = 71
 EXIT_HOME_LOST = 72
-PRESENCE_S = 1.0
+PRESENCE_S = 3.0
 # The daemon makes few cycles; looking for them as often as Python does by default costs more than it finds.
 GC_THRESHOLDS = (20_000, 20, 20)
 
