@@ -197,6 +197,8 @@ class Pool:
             self._retire_later()
 
     def is_leaving(self, worker: Worker) -> None:
+        if worker.jobs_done:  # one that must be replaced after each job has done something as well
+            self._pause_s = 0.0
         if worker.ready:  # else it did not start, and its end will say why
             self._tend()
 
