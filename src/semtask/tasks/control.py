@@ -6,8 +6,9 @@ from __future__ import annotations
 class Retry(Exception):
     """As an option of a task: how often and when a failed job is tried again. Raised: try this job again.
 
-    `attempts` are the executions allowed (max_attempts of the API). The n-th retry waits base * factor**n seconds, at most
-    `cap`. Raised, it counts as a failure like any exception; `delay` (seconds) then says when, in place of the formula.
+    `attempts` are the executions allowed (max_attempts of the API). The n-th retry waits base * factor**n seconds, at
+    most `cap`. Raised, it counts as a failure like any exception; `delay` (seconds) then says when, in place of the
+    formula.
     """
 
     def __init__(
