@@ -27,7 +27,7 @@ def count(to: int) -> int:
         print("number", number)
     return to
 
-@app.task(name="flaky", retry=Retry(2, base=1.0))
+@app.task(name="flaky", retry=Retry(2, base=3.0))
 def flaky() -> None:
     if current_job().attempt == 1:
         raise ValueError("not yet")

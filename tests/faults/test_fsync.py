@@ -63,10 +63,13 @@ def test_the_harness_sees_what_is_appended_to_commits_that_the_disk_has_lost(tmp
         assert not accepted(daemon)
         daemon.suffer()
         eventually(lambda: accepted(daemon), what="the daemon writes again")
+        for _ in range(10):
+            assert accepted(daemon)
         daemon.kill()
     finally:
         stop_for_certain(daemon)
-    assert replay(daemon.trace, 40, seed=3, sick=True).lost
+    # The cuts are made at random places, and the fault shows only behind the failed sync.
+    assert any(replay(daemon.trace, 40, seed=seed, sick=True).lost for seed in range(10))
 
 
 def test_a_failing_fsync_of_a_checkpoint_takes_nothing_with_it(tmp_path: Path) -> None:

@@ -28,9 +28,15 @@ def test_what_was_acknowledged_survives_a_power_cut_at_any_moment(tmp_path: Path
 
 @pytest.mark.parametrize("mutation", ["acknowledge_before_commit", "relax_inserts", "relax_finishes"])
 def test_the_harness_sees_what_is_acknowledged_too_early(tmp_path: Path, mutation: str) -> None:
-    verdict = replay(record(tmp_path / "home", 0.7, TEST_MUTATION=mutation), IMAGES // 2, seed=5)
-    assert verdict.lost
-    assert not verdict.corrupt
+    recorded = record(tmp_path / "home", 0.7, TEST_MUTATION=mutation)
+    lost = False
+    for seed in range(20):  # the cuts are made at random places, and a fault shows only in some of them
+        verdict = replay(recorded, IMAGES // 2, seed=seed)
+        assert not verdict.corrupt
+        lost = lost or bool(verdict.lost)
+        if lost:
+            break
+    assert lost
 
 
 def test_a_daemon_starts_on_what_is_left_and_ends_every_job_it_accepted(tmp_path: Path) -> None:
