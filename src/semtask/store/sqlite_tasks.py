@@ -124,6 +124,8 @@ class _Choice:
 
     def offer(self, row: Row) -> None:
         _, _, queue, _, _, raw, subject_key, _ = row
+        if queue not in self.wanted:
+            return  # read ahead by the merge, before the queue was full
         try:
             task = str(raw, "utf-8")
         except UnicodeDecodeError:
