@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 GO = "go"  # the file in the plan's folder that late shims wait for
+SLOW_S = 0.3
 
 MUTATIONS: dict[str, tuple[str, Callable[[str], None]]] = {}
 
@@ -136,8 +137,16 @@ def late_reports(_folder: str) -> None:
 
 
 @_mutation("launcher")
+def no_poison(_folder: str) -> None:
+    """A shim that comes to its lock does not ask whether its claim was given up meanwhile."""
+    from semtask.executors import shim
+
+    _rewrite(shim, "run", "folder.exists_at(task.folder, folder.POISON) or os.fstat(lock).st_nlink == 0", "False")
+
+
+@_mutation("launcher")
 def late_shims(folder: str) -> None:
-    """No fault of ours, but what poison is for: a shim gets to its lock long after it was asked for."""
+    """No fault of ours, but what poison is for: a shim gets its lock long after it was asked for, and stays slow."""
     import os
     import time
 
@@ -146,8 +155,20 @@ def late_shims(folder: str) -> None:
     launcher, original = os.getpid(), shim.run
 
     def run(task: shim.Task) -> int:
-        while os.getpid() != launcher and not task.passed and not os.path.exists(f"{folder}/{GO}"):
-            time.sleep(0.01)
+        if os.getpid() != launcher and not task.passed:
+            take, begin_stop = shim._take, shim._Attempt._begin_stop
+
+            def take_late(lock: int) -> bool:
+                while not os.path.exists(f"{folder}/{GO}"):
+                    time.sleep(0.01)
+                return take(lock)
+
+            def begin_stop_late(self: shim._Attempt, stop: Any) -> None:
+                time.sleep(SLOW_S)  # its daemon is dead: without this the command often had no time to bear witness
+                begin_stop(self, stop)
+
+            shim._take = take_late
+            shim._Attempt._begin_stop = begin_stop_late  # type: ignore[method-assign]
         return original(task)
 
     shim.run = run
