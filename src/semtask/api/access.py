@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hmac
 import logging
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from semtask.errors import ConfigError, Unauthorized
+from semtask.host.file_version import FileVersion, version_of
 from semtask.host.tokens import Token, digest, path_of, read_tokens
 from semtask.model.job import ExecutionMode
 from semtask.model.scope import ALL_SCOPES, Scope, held
@@ -54,15 +53,6 @@ def _require_command(jobs: Iterable[EnqueueParams], access: Access) -> None:
         access.require(Scope.COMMAND, "a job that is not said to be a task (execution_mode IN_PROCESS)")
 
 
-class _Version(NamedTuple):
-    """Tells the file from any other one that is or was in its place."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
 class Credentials:
     """The tokens that are good now. `own` is the one that opens everything; the others are read again when they change.
 
@@ -73,7 +63,7 @@ class Credentials:
         self._own = None if own is None else digest(own)
         self._home = home
         self._now_ms = now_ms
-        self._version: _Version | None = None
+        self._version: FileVersion | None = None
         self._named: dict[str, tuple[str, Token]] = {}  # by digest
 
     def access(self, given: bytes) -> Access | None:
@@ -89,7 +79,7 @@ class Credentials:
         return Access(held(token.scopes), name)
 
     def _refresh(self) -> None:
-        version = self._present()
+        version = version_of(path_of(self._home), follow_symlinks=False)
         if version == self._version:
             return
         self._version = version
@@ -99,10 +89,3 @@ class Credentials:
             log.warning("no named token is accepted: %s", error.message)
             tokens = {}
         self._named = {token.sha256: (name, token) for name, token in tokens.items()}
-
-    def _present(self) -> _Version | None:
-        try:
-            found = os.stat(path_of(self._home), follow_symlinks=False)
-        except OSError:
-            return None
-        return _Version(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

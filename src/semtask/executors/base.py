@@ -17,7 +17,8 @@ from semtask.protocol.frames import TaskInfo
 class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a command attempt needs; nothing of it is looked up later.
 
-    `env` is the whole environment, the nonce included. `grace_ms` is the time between SIGTERM and SIGKILL.
+    `env` is the whole environment, the nonce included. `grace_ms` is the time between SIGTERM and SIGKILL. With an
+    `executable` that file is started, else what argv[0] finds in the PATH of `env`.
     """
 
     job_id: str
@@ -29,6 +30,7 @@ class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
     split_stderr: bool
     grace_ms: int
     nonce: str
+    executable: str | None = None
 
 
 class Executor(Protocol):

@@ -64,7 +64,9 @@ def _spawn(spec: Specification, signal_mask: Collection[int], passed: Sequence[i
 
 
 def _candidates(spec: Specification) -> Iterable[bytes]:
-    """Where the program may be, as execvp(3) has it, with the PATH of the job."""
+    """Where the program may be, as execvp(3) has it, with the PATH of the job, unless it was found before."""
+    if spec.executable:
+        return (spec.executable,)
     program = spec.argv[0]
     if b"/" in program:
         return (program,)

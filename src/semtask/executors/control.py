@@ -59,32 +59,33 @@ def receive(channel: socket.socket) -> tuple[bytes, list[int], bool]:
 
 
 class Specification(NamedTuple):
-    """What to execute. Bytes, as the kernel takes them."""
+    """What to execute. Bytes, as the kernel takes them. Without an executable it is searched for by argv[0]."""
 
     working_dir: bytes
+    executable: bytes
     argv: list[bytes]
     env: dict[bytes, bytes]
 
 
-def encode_specification(working_dir: str, argv: Sequence[str], env: Mapping[str, str]) -> bytes:
+def encode_specification(working_dir: str, argv: Sequence[str], env: Mapping[str, str], executable: str = "") -> bytes:
     """Raises ValueError for what no process can be given."""
     if not argv or not argv[0]:
         raise ValueError("no program is given")
     for name in env:
         if not name or "=" in name:
             raise ValueError(f"{name!r} is no name for an environment variable")
-    parts = [working_dir, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    parts = [working_dir, executable, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
     return b"\0".join(_bytes(parts))
 
 
 def decode_specification(data: bytes) -> Specification:
     parts = data.split(b"\0")
-    end = 2 + int(parts[1])
+    end = 3 + int(parts[2])
     env = {}
     for item in parts[end:]:
         name, _, value = item.partition(b"=")
         env[name] = value
-    return Specification(parts[0], parts[2:end], env)
+    return Specification(parts[0], parts[1], parts[3:end], env)
 
 
 def _bytes(parts: Iterable[str]) -> Iterable[bytes]:

@@ -137,7 +137,7 @@ class SubprocessExecutor:
 
     async def _run(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
         try:
-            specification = control.encode_specification(spec.working_dir, spec.argv, spec.env)
+            specification = control.encode_specification(spec.working_dir, spec.argv, spec.env, spec.executable or "")
         except ValueError as error:
             return outcome.spawn_failed(str(error))
         fds: list[int] = []
