@@ -132,6 +132,17 @@ def test_logs(served: Shell) -> None:
     assert events[0]["schema"] == "log.v1"
 
 
+def test_logs_of_a_job_that_never_ran_say_so(served: Shell) -> None:
+    job_id = served("run", "-d", "--in", "1h", "true").out.strip()
+    said = served("logs", job_id)
+    assert (said.code, said.out) == (0, "")
+    assert f"it was never started; `semtask show {job_id[-8:]}` says why" in said.err
+    assert served("logs", "-q", job_id).err == ""
+    none = served("logs", job_id, "--attempt", "1")
+    assert (none.code, "has no attempt 1; it was never started" in none.err) == (4, True), none
+    assert served("cancel", job_id).code == 0
+
+
 def test_logs_of_a_running_job_are_what_is_there_now(served: Shell) -> None:
     with served.start("run", "sh", "-c", "echo here; sleep 60") as process:
         assert process.stdout is not None

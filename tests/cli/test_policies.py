@@ -262,6 +262,9 @@ def test_words_for_jobs(served: Shell) -> None:
 
 
 def test_there_is_no_job_before_the_first(shell: Shell) -> None:
+    assert shell("up", "-q").code == 0
+    none = shell("show", "last")
+    assert (none.code, none.err) == (4, "semtask: there is no job yet; `semtask run -- COMMAND` makes one\n")
     shell("run", "-q", "true")
     assert shell("show", "-q", "last:1").code == 0
     said = shell("show", "last:2")

@@ -66,8 +66,10 @@ def _nth_newest(session: Session, number: int) -> str:
         cursor = page["next_cursor"]
         if cursor is None:
             there = number - left
+            if not there:
+                raise NotFound("there is no job yet; `semtask run -- COMMAND` makes one")
             jobs = "is 1 job" if there == 1 else f"are {there} jobs"
-            raise NotFound(f"last:{number} is too far back, there {jobs}" if there else "there is no job yet")
+            raise NotFound(f"last:{number} is too far back, there {jobs}")
 
 
 def _newest_of_subject(session: Session, subject: str) -> str:

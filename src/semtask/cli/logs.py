@@ -12,6 +12,7 @@ from semtask.cli.arguments import past
 from semtask.cli.complete import job_words
 from semtask.cli.follow import Reader, Sink, streams_to, writes_apart
 from semtask.cli.ids import job_ids
+from semtask.cli.render import short
 from semtask.cli.session import Command, Session, pass_session
 
 
@@ -58,6 +59,10 @@ def _print_output(
     session: Session, job_id: str, *, follow: bool, lines: int | None, only: str | None, attempt: int | None
 ) -> None:
     found = session.call("dev.get_job.v1", {"job_id": job_id, "include": ["payload"]})
+    if not found["claim_no"] and attempt is None:
+        session.notice(
+            f"{short(job_id)} has written nothing, it was never started; `semtask show {short(job_id)}` says why"
+        )
     streams = {only: 1} if only else streams_to(apart=writes_apart(found))
     sink = Sink(job_id, emit=session.emit if session.json else None, notice=session.notice)
 

@@ -133,10 +133,12 @@ def _artifacts(session: Session, job_id: str) -> list[dict[str, Any]]:
 
 
 def _chosen(there: list[dict[str, Any]], name: str | None, job_id: str) -> dict[str, Any]:
+    if not there:
+        short = render.short(job_id)
+        raise NotFound(f"job {short} has left no files; `semtask show {short}` says how it ended")
     fitting = [artifact for artifact in there if name is None or artifact["name"] == name]
     if not fitting:
-        what = "no artifact" if name is None or not there else f"no artifact {name!r}"
-        raise NotFound(f"job {render.short(job_id)} has {what}", details={"artifacts": job_id})
+        raise NotFound(f"job {render.short(job_id)} has no artifact {name!r}", details={"artifacts": job_id})
     if len(fitting) > 1:
         raise click.UsageError("name one of " + ", ".join(artifact["name"] for artifact in fitting))
     return fitting[0]

@@ -161,8 +161,9 @@ def _attempt_of(job: Job, params: m.TailParams) -> int:
     if params.attempt is UNSET:
         return job.claim_no
     if params.attempt > job.claim_no:
+        newest = f"the newest is {job.claim_no}" if job.claim_no else "it was never started"
         raise NotFound(
-            f"job {job.job_id} has no attempt {params.attempt}; the newest is {job.claim_no}",
+            f"job {job.job_id} has no attempt {params.attempt}; {newest}",
             details={"job_id": job.job_id, "attempt": params.attempt},
         )
     return params.attempt
