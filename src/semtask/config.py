@@ -287,6 +287,12 @@ class Settings:
         _env_patterns,
         "environment variables that a command takes from the caller; NAME or PREFIX*",
     )
+    command_policy: Path | None = _setting(  # noqa: RUF009
+        None,
+        _path,
+        "the policy file for commands, which must be there then; default <home>/commands.toml, which need not",
+        "SEMANTICA_COMMAND_POLICY",
+    )
     autostart: bool = _setting(
         True, _switch, "whether a client starts the daemon when none answers (on/off)", "SEMANTICA_AUTOSTART"
     )
@@ -313,6 +319,10 @@ class Settings:
         return self.run_dir / "token"
 
     @property
+    def command_policy_file(self) -> Path:
+        return self.command_policy or self.home / "commands.toml"
+
+    @property
     def attempts_dir(self) -> Path:
         return self.home / "attempts"
 
@@ -332,7 +342,8 @@ _READ_BY_CLIENTS = frozenset({"home", "db_path", "autostart", "env_allowlist"})
 # They belong to one job and are no configuration: never passed on.
 ENV_JOB_ID = "SEMANTICA_JOB_ID"
 ENV_ATTEMPT = "SEMANTICA_ATTEMPT"
-OF_ONE_JOB = frozenset({ENV_JOB_ID, ENV_ATTEMPT})
+ENV_TOKEN = "SEMANTICA_TOKEN"  # noqa: S105 - the name of the variable
+OF_ONE_JOB = frozenset({ENV_JOB_ID, ENV_ATTEMPT, ENV_TOKEN})
 # Read elsewhere, hence known: by clients, by jobs, or by the command line.
 OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_TOKEN_FILE", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
 # Names of later versions. Whoever sets them expects something, so they are not passed over in silence.

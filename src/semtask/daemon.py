@@ -47,6 +47,7 @@ from semtask.host import procfs
 from semtask.host.app_list import read_apps
 from semtask.host.ballast import Ballast
 from semtask.host.clocks import SystemClock
+from semtask.host.command_policy import PolicyFile
 from semtask.host.ownership import owned_folders
 from semtask.host.presence import Presence
 from semtask.host.probe import SystemProbe
@@ -195,7 +196,9 @@ class _Daemon:
                 env=env,
                 working_dir=os.environ.get("HOME") or str(Path.home()),
                 umask=self._inherited_umask,
+                client_env=self._client_env,
             ),
+            policy=PolicyFile(settings.command_policy_file, must=settings.command_policy is not None),
             facts=_claim_facts(store.daemon_epoch, attempts_dir.attempts_id),
             node_id=os.uname().nodename,
             limits=Limits(
@@ -217,10 +220,8 @@ class _Daemon:
 
     def _worker_settings(self, env: Mapping[str, str]) -> WorkerSettings:
         settings = self._settings
-        # A task that enqueues speaks to this daemon and starts no other one.
-        own = {"SEMANTICA_HOME": str(settings.home), "SEMANTICA_AUTOSTART": "off"}
         return WorkerSettings(
-            env={**env, **own},
+            env={**env, **self._client_env},
             umask=self._inherited_umask,
             artifacts_dir=str(settings.artifacts_dir),
             version=semtask.__version__,
@@ -232,6 +233,11 @@ class _Daemon:
             inline_result_bytes=settings.inline_result_bytes,
             max_result_bytes=settings.max_result_bytes,
         )
+
+    @property
+    def _client_env(self) -> dict[str, str]:
+        """For jobs that enqueue: they speak to this daemon and start no other one."""
+        return {"SEMANTICA_HOME": str(self._settings.home), "SEMANTICA_AUTOSTART": "off"}
 
     def _operations(self, engine: Engine, store: SqliteStore, changes: Changes, logs: LogFiles) -> Operations:
         settings, clock = self._settings, self._clock
@@ -249,6 +255,7 @@ class _Daemon:
                 retry_base_delay_ms=settings.retry_base_delay_ms,
                 tasks=engine.apps,
             ),
+            gate=engine.gate,
             tailing=Tailing(store, logs, changes, clock),
             load=engine.load,
             disk=engine.disk,
@@ -290,6 +297,7 @@ class _Daemon:
         return RpcServer(
             self._settings,
             operations,
+            grants=engine.job_tokens.find,
             ready=ready,
             metrics=scrape,
             events=self._events,

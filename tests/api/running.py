@@ -16,6 +16,7 @@ from semtask import config
 from semtask.api.connection import Limits
 from semtask.api.http import RpcServer
 from semtask.model.job import ExecutionMode, OnInterrupt, QueueClass
+from semtask.model.scope import Scope
 from semtask.model.state import State
 from semtask.protocol import messages
 from semtask.telemetry.events import Events
@@ -94,7 +95,7 @@ class NotingOperations:
     async def cancel(self, params: messages.CancelParams) -> messages.Cancelled:
         return await self._note("cancel", params, messages.Cancelled(cancelled=True, cancelled_count=1))
 
-    async def retry(self, params: messages.RetryParams) -> messages.Retried:
+    async def retry(self, params: messages.RetryParams, scopes: frozenset[Scope]) -> messages.Retried:
         return await self._note("retry", params, messages.Retried(retried_count=0, more=False, jobs=[]))
 
     async def list_apps(self, params: messages.NoParams) -> messages.Apps:

@@ -13,12 +13,15 @@ from semtask.engine.apps import Apps
 from semtask.engine.attempt import Attempts, CommandDefaults, draw_jitter
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
+from semtask.engine.command_gate import CommandGate
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
+from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import LiveAttempts
 from semtask.engine.promoter import Promoter
 from semtask.engine.slots import Slots
 from semtask.executors.base import AppStatus, CommandSpec, Executor, WorkerStatus
+from semtask.host.command_policy import PolicyFile
 from semtask.model import outcome
 from semtask.model.app import App
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, ProcessIdentity, Taker
@@ -29,6 +32,7 @@ from semtask.store.sqlite import SqliteStore, open_store
 from semtask.telemetry.events import Events
 from tests.engine.clock import FakeClock
 
+DEFAULTS = CommandDefaults(env={}, working_dir="/", umask=0o022)
 JOB_ID = "01a20785-1766-7443-a093-3674216bd693"
 
 
@@ -169,7 +173,9 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         store,
         executor,
         live=live,
-        defaults=CommandDefaults(env={}, working_dir="/", umask=0o022),
+        gate=CommandGate(PolicyFile(home / "commands.toml"), DEFAULTS, hold=dispatcher.hold_commands),
+        tokens=JobTokens(),
+        defaults=DEFAULTS,
         clock=clock,
         jitter=draw_jitter,
         events=Events(),

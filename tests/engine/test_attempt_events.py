@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from semtask.engine.attempt import Attempts, CommandDefaults
+from semtask.engine.command_gate import CommandGate
+from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import LiveAttempts
 from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import SystemClock
+from semtask.host.command_policy import PolicyFile
 from semtask.model import outcome as outcomes
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt
 from semtask.model.outcome import Outcome
@@ -20,6 +24,7 @@ from semtask.model.state import State
 from semtask.store.base import Finish, Finished, Store
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
 
+DEFAULTS = CommandDefaults(env={}, working_dir="/", umask=0o22)
 JOB = Job(
     seq=1,
     job_id="j",
@@ -70,7 +75,9 @@ async def told(outcome: Outcome, *, late: bool = False) -> list[Any]:
         cast(Store, AStore(late=late)),
         cast(Executor, AnExecutor(outcome)),
         live=live,
-        defaults=CommandDefaults(env={}, working_dir="/", umask=0o22),
+        gate=CommandGate(PolicyFile(Path("/nowhere/commands.toml")), DEFAULTS, hold=lambda reason: None),
+        tokens=JobTokens(),
+        defaults=DEFAULTS,
         clock=SystemClock(),
         jitter=lambda: 1.0,
         events=events,

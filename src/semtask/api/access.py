@@ -5,28 +5,37 @@ from __future__ import annotations
 import hmac
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from semtask.errors import ConfigError, Unauthorized
 from semtask.host.file_version import FileVersion, version_of
 from semtask.host.tokens import Token, digest, path_of, read_tokens
 from semtask.model.job import ExecutionMode
-from semtask.model.scope import ALL_SCOPES, Scope, held
-from semtask.protocol.messages import EnqueueManyParams, EnqueueParams, GetJobParams, Params
+from semtask.model.scope import ALL_SCOPES, Grant, Scope, held
+from semtask.protocol.messages import CommandPayload, EnqueueManyParams, EnqueueParams, GetJobParams, Params
 
 log = logging.getLogger("semtask.api")
 
 
+def _for_ever() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`token` is the name of a named token; None for the user whose daemon it is."""
+    """`token` is the name of a named token; None for the user whose daemon it is. `is_good`: whether it is so still."""
 
     scopes: frozenset[Scope]
     token: str | None = None
+    is_good: Callable[[], bool] = field(default=_for_ever, compare=False)
 
     def require(self, scope: Scope, what: str) -> None:
         """Raises Unauthorized, which names the scope, unless it is there."""
+        if not self.is_good():  # between the head of a request and its end, or within a batch
+            raise Unauthorized(f"the token {self.token!r} has become void", details={"token": self.token})
         if scope not in self.scopes:
             raise Unauthorized(
                 f"{what} needs the scope `{scope}`, which the token {self.token!r} has not",
@@ -48,9 +57,30 @@ def require_for(params: Params, access: Access) -> None:
 
 
 def _require_command(jobs: Iterable[EnqueueParams], access: Access) -> None:
-    # Without a mode the payload would decide, and what it decides is not known here.
-    if any(job.execution_mode is not ExecutionMode.IN_PROCESS for job in jobs):
-        access.require(Scope.COMMAND, "a job that is not said to be a task (execution_mode IN_PROCESS)")
+    for job in jobs:
+        # Without a mode the payload would decide, and what it decides is not known here.
+        if job.execution_mode is not ExecutionMode.IN_PROCESS:
+            access.require(Scope.COMMAND, "a job that is not said to be a task (execution_mode IN_PROCESS)")
+            if access.scopes < ALL_SCOPES:
+                _require_grantable(job.payload, access)
+
+
+def _require_grantable(payload: msgspec.Raw, access: Access) -> None:
+    """Nobody can give a job more than they have."""
+    try:
+        wanted = msgspec.json.decode(payload, type=CommandPayload).access
+    except msgspec.MsgspecError:  # admission, which reads it as the same type, says what is wrong with it
+        return
+    for scope in wanted:
+        access.require(scope, f"a job with the access {scope.value!r}")
+
+
+Grants = Callable[[str], Grant | None]
+"""What the token of a running job gives, by its digest."""
+
+
+def no_grants(_digest: str) -> Grant | None:
+    return None
 
 
 class Credentials:
@@ -59,10 +89,11 @@ class Credentials:
     A file of tokens that cannot be trusted opens nothing, and the log says why.
     """
 
-    def __init__(self, own: bytes | None, home: Path, now_ms: Callable[[], int]) -> None:
+    def __init__(self, own: bytes | None, home: Path, now_ms: Callable[[], int], grants: Grants = no_grants) -> None:
         self._own = None if own is None else digest(own)
         self._home = home
         self._now_ms = now_ms
+        self._grants = grants
         self._version: FileVersion | None = None
         self._named: dict[str, tuple[str, Token]] = {}  # by digest
 
@@ -71,6 +102,8 @@ class Credentials:
         hashed = digest(given)
         if self._own is not None and hmac.compare_digest(hashed, self._own):
             return OWNER
+        if (grant := self._grants(hashed)) is not None:
+            return Access(held(grant.scopes), f"job:{grant.job_id}", lambda: self._grants(hashed) is grant)
         self._refresh()
         # To find a hash by the time of its look-up tells nothing of the token that it was made of.
         name, token = self._named.get(hashed, ("", None))

@@ -18,7 +18,7 @@ from http import HTTPStatus
 import msgspec
 
 from semtask.api import guard, listeners
-from semtask.api.access import Access, Credentials
+from semtask.api.access import Access, Credentials, Grants, no_grants
 from semtask.api.connection import Connection, Limits, Request, Response, Standing
 from semtask.api.guard import Head, Place
 from semtask.api.methods import Caller, Operations, Responder
@@ -40,7 +40,10 @@ _PIPELINES_AT_ONCE = 4
 class RpcServer:
     """JSON-RPC on `<home>/run/rpc.sock`, and on 127.0.0.1 if the settings say so.
 
-    `ready` raises if the daemon cannot work now: its message is the answer of /readyz. `metrics` is what /metrics
+    `grants` finds what the token of a running job may do.
+
+    `ready` raises if the daemon cannot work now: its message is the answer of /readyz; else it may have something to
+    say all the same. `metrics` is what /metrics
     answers. The caller of `start` holds the lock of the home.
     """
 
@@ -49,10 +52,11 @@ class RpcServer:
         settings: Settings,
         operations: Operations,
         *,
-        ready: Callable[[], Awaitable[None]],
+        ready: Callable[[], Awaitable[str | None]],
         metrics: Callable[[], Awaitable[bytes]],
         events: Events,
         version: str,
+        grants: Grants = no_grants,
         limits: Limits | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -66,6 +70,7 @@ class RpcServer:
         self._now_ms = now_ms
         self.tcp_port: int | None = None
         self._settings = settings
+        self._grants = grants
         self._ready = ready
         self._metrics = metrics
         self._responder = Responder(operations, version=version, events=events)
@@ -83,7 +88,7 @@ class RpcServer:
         try:
             guarded = self._settings.tcp_auth == "token"
             token = listeners.load_token(self._settings.token_file) if self._settings.tcp and guarded else None
-            credentials = Credentials(token, self._settings.home, self._now_ms)
+            credentials = Credentials(token, self._settings.home, self._now_ms, self._grants)
             await self._listen(listeners.listen_unix(self._settings.socket), Place(None, credentials))
             self._unix = listeners.identity(self._settings.socket)
             if self._settings.tcp:
@@ -184,10 +189,10 @@ class RpcServer:
         if self._responder.retry_after_s is not None:
             return _unavailable("the daemon is stopping")
         try:
-            await self._ready()
+            detail = await self._ready()
         except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault
             return _unavailable(_why("the check of readiness", error))
-        return Response(HTTPStatus.OK, _json({"status": "ready"}))
+        return Response(HTTPStatus.OK, _json({"status": "ready", **({"detail": detail} if detail else {})}))
 
     async def _scrape(self) -> Response:
         try:

@@ -33,7 +33,7 @@ class Operations(Protocol):
     async def query_jobs(self, params: messages.QueryJobsParams) -> messages.QueriedJobs: ...
     async def wait(self, params: messages.WaitParams) -> messages.Waited: ...
     async def cancel(self, params: messages.CancelParams) -> messages.Cancelled: ...
-    async def retry(self, params: messages.RetryParams) -> messages.Retried: ...
+    async def retry(self, params: messages.RetryParams, scopes: frozenset[Scope]) -> messages.Retried: ...
     async def tail(self, params: messages.TailParams) -> messages.TailedLines | messages.TailedChunk: ...
     async def list_queues(self, params: messages.NoParams) -> messages.Queues: ...
     async def pause_queue(self, params: messages.QueueParams) -> messages.QueueView: ...
@@ -94,7 +94,7 @@ class Answer(NamedTuple):
 class _Route(NamedTuple):
     method: Method
     reader: ParameterReader
-    operation: Callable[[Any], Coroutine[Any, Any, Any]]
+    operation: Callable[..., Coroutine[Any, Any, Any]]
 
 
 class Responder:
@@ -184,7 +184,7 @@ class Responder:
             raise Throttled("The client has gone.", retry_after_ms=1000)
         params = route.reader.read(call.params)
         require_for(params, access)
-        operation = route.operation(params)
+        operation = route.operation(params, access.scopes) if route.method.told_scopes else route.operation(params)
         return await (caller.wait(operation) if route.method.waits else operation)
 
     async def _discover(self, _params: messages.NoParams) -> dict[str, Any]:

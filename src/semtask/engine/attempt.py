@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from semtask.config import ENV_ATTEMPT, ENV_JOB_ID
+from semtask.config import ENV_ATTEMPT, ENV_JOB_ID, ENV_TOKEN
 from semtask.engine.background import Background
+from semtask.engine.command_gate import CommandGate
+from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import Key, LiveAttempts
 from semtask.errors import DatabaseError
 from semtask.executors.base import CommandSpec, Executor
@@ -28,11 +30,13 @@ log = logging.getLogger("semtask.attempt")
 
 
 class CommandDefaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command gets that its job does not say itself."""
+    """What a command gets that its job does not say itself. `client_env` is for those that get a token: where the
+    daemon is."""
 
     env: Mapping[str, str]
     working_dir: str
     umask: int
+    client_env: Mapping[str, str] = {}
 
 
 def draw_jitter() -> float:
@@ -40,11 +44,11 @@ def draw_jitter() -> float:
     return random.uniform(JITTER_LOW, JITTER_HIGH)  # noqa: S311 - no secret hangs on it
 
 
-def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
+def command_spec(job: Job, payload: CommandPayload, defaults: CommandDefaults) -> CommandSpec:
     """What to execute for a claimed SUBPROCESS job."""
     assert job.claim is not None, "only a claimed job is run"
-    payload = msgspec.json.decode(job.payload, type=CommandPayload)
-    env = {**defaults.env, **payload.env, ENV_JOB_ID: job.job_id, ENV_ATTEMPT: job.claim.nonce}
+    of_client = defaults.client_env if payload.access else {}
+    env = {**defaults.env, **of_client, **payload.env, ENV_JOB_ID: job.job_id, ENV_ATTEMPT: job.claim.nonce}
     if job.trace_context:
         env["TRACEPARENT"] = job.trace_context
     return CommandSpec(
@@ -63,6 +67,9 @@ def command_spec(job: Job, defaults: CommandDefaults) -> CommandSpec:
 class Attempts:
     """The running commands of this daemon, each one an asyncio task.
 
+    `gate` says which of them may be started. `tokens` has the tokens that they were given; one that is told to stop, or
+    has ended, has none any more.
+
     `evidence(job_id, claim_no, error)` is what a job that goes to quarantine is to be judged by, as JSON text; it may
     block. `on_finishing` is called when everything of an attempt is gone and its end is about to be stored, `on_end`
     when that is committed.
@@ -74,6 +81,8 @@ class Attempts:
         executor: Executor,
         *,
         live: LiveAttempts,
+        gate: CommandGate,
+        tokens: JobTokens,
         defaults: CommandDefaults,
         clock: Clock,
         jitter: Callable[[], float],
@@ -86,6 +95,8 @@ class Attempts:
         self._store = store
         self._executor = executor
         self._live = live
+        self._gate = gate
+        self._tokens = tokens
         self._defaults = defaults
         self._clock = clock
         self._jitter = jitter
@@ -111,27 +122,39 @@ class Attempts:
         key = (running.job_id, running.claim_no)
         if key in self._tasks:
             self._stops[key] = running.reason
+            self._tokens.revoke(key)
             self._executor.stop(running.job_id, running.claim_no, running.reason, running.grace_ms)
 
     async def _run(self, job: Job) -> None:
         key = (job.job_id, job.claim_no)
-        if key in self._stops:  # asked to stop before this task had its first turn
-            await self.settle(job, never_ran("stopped before it was started"))
-            return
-        try:
-            spec = command_spec(job, self._defaults)
-        except msgspec.MsgspecError as error:
-            await self.settle(job, bad_payload(f"the stored payload is no command: {error}"))
+        spec = await self._prepare(job)
+        if isinstance(spec, Outcome):
+            await self.settle(job, spec)
             return
         timer = self._start_timer(job)
         began = self._clock.monotonic()
         try:
             outcome = await self._executor.run(spec, lambda process: self._note_process(job, process))
         finally:
+            self._tokens.revoke(key)
             self._live.ended(key)
             if timer is not None:
                 timer.cancel()
         await self.settle(job, outcome, ran_s=self._clock.monotonic() - began if outcome.executed else None)
+
+    async def _prepare(self, job: Job) -> CommandSpec | Outcome:
+        """What to start, or how the attempt ends without a start."""
+        try:
+            payload = msgspec.json.decode(job.payload, type=CommandPayload)
+        except msgspec.MsgspecError as error:
+            return bad_payload(f"the stored payload is no command: {error}")
+        spec = await self._gate.admit(command_spec(job, payload, self._defaults))
+        if (job.job_id, job.claim_no) in self._stops:
+            return never_ran("stopped before it was started")
+        if payload.access and isinstance(spec, CommandSpec):
+            token = self._tokens.issue(job.job_id, job.claim_no, payload.access)
+            return msgspec.structs.replace(spec, env={**spec.env, ENV_TOKEN: token})
+        return spec
 
     def _start_timer(self, job: Job) -> asyncio.TimerHandle | None:
         """timeout_ms is a duration of the attempt: it runs on the monotonic clock, and suspend does not eat it."""

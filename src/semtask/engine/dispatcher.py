@@ -84,6 +84,7 @@ class Dispatcher:
         self._background: set[str] = set()
         self._throttled: str | None = None
         self._suspended: str | None = None
+        self._commands_held: str | None = None
         self._known: set[str] = set()
         self._ready: dict[ExecutionMode, set[str]] = {COMMANDS: set(), TASKS: set()}
         self._full: set[str] = set()  # queues without a slot, where no task was found to be taken ahead
@@ -213,6 +214,13 @@ class Dispatcher:
         self._suspended = reason
         self._pump()
 
+    def hold_commands(self, reason: str | None) -> None:
+        """While there is a reason, no command is claimed; tasks go on."""
+        before, self._commands_held = self._commands_held, reason
+        if reason is None and before is not None:
+            self._ready[COMMANDS] |= self._known
+            self._pump()
+
     def back_off(self, why: str) -> None:
         """The machine had no room to start a process: claim nothing for 1 s, doubling to 30 s."""
         if self._resume is None:
@@ -267,6 +275,8 @@ class Dispatcher:
             return "machine_full", f"nothing is started now: {self._suspended}"
         if self._resume is not None:
             return "machine_full", f"claiming pauses for a moment: {self._why_pause}"
+        if self._commands_held and job.execution_mode is COMMANDS:
+            return "policy", f"no command is started now: {self._commands_held}"
         if self._throttled and (job.queue in self._background or job.priority < 0):
             return "throttled", f"background work waits: {self._throttled}"
         return None
@@ -304,7 +314,7 @@ class Dispatcher:
     def _processes_for(self, mode: ExecutionMode) -> int:
         """The free processes; where commands and tasks both want them, half of them, the odd one in turns."""
         free = max(self.max_processes - self._slots.processes, 0)
-        if not (self._ready[COMMANDS] and self._ready[TASKS]):
+        if self._commands_held or not (self._ready[COMMANDS] and self._ready[TASKS]):
             return free
         odd = free % 2 if (mode is COMMANDS) is self._commands_first else 0
         return free // 2 + odd
@@ -312,7 +322,7 @@ class Dispatcher:
     def _command_claim(self) -> ClaimRequest | None:
         limit = self._processes_for(COMMANDS)
         room = {queue: min(slots, limit) for queue, slots in self._room(COMMANDS).items() if slots > 0}
-        if limit <= 0 or not room:
+        if self._commands_held or limit <= 0 or not room:
             return None
         return ClaimRequest(
             mode=COMMANDS,

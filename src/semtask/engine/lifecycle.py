@@ -13,11 +13,13 @@ from semtask.engine.apps import Apps, Workers
 from semtask.engine.attempt import Attempts, CommandDefaults
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
+from semtask.engine.command_gate import CommandGate
 from semtask.engine.disk import DiskWatch, Reserve
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
 from semtask.engine.explain import Explain
 from semtask.engine.janitor import AttemptFiles, Janitor, Retention
+from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import LiveAttempts
 from semtask.engine.promoter import Promoter
 from semtask.engine.recovery import Judge, Recovery
@@ -28,6 +30,7 @@ from semtask.engine.throttle import NEVER, LoadWatch, Throttle, cpu_limit
 from semtask.errors import RpcError
 from semtask.executors.base import Executor, TaskEnd, TaskExecutor
 from semtask.host.clocks import Clock
+from semtask.host.command_policy import PolicyFile
 from semtask.host.probe import HostProbe
 from semtask.model.app import App
 from semtask.model.job import ClaimFacts, Job
@@ -82,6 +85,7 @@ class Engine:
         jitter: Callable[[], float],
         events: Events,
         defaults: CommandDefaults,
+        policy: PolicyFile,
         facts: Callable[[str, int], ClaimFacts],
         node_id: str,
         limits: Limits,
@@ -100,10 +104,18 @@ class Engine:
         self._removals = Removals(self._remove_files, self._background)
         self.slots = Slots()
         self.live = LiveAttempts()
+        self.gate = CommandGate(
+            policy,
+            defaults,
+            hold=lambda reason: self.dispatcher.hold_commands(reason),  # noqa: PLW0108 - made below
+        )
+        self.job_tokens = JobTokens()
         self.commands = Attempts(
             store,
             executor,
             live=self.live,
+            gate=self.gate,
+            tokens=self.job_tokens,
             defaults=defaults,
             clock=clock,
             jitter=jitter,
@@ -180,6 +192,7 @@ class Engine:
         await self._promoter.start()
         await self._expiry.start()
         await self.apps.start()
+        self.gate.needed()
         self._background.spawn(self.disk.start(), "making a reserve of disk space")
         self.dispatcher.open(await self._store.queues())
         self.janitor.start()
@@ -192,6 +205,7 @@ class Engine:
         """
         self.dispatcher.close()
         await self.janitor.stop()
+        await self.gate.stop()
         await self.load.stop()
         await self._promoter.stop()
         await self._expiry.stop()
@@ -235,6 +249,8 @@ class Engine:
     def holds(self) -> set[Hold]:
         """Why jobs are held back now."""
         holds: set[Hold] = {"host_busy"} if self.load.active else set()
+        if self.gate.problem:
+            holds.add("policy")
         return holds | {self.dispatcher.hold} if self.dispatcher.hold else holds
 
     def count(self, name: str, by: int) -> None:
@@ -295,6 +311,7 @@ class Engine:
         if self._throttles:
             self.load.needed()
         self.disk.needed()
+        self.gate.needed()
 
     def _start(self, job: Job) -> None:
         self._log_watch.add(job.job_id, job.claim_no)

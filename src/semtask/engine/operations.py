@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from semtask.engine.admission import Admission
 from semtask.engine.apps import Apps
 from semtask.engine.changes import Changes
+from semtask.engine.command_gate import CommandGate
 from semtask.engine.disk import DiskWatch
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.explain import Explain
@@ -18,9 +20,10 @@ from semtask.engine.slots import Slots
 from semtask.engine.tailing import Tailing
 from semtask.engine.throttle import LoadWatch
 from semtask.engine.views import app_view, attempt_views, job_view, queue_view, task_view, worker_view
-from semtask.errors import Conflict, NotFound, ValidationError
+from semtask.errors import Conflict, NotFound, Unauthorized, ValidationError
 from semtask.host.clocks import Clock
 from semtask.model.job import Durability, ExecutionMode, Job, NewJob
+from semtask.model.scope import ALL_SCOPES, Scope
 from semtask.model.state import FINAL, State, StopReason
 from semtask.protocol import messages as m
 from semtask.store.base import JobFilter, QueueRow, Running, StopRequest, StopSelector, Store
@@ -42,6 +45,7 @@ class Operations:
         slots: Slots,
         changes: Changes,
         admission: Admission,
+        gate: CommandGate,
         tailing: Tailing,
         load: LoadWatch,
         disk: DiskWatch,
@@ -61,6 +65,7 @@ class Operations:
         self._slots = slots
         self._changes = changes
         self._admission = admission
+        self._gate = gate
         self._tailing = tailing
         self._load = load
         self._disk = disk
@@ -93,6 +98,7 @@ class Operations:
 
     async def _insert(self, jobs: Sequence[NewJob]) -> list[m.Enqueued]:
         self._disk.check()
+        await self._gate.check(jobs)
         durable = any(job.durability is Durability.FSYNC for job in jobs)
         # The claim is submitted in the same turn of the loop as the insert: a free slot then costs no second commit.
         for mode in ExecutionMode:
@@ -202,14 +208,15 @@ class Operations:
         # A job that is already being cancelled is cancelled all the same.
         return m.Cancelled(cancelled=True, cancelled_count=1, job_id=params.job_id or None)
 
-    async def retry(self, params: m.RetryParams) -> m.Retried:
+    async def retry(self, params: m.RetryParams, scopes: frozenset[Scope]) -> m.Retried:
+        """`scopes` are those of the caller, who may give none to a job that they have not."""
         given = [name for name in ("job_id", "tag", "chain_group_id", "queue") if getattr(params, name) is not UNSET]
         if len(given) != 1:
             raise ValidationError(
                 "give exactly one of `job_id`, `tag`, `chain_group_id` and `queue`", details={"parameter": "job_id"}
             )
         if params.job_id:
-            return await self._retry_one(params.job_id)
+            return await self._retry_one(params.job_id, scopes)
         page = await self._store.query(
             JobFilter(
                 state=[State.FAILED],
@@ -222,22 +229,24 @@ class Operations:
             limit=RETRIED_AT_ONCE,
             after_seq=None,
         )
-        copies = await self._copy(page.items)
+        copies = await self._copy(page.items, scopes)
         return m.Retried(retried_count=len(copies), more=page.next_seq is not None, jobs=copies)
 
-    async def _retry_one(self, job_id: str) -> m.Retried:
+    async def _retry_one(self, job_id: str, scopes: frozenset[Scope]) -> m.Retried:
         job = await self._job(job_id)
         if job.state not in FINAL:
             raise Conflict(
                 f"job {job_id} has not ended, it is {job.state}: only a finished job can be retried",
                 details={"job_id": job_id, "state": job.state},
             )
-        [copy] = await self._copy([job])
+        [copy] = await self._copy([job], scopes)
         return m.Retried(retried_count=1, more=False, jobs=[copy], job_id=copy.job_id, retry_of=job_id)
 
-    async def _copy(self, jobs: Sequence[Job]) -> list[m.RetriedJob]:
+    async def _copy(self, jobs: Sequence[Job], scopes: frozenset[Scope]) -> list[m.RetriedJob]:
         if not jobs:
             return []
+        for job in jobs:
+            _require_grantable(job, scopes)
         copies = await self._insert([self._admission.copy(job) for job in jobs])
         return [m.RetriedJob(job_id=new.job_id, retry_of=old.job_id) for new, old in zip(copies, jobs, strict=True)]
 
@@ -286,6 +295,7 @@ class Operations:
             ),
             counters=await self._store.counters(),
             throttle=m.ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
+            commands_held=self._gate.problem,
         )
 
     async def maintenance(self, params: m.MaintenanceParams) -> m.Maintained:
@@ -337,6 +347,17 @@ class Operations:
     async def _configured(self, row: QueueRow) -> m.QueueView:
         self._dispatcher.configure(row)
         return self._queue(row)
+
+
+def _require_grantable(job: Job, scopes: frozenset[Scope]) -> None:
+    if job.execution_mode is not ExecutionMode.SUBPROCESS or scopes >= ALL_SCOPES:
+        return
+    missing = set(msgspec.json.decode(job.payload, type=m.CommandPayload).access) - scopes
+    if missing:
+        raise Unauthorized(
+            f"job {job.job_id} was given the access {', '.join(sorted(missing))}, which you have not",
+            details={"job_id": job.job_id, "scope": min(missing)},
+        )
 
 
 def _cursor_of(seq: int) -> str:

@@ -78,7 +78,7 @@ def add_token(
     """A new token, which nothing but this answer tells. Raises Conflict if there is one of this name, ConfigError."""
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name of a token; take 1 to 64 letters, digits, _ and -")
-    secret = _drawn(random_bytes)
+    secret = draw(random_bytes)
     with _changing(home) as tokens:
         if name in tokens:
             raise Conflict(f"there is a token {name!r} already; `semtask token rotate {name}` renews it")
@@ -97,7 +97,7 @@ def rotate_token(
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> str:
     """Another token in the place of the one of this name, with its scopes. Raises NotFound and ConfigError."""
-    secret = _drawn(random_bytes)
+    secret = draw(random_bytes)
     with _changing(home) as tokens:
         if name not in tokens:
             raise NotFound(f"there is no token {name!r}", details={"token": name})
@@ -114,7 +114,8 @@ def remove_token(home: Path, name: str) -> None:
             raise NotFound(f"there is no token {name!r}", details={"token": name})
 
 
-def _drawn(random_bytes: Callable[[int], bytes]) -> str:
+def draw(random_bytes: Callable[[int], bytes]) -> str:
+    """A new token."""
     import base64
 
     return _PREFIX + base64.urlsafe_b64encode(random_bytes(32)).rstrip(b"=").decode()

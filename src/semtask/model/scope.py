@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Scope(StrEnum):
@@ -17,6 +18,13 @@ class Scope(StrEnum):
 
 _HELD = {Scope.COMMAND: {Scope.ENQUEUE}, Scope.ADMIN: set(Scope)}
 ALL_SCOPES = frozenset(Scope)
+
+
+class Grant(NamedTuple):
+    """What a running job may do with the token that it was given."""
+
+    job_id: str
+    scopes: frozenset[Scope]
 
 
 def held(scopes: Iterable[Scope]) -> frozenset[Scope]:

@@ -69,7 +69,11 @@ class Conditions(Params):
 
 
 class CommandPayload(Params):
-    """The payload of a SUBPROCESS job. `umask` is a number (18 is 0o022)."""
+    """The payload of a SUBPROCESS job. `umask` is a number (18 is 0o022).
+
+    With `access` each attempt gets a token of its own in SEMANTICA_TOKEN, which may do that much at this daemon, and
+    only while the attempt runs. Nobody can give more than they have.
+    """
 
     command: Annotated[str, Meta(min_length=1)]
     args: list[str] = []
@@ -77,6 +81,7 @@ class CommandPayload(Params):
     working_dir: str | UnsetType = UNSET
     umask: Annotated[int, Meta(ge=0, le=0o777)] | UnsetType = UNSET
     stderr: Literal["merged", "split"] = "merged"
+    access: list[Scope] = []
 
 
 class EnqueueParams(Params):
@@ -136,6 +141,7 @@ WaitingReason = Literal[
     "retry",
     "subject_busy",
     "throttled",
+    "policy",
     "queue_paused",
     "queue_full",
     "machine_full",
@@ -543,6 +549,7 @@ class Stats(Result):
     system: SystemView
     counters: dict[str, int]
     throttle: ThrottleView
+    commands_held: str | None = None  # why no command is accepted or started
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
@@ -553,8 +560,9 @@ class Method(Struct, frozen=True, kw_only=True):
 
     `unserved` names parameters that are refused; a dot leads into a nested object, or into each item of a list.
 
-    `operation` is the name of the engine's method; None where the API answers by itself. `new_work`: refused while
-    the daemon is stopping. `waits`: may take long without changing anything, so it ends with its caller.
+    `operation` is the name of the engine's method; None where the API answers by itself. `told_scopes`: it takes what
+    the caller may do besides. `new_work`: refused while the daemon is stopping. `waits`: may take long without changing
+    anything, so it ends with its caller.
     """
 
     name: str
@@ -564,6 +572,7 @@ class Method(Struct, frozen=True, kw_only=True):
     summary: str
     operation: str | None = None
     unserved: frozenset[str] = frozenset()
+    told_scopes: bool = False
     new_work: bool = False
     waits: bool = False
 
@@ -631,6 +640,7 @@ METHODS: dict[str, Method] = {
             result=Retried,
             summary="Enqueue a copy of a finished job, or of all failed jobs of a tag, a group or a queue.",
             operation="retry",
+            told_scopes=True,
             new_work=True,
         ),
         Method(

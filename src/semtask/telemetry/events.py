@@ -77,7 +77,7 @@ class RequestAnswered(msgspec.Struct, frozen=True):
     seconds: float
 
 
-Hold: TypeAlias = Literal["host_busy", "no_room", "store"]
+Hold: TypeAlias = Literal["host_busy", "no_room", "store", "policy"]
 """Why jobs are held back: the machine is busy (background work only), it has no room for another process, or the
 database cannot be written."""
 

@@ -28,6 +28,7 @@ from semtask.executors.base import CommandSpec, TaskEnd
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import LogFiles
 from semtask.executors.task_outcome import of_frame
+from semtask.host.command_policy import PolicyFile
 from semtask.host.probe import SystemProbe
 from semtask.model.app import App
 from semtask.model.identifiers import JobIds
@@ -68,6 +69,7 @@ class InlineEngine:
             jitter=lambda: 1.0,  # retries come when their formula says
             events=events,
             defaults=CommandDefaults(env={}, working_dir="/", umask=0o022),
+            policy=PolicyFile(home / "commands.toml"),
             facts=_facts(store.daemon_epoch),
             node_id="test",
             # No process: commands stay QUEUED.
@@ -99,6 +101,7 @@ class InlineEngine:
                 retry_base_delay_ms=_RETRY_BASE_MS,
                 tasks=engine.apps,
             ),
+            gate=engine.gate,
             tailing=Tailing(self._store, logs, changes, clock),
             load=engine.load,
             disk=engine.disk,
