@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench chaos clean
+.PHONY: help demo test check format docs bench chaos soak clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,10 @@ bench: $(STAMP) ## measure, side by side with the limits of this machine
 chaos: $(STAMP) ## kill -9 at random moments and at every step, the long version
 	$(BIN)/python -m pytest -s -m chaos --chaos-kills=500 --kill-points=all tests/chaos
 	$(BIN)/python -m tests.powercut
+
+soak: $(STAMP) ## steady load with faults for MINUTES=10; fails if anything grows; samples and plot in OUT=soak
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[soak]'
+	@$(BIN)/python -u -m tests.soak --minutes $(or $(MINUTES),10) --out '$(or $(OUT),soak)'
 
 clean: ## remove what the targets made
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -29,7 +29,11 @@ if [ "$3" != - ]; then
     flock -n 8 || { echo "overlap $3" >> history; exit 1; }
 fi
 echo "start $2" >> history
-case $5 in *leave*) setsid sleep 600 & ;; *stubborn*) trap '' TERM ;; esac
+case $5 in
+*leave*) setsid sleep 600 & ;;
+*stubborn*) trap '' TERM ;;
+*chatty*) seq 2000 ;;
+esac
 sleep "$4"
 case $5 in *fail*)
     if [ ! -e "failed.$2" ]; then
@@ -99,6 +103,9 @@ def _witnessed(folder: str, name: str, subject: str | None, flags: str) -> Itera
         _note(folder, f"start {name}")
         if "leave" in flags:
             subprocess.Popen(["sleep", "600"], start_new_session=True, pass_fds=locks)
+        if "chatty" in flags:
+            print("\n".join(map(str, range(2000))))
+            current_job().artifact("lines", name * 1000)
         yield
         if "fail" in flags and not os.path.exists(f"{folder}/failed.{name}"):
             os.close(os.open(f"{folder}/failed.{name}", os.O_CREAT | os.O_WRONLY, 0o600))
