@@ -1,4 +1,7 @@
-"""The SQL of the stores: one statement per file, read once from the package."""
+"""The SQL of the stores: one statement per file, read from the package all at once.
+
+A daemon that read one later could find that of another release, put in the place of its own by an upgrade.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,16 @@ def folder(dialect: str, kind: str) -> Traversable:
     return files("semtask.store").joinpath("sql", dialect, kind)
 
 
-@cache
 def query(name: str, dialect: str = "sqlite") -> str:
     """The statement in queries/<name>.sql, without its comments."""
-    text = folder(dialect, "queries").joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    return _queries(dialect)[name]
+
+
+@cache
+def _queries(dialect: str) -> dict[str, str]:
+    found = (file for file in folder(dialect, "queries").iterdir() if file.name.endswith(".sql"))
+    return {file.name.removesuffix(".sql"): _statement(file.read_text(encoding="utf-8")) for file in found}
+
+
+def _statement(text: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))

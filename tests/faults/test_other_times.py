@@ -1,0 +1,138 @@
+"""The daemon in another time: a clock without a battery, records of another version, a release that is replaced
+under it.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import semtask
+from tests.daemon.rig import Daemon, eventually, running_daemon, stop_for_certain
+
+# --- a clock at 1970 -------------------------------------------------------------------------------------------------
+
+AT_1970 = """
+import sys, time
+began = time.time()
+real_time, real_time_ns = time.time, time.time_ns
+time.time = lambda: real_time() - began
+time.time_ns = lambda: real_time_ns() - int(began * 1e9)
+from semtask.cli.main import main
+sys.argv = ["semtask", "daemon"]
+main()
+"""
+
+
+def test_jobs_run_and_times_wait_where_the_clock_stands_at_1970(tmp_path: Path) -> None:
+    program = tmp_path / "at_1970.py"
+    program.write_text(AT_1970)
+    daemon = Daemon(tmp_path / "home", PYTHONPATH=str(tmp_path))
+    daemon.entry = ("at_1970",)
+    try:
+        daemon.start()
+        # A time of another machine, in a future that is more than fifty years away.
+        at = {"type": "AT", "scheduled_at": time.time_ns() // 1_000_000}
+        waits = daemon.command("true", queue="later", schedule=at)
+        soon = daemon.command("true", schedule={"type": "AFTER", "delay_ms": 200})
+        flaky = daemon.command("false", max_attempts=2, retry_base_delay_ms=50)
+        stopped = daemon.command("sleep", "60", timeout_ms=200, grace_ms=100)
+        done, failed, timed = daemon.wait(soon, flaky, stopped)
+        assert done["state"] == "DONE"
+        assert done["created_at"] < done["finished_at"] < 600_000
+        assert (failed["state"], failed["attempts"]) == ("FAILED", 2)
+        assert timed["end_cause"] == "timeout"
+        assert daemon.job(waits)["state"] == "SCHEDULED"
+        daemon.kill()
+        daemon.start()
+        assert daemon.job(waits)["state"] == "SCHEDULED"
+    finally:
+        stop_for_certain(daemon)
+
+
+# --- records of another version --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ended_unseen(daemon: Daemon, folder: Path) -> Iterator[tuple[str, Path]]:
+    """A job that ended with exit code 5 while the daemon could not see it, and its record; the daemon is dead."""
+    gate = folder / "gate"
+    os.mkfifo(gate)
+    job_id = daemon.command("sh", "-c", f"echo x >> {folder}/ran; read x < {gate}; exit 5", on_interrupt="requeue")
+    eventually((folder / "ran").exists)
+    os.kill(daemon.pid, signal.SIGSTOP)
+    gate.write_text("go\n")
+    record = daemon.home / "attempts" / f"{job_id}.1" / "record"
+    eventually(record.exists, what="the shim has written its record")
+    daemon.kill()
+    yield job_id, record
+
+
+def older(body: bytes) -> bytes:
+    """As before shims noted how much memory a command had."""
+    changed = re.sub(rb"^max_rss_kib .*\n", b"", body, flags=re.MULTILINE)
+    assert changed != body
+    return changed
+
+
+def newer(body: bytes) -> bytes:
+    """With something that this release does not know, as after a way back from an upgrade."""
+    return body + b"cpu_ms 17\n"
+
+
+@pytest.mark.parametrize("change", [older, newer])
+def test_a_record_of_another_version_counts(tmp_path: Path, change: object) -> None:
+    assert callable(change)
+    with running_daemon(tmp_path / "home") as daemon, ended_unseen(daemon, tmp_path) as (job_id, record):
+        body, _, _ = record.read_bytes().rpartition(b"crc32 ")
+        body = change(body)
+        record.write_bytes(body + b"crc32 %08x\n" % binascii.crc32(body))
+        daemon.start()
+        [job] = daemon.wait(job_id)
+        assert (job["state"], job["exit_code"], job["claim_no"]) == ("FAILED", 5, 1)
+        assert (tmp_path / "ran").read_text() == "x\n"
+
+
+# --- a release that is replaced under the daemon ---------------------------------------------------------------------
+
+
+def test_a_daemon_goes_on_when_its_package_is_removed_under_it(tmp_path: Path) -> None:
+    """An upgrade in place takes the files away; daemon, launcher and shims have everything they need."""
+    release = tmp_path / "release"
+    shutil.copytree(Path(semtask.__file__).parent, release / "semtask", ignore=shutil.ignore_patterns("__pycache__"))
+    daemon = Daemon(tmp_path / "home", PYTHONPATH=str(release))
+    try:
+        daemon.start()
+        loaded = Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+        assert os.fsencode(sys.executable) in loaded
+        running = daemon.command("sleep", "600", queue="long", grace_ms=100, timeout_ms=600_000)
+        eventually(lambda: daemon.job(running)["pid"])
+        shutil.rmtree(release)
+        jobs = [
+            daemon.command("sh", "-c", "echo served; exit 3", max_attempts=2, retry_base_delay_ms=20),
+            daemon.command("/no/such/program", queue="a"),
+            daemon.command("sleep", "60", queue="b", timeout_ms=100, grace_ms=100),
+        ]
+        ends = [(job["state"], job["end_cause"]) for job in daemon.wait(*jobs)]
+        assert ends == [("FAILED", "exit_code"), ("FAILED", "spawn_failed"), ("FAILED", "timeout")]
+        assert daemon.log(jobs[0]) == "served\n"
+        for method in ("admin.stats.v1", "queues.list.v1", "workers.list.v1", "rpc.discover"):
+            daemon.rpc(method)
+        daemon.rpc("admin.maintenance.v1", force_vacuum=True)
+        assert daemon.get("/metrics")[0] == 200
+        daemon.rpc("dev.cancel.v1", job_id=running)
+        assert daemon.wait(running)[0]["state"] == "CANCELLED"
+        assert daemon.terminate() == 0
+        assert "Error" not in daemon.stderr()
+    finally:
+        stop_for_certain(daemon)
