@@ -246,6 +246,12 @@ class Settings:
         "above this size of the database the oldest finished jobs go before their time; 0 sets no limit",
         "SEMANTICA_MAX_DB_SIZE_MB",
     )
+    disk_low_mb: int = _setting(
+        0,
+        _whole(0, 1 << 30),
+        "below this much free disk space no new jobs are taken; 0: 5 % of the disk, at most 256 MiB",
+        "SEMANTICA_DISK_LOW_MB",
+    )
     shutdown_grace_ms: int = _setting(
         10_000, _whole(0, 3_600_000), "how long running jobs may go on after SIGTERM to the daemon"
     )

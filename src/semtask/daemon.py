@@ -33,7 +33,7 @@ from semtask.engine.reporting import Reporting
 from semtask.engine.supervision import ServiceFailed, supervised
 from semtask.engine.tailing import Tailing
 from semtask.engine.watchdog import LoopWatchdog
-from semtask.errors import StartupError, Throttled
+from semtask.errors import EXIT_DISK_FAILED, StartupError, Throttled
 from semtask.executors.attempt_files import AttemptFiles
 from semtask.executors.base import AppStatus, TaskEnd
 from semtask.executors.folder import AttemptsDir
@@ -45,6 +45,7 @@ from semtask.executors.sub_process import SubprocessExecutor
 from semtask.executors.worker_process import WorkerSettings
 from semtask.host import procfs
 from semtask.host.app_list import read_apps
+from semtask.host.backups import way_back
 from semtask.host.ballast import Ballast
 from semtask.host.clocks import SystemClock
 from semtask.host.command_policy import PolicyFile
@@ -53,9 +54,11 @@ from semtask.host.presence import Presence
 from semtask.host.probe import SystemProbe
 from semtask.host.randomness import RandomPool
 from semtask.host.systemd import Service
+from semtask.model.disk import DiskState
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ProgressNote
 from semtask.store.sqlite import SqliteStore, open_store
+from semtask.store.writer import DiskFailed
 from semtask.telemetry.counters import LOOP_STALLS, ZOMBIES_CLEANED
 from semtask.telemetry.events import Events
 from semtask.telemetry.logs import configure_logging, log_attempts
@@ -206,6 +209,7 @@ class _Daemon:
                 queue_concurrency=settings.queue_concurrency,
                 cpu_throttle_threshold=settings.cpu_throttle_threshold,
                 recovery_window_ms=settings.recovery_window_ms,
+                disk_low_bytes=settings.disk_low_mb * 1024 * 1024,
             ),
             probe=SystemProbe(clock.monotonic),
             reserves=_reserves(settings),
@@ -280,15 +284,20 @@ class _Daemon:
             count=engine.count,
             holds=lambda: engine.holds,
             wal_bytes=lambda: _size(f"{self._settings.database}-wal"),
+            disk=engine.disk.view,
         )
         changes.listen(reporting.on_changes)
 
-        async def ready() -> None:
+        async def ready() -> str | None:
             if not operations.accepting:
                 raise Throttled("the daemon is stopping")
             if not engine.started:
                 raise Throttled("the daemon is starting")
             await store.healthy()
+            disk = engine.disk.view()
+            if disk.state in {DiskState.FULL, DiskState.DEGRADED}:
+                raise Throttled(f"the disk is {disk.state}: {disk.reason}")
+            return disk.reason  # jobs that wait are run: this daemon has work to do
 
         async def scrape() -> bytes:
             # In a thread: a thousand series take tens of milliseconds.
@@ -356,8 +365,13 @@ class _Daemon:
             before = lost
 
     def _fatal(self, error: BaseException) -> None:
-        """The database is no longer ours."""
-        self._give_up(str(error), EXIT_FENCED)
+        """The database is no longer ours, or the disk with it has failed."""
+        if isinstance(error, DiskFailed):
+            way = way_back(self._settings.database)
+            why = f"the disk fails, and did so at every try: {error}. When it is in order, start semtask again; {way}"
+            self._give_up(why, EXIT_DISK_FAILED)
+        else:
+            self._give_up(str(error), EXIT_FENCED)
 
     def _give_up(self, why: str, exit_code: int) -> None:
         """End, and touch nothing."""

@@ -180,6 +180,7 @@ class DaemonUnavailable(SemtaskError):
     """No semtask daemon answers. Start one with `semtask up`."""
 
 
+EXIT_DISK_FAILED = 74  # of a daemon that could not read or write its database any more
 EXIT_OTHER_DAEMON = 100  # of a process that needs a home which a daemon owns already
 
 

@@ -21,6 +21,7 @@ from semtask.executors.abandon import StillThere, abandon
 from semtask.executors.attempt_files import AttemptFiles
 from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import LogFiles
+from semtask.host import backups
 from semtask.host.ownership import owned_folders
 from semtask.store import migrate as migrations
 from semtask.store import sqlite_copy
@@ -139,6 +140,8 @@ def backup(settings: Settings, target: Path, *, progress: Progress, replace: boo
         if found := damages(draft):
             raise StartupError(f"no backup was made, as the database is damaged: {found[0]}; see `semtask db check`")
         _put(draft, target, replace=replace)
+        with suppress(OSError):  # it is only for a hint
+            backups.remember(settings.database, target)
         return target.stat().st_size
     except (OSError, apsw.Error) as error:
         raise StartupError(f"cannot write the backup {target}: {_why(error)}") from error

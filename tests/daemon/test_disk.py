@@ -82,7 +82,7 @@ def test_a_full_disk_loses_no_end_and_recovers_by_itself(disk: Path, tmp_path: P
             daemon.command("true")
         assert refused.value.code == 4003
         assert refused.value.data["retry_after_ms"] >= 1000
-        assert "disk is nearly full" in refused.value.message
+        assert "disk is full" in refused.value.message
         assert daemon.stats()["failed_jobs"] == 4  # reading goes on
 
         (disk / "filler").unlink()
@@ -115,7 +115,7 @@ def test_what_waits_is_not_started_on_a_full_disk(disk: Path, tmp_path: Path) ->
         assert daemon.wait(first)[0]["state"] == "DONE"
         job = daemon.job(second)
         assert (job["state"], job["claim_no"], job["waiting"]["reason"]) == ("QUEUED", 0, "machine_full")
-        assert "disk is nearly full" in job["waiting"]["text"]
+        assert "disk is full" in job["waiting"]["text"]
         (disk / "filler").unlink()
         assert daemon.wait(second)[0]["state"] == "DONE"
 

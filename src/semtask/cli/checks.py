@@ -25,6 +25,11 @@ from semtask.host.filesystem import free_bytes, require_local
 
 _MIB = 1 << 20
 _FEW_BYTES, _TOO_FEW_BYTES = 1024 * _MIB, 100 * _MIB
+_OF_DISK = {
+    "LOW": "make room; `semtask gc --vacuum` deletes old jobs and gives their space back",
+    "FULL": "make room by deleting files of others; the daemon goes on by itself",
+    "DEGRADED": "look at the log of the kernel (dmesg), and at `semtask db check`",
+}
 _LONG_WAL = 256 * _MIB
 _SLOW_SYNC_MS = 20
 _QUICK_CHECK_S = 10.0
@@ -182,6 +187,11 @@ def _disk(patient: Patient) -> Iterator[Finding]:
     folder = _existing(patient.settings.home)
     free = free_bytes(folder)
     text = f"{render.size(free)} free at {folder}"
+    with suppress(DaemonUnavailable):  # told by the check of the daemon
+        disk = (patient.stats or {}).get("disk") or {"state": "OK"}
+        if disk["state"] != "OK":
+            yield fail(f"{text}; the daemon calls it {disk['state']}: {disk['reason']}", _OF_DISK[disk["state"]])
+            return
     if free < _TOO_FEW_BYTES:
         yield fail(text, "make room; `semtask gc --vacuum` deletes old jobs and gives their space back")
     elif free < _FEW_BYTES:

@@ -81,6 +81,10 @@ def status(session: Session) -> None:
         throttle = stats["throttle"]
         how_long = render.duration(now_ms() - throttle["since"])
         session.line(f"background work waits, for {how_long} by now: {render.printable(throttle['reason'])}")
+    disk = stats.get("disk") or {"state": "OK"}  # there is none in a daemon from before an upgrade
+    if disk["state"] != "OK":
+        how_long = render.duration(now_ms() - disk["since"])
+        session.line(f"the disk is {disk['state']}, for {how_long} by now: {render.printable(disk['reason'])}")
     if stats["queues"] and session.terminal:
         from semtask.cli.queues import queue_lines
 
@@ -198,8 +202,8 @@ def _headline(session: Session, stats: dict[str, Any]) -> str:
 
 
 def _status_json(session: Session, stats: dict[str, Any]) -> dict[str, Any]:
-    throttle = render.with_iso_times(stats["throttle"])
-    return {"schema": "status.v1", "home": str(session.settings.home), **stats, "throttle": throttle}
+    times: dict[str, Any] = {name: render.with_iso_times(stats[name]) for name in ("throttle", "disk") if name in stats}
+    return {"schema": "status.v1", "home": str(session.settings.home), **stats, **times}
 
 
 @click.command(cls=Command)

@@ -98,6 +98,10 @@ class Janitor:
         if self._ends >= self._enough:
             self._news.set()
 
+    def make_room(self) -> None:
+        """Make a whole pass now, as the disk is nearly full."""
+        self._tasks.spawn(self._tried(lambda: self.maintain(force_vacuum=False)), "making room")
+
     async def maintain(self, *, force_vacuum: bool) -> Maintained:
         """Make a whole pass now, and give free pages back to the file system: some, or all of them."""
         before = await self._store.size_bytes()

@@ -60,12 +60,15 @@ class WorkerExecutor(TaskExecutor, Workers, Protocol):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much may run at once, and how long recovery waits before it tells of a process that does not die."""
+    """How much may run at once, what must be free of the disk, and how long recovery waits before it tells of a
+    process that does not die.
+    """
 
     max_processes: int
     queue_concurrency: int
     cpu_throttle_threshold: int
     recovery_window_ms: int
+    disk_low_bytes: int = 0  # 0: a part of the disk
 
 
 class Engine:
@@ -166,7 +169,16 @@ class Engine:
             before_claim=self._before_claim,
         )
         self.explain = Explain(self.dispatcher, self.slots, self.apps)
-        self.disk = DiskWatch(reserves, suspend=self.dispatcher.suspend, running=lambda: self.slots.running)
+        self.disk = DiskWatch(
+            reserves,
+            low_bytes=limits.disk_low_bytes,
+            clock=clock,
+            suspend=self.dispatcher.suspend,
+            running=lambda: self.slots.running,
+            make_room=lambda: self.janitor.make_room(),  # noqa: PLW0108 - made below
+            check=store.find_damage,
+        )
+        store.report_to(self.disk)
         self._throttles = limits.cpu_throttle_threshold < NEVER
         self.janitor = Janitor(store, files, retention, clock)
         self._promoter = Promoter(store, clock)

@@ -97,7 +97,7 @@ class Operations:
         return m.EnqueuedMany(jobs=await self._insert(jobs))
 
     async def _insert(self, jobs: Sequence[NewJob]) -> list[m.Enqueued]:
-        self._disk.check()
+        self._disk.require_room()
         await self._gate.check(jobs)
         durable = any(job.durability is Durability.FSYNC for job in jobs)
         # The claim is submitted in the same turn of the loop as the insert: a free slot then costs no second commit.
@@ -295,6 +295,7 @@ class Operations:
             ),
             counters=await self._store.counters(),
             throttle=m.ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
+            disk=self._disk.view(),
             commands_held=self._gate.problem,
         )
 

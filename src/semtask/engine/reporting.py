@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
+from semtask.model.disk import DiskState
 from semtask.model.job import ExecutionMode
 from semtask.model.state import EndCause, State
+from semtask.protocol.messages import DiskView
 from semtask.store.base import Change, Store
 from semtask.telemetry.counters import RETRY_COUNT
 from semtask.telemetry.events import Events, Hold, JobsEnded, JobsEnqueued, JobsRetried, Levels
@@ -14,7 +16,7 @@ from semtask.telemetry.events import Events, Hold, JobsEnded, JobsEnqueued, Jobs
 
 class Reporting:
     """`count` adds to a persistent counter; `holds` says why jobs are held back now; `wal_bytes` is the size of the
-    write-ahead log.
+    write-ahead log, `disk` how the disk is.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class Reporting:
         count: Callable[[str, int], None],
         holds: Callable[[], Collection[Hold]],
         wal_bytes: Callable[[], int],
+        disk: Callable[[], DiskView],
     ) -> None:
         self._store = store
         self._events = events
@@ -33,6 +36,7 @@ class Reporting:
         self._count = count
         self._holds = holds
         self._wal_bytes = wal_bytes
+        self._disk = disk
 
     def on_changes(self, changes: Sequence[Change]) -> None:
         """A commit may hold thousands of jobs, and they are much alike: they are told of by their number."""
@@ -57,6 +61,7 @@ class Reporting:
 
     async def levels(self) -> Levels:
         oldest, now = await self._store.oldest_ready(), self._now_ms()
+        disk = self._disk()
         return Levels(
             jobs={row.name: row.counts for row in await self._store.queues()},
             # 0 after the clock was set back.
@@ -65,4 +70,6 @@ class Reporting:
             db_size_bytes=await self._store.size_bytes(),
             db_wal_bytes=self._wal_bytes(),
             holds=self._holds(),
+            disk_state=DiskState(disk.state),
+            disk_free_bytes=disk.free_bytes,
         )

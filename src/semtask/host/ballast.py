@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from semtask.host.filesystem import free_bytes
+from semtask.host.filesystem import free_bytes, total_bytes
 
 SIZE = 32 * 1024 * 1024
 
@@ -24,6 +24,10 @@ class Ballast:
     def free(self) -> int:
         """Bytes that can still be written, without those in reserve."""
         return free_bytes(self.folder)
+
+    def total(self) -> int:
+        """The size of the disk, in bytes."""
+        return total_bytes(self.folder)
 
     def fill(self, spare: int) -> bool:
         """Make the file, if `spare` bytes stay free beside it; whether it is there now. Raises OSError."""

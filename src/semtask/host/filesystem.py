@@ -117,6 +117,12 @@ def free_bytes(path: Path) -> int:
     return usage.f_bavail * usage.f_frsize
 
 
+def total_bytes(path: Path) -> int:
+    """The size of the file system of `path`."""
+    usage = os.statvfs(path)
+    return usage.f_blocks * usage.f_frsize
+
+
 def punch_hole(fd: int, start: int, length: int) -> None:
     """Give the disk space of these bytes back; they read as NUL, and size and offsets stay as they are.
 

@@ -327,6 +327,13 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "reason": "why, for people",
         "since": "epoch ms",
     },
+    m.DiskView: {
+        "state": "LOW takes no new jobs, FULL and DEGRADED start none either; OK does both",
+        "reason": "why it is not OK and what helps, for people",
+        "since": "epoch ms; none while it is OK",
+        "free_bytes": "what is free on the disk of the home, or of the database where that has less",
+        "low_bytes": "below it the disk is LOW",
+    },
     m.Stats: {
         "version": "of the daemon",
         "pid": "of the daemon",
@@ -343,6 +350,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "system": "the machine",
         "counters": "counts that go on over restarts",
         "throttle": "whether background work waits",
+        "disk": "whether the disk has room and works",
     },
 }
 

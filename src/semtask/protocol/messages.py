@@ -533,6 +533,19 @@ class ThrottleView(Result):
     since: int | None = None
 
 
+class DiskView(Result):
+    """How the disk of the home is: what is refused and why, since when (epoch ms), and what is free of it, in bytes.
+
+    Below `low_bytes` nothing new is taken.
+    """
+
+    state: Literal["OK", "LOW", "FULL", "DEGRADED"] = "OK"
+    reason: str | None = None
+    since: int | None = None
+    free_bytes: int | None = None
+    low_bytes: int | None = None
+
+
 class Stats(Result):
     version: str
     pid: int
@@ -550,6 +563,7 @@ class Stats(Result):
     counters: dict[str, int]
     throttle: ThrottleView
     commands_held: str | None = None  # why no command is accepted or started
+    disk: DiskView = msgspec.field(default_factory=DiskView)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from semtask.model.disk import Trouble
 from semtask.model.job import (
     Attempt,
     ClaimFacts,
@@ -34,6 +35,18 @@ from semtask.model.job import (
 from semtask.model.outcome import Outcome
 from semtask.model.retry import Decision
 from semtask.model.state import EndCause, State, StopReason
+
+
+class StoreWatch(Protocol):
+    """Who is told, on the event loop, how the store is."""
+
+    def trouble(self, trouble: Trouble | None) -> None:
+        """Nothing can be written now, or it can again (None)."""
+        ...
+
+    def damaged(self, what: str) -> None:
+        """Something stored cannot be read, and other things can."""
+        ...
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,9 +260,13 @@ class Purged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store(Protocol):
-    """All methods may raise DatabaseError; writes raise Throttled while the disk is full."""
+    """All methods may raise DatabaseError; writes raise Throttled while the disk is full or fails."""
 
     daemon_epoch: int  # +1 with every daemon that opened this store for work
+
+    def report_to(self, watch: StoreWatch) -> None:
+        """Tell it from now on what cannot be written or read."""
+        ...
 
     async def insert(self, jobs: Sequence[NewJob], *, durable: bool) -> list[Inserted]:
         """Store all jobs or none, in order, QUEUED, or SCHEDULED if run_at is later than created_at.
@@ -406,6 +423,13 @@ class Store(Protocol):
 
     async def healthy(self) -> None:
         """Raise DatabaseError or Throttled if a write would fail now; a cheap check for readiness."""
+        ...
+
+    async def find_damage(self) -> str | None:
+        """Look through all that is stored: what is damaged, and the way back, for people; None if all is sound.
+
+        Takes seconds for a million jobs; others go on meanwhile.
+        """
         ...
 
     async def close(self) -> None:

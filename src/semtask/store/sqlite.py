@@ -34,6 +34,7 @@ from semtask.store.base import (
     QueueRow,
     Stopped,
     StopRequest,
+    StoreWatch,
     TaskClaim,
     TaskClaimed,
 )
@@ -58,7 +59,8 @@ async def open_store(
     """Open the database at `path` for work, or make it; brings the schema up to date. Raises StartupError.
 
     `now` gives epoch ms. `fatal` is called on the event loop when this daemon must not write any more: another one
-    has opened the database since, or it is damaged. `disk_retry_s` is the pause between two tries on a full disk.
+    has opened the database since, or the disk has failed for long (DiskFailed). `disk_retry_s` is the pause between
+    two tries on a full disk; on one that fails the pauses grow.
     """
     file = SqliteFile(path)
     db = await asyncio.to_thread(file.open, now())
@@ -92,6 +94,10 @@ class SqliteStore:
             await self._writer.submit(
                 lambda tick: [quarantine(tick, damage, now=now, before=State.RUNNING) for damage in damaged]
             )
+
+    def report_to(self, watch: StoreWatch) -> None:
+        self._writer.on_trouble = watch.trouble
+        self._writer.on_damage = self._readers.on_damage = watch.damaged
 
     # --- writes ---
 
@@ -257,6 +263,9 @@ class SqliteStore:
     async def healthy(self) -> None:
         self._writer.check_alive()
         self._file.check_identity()
+
+    async def find_damage(self) -> str | None:
+        return await asyncio.to_thread(self._file.look_through)
 
     async def close(self) -> None:
         await self._writer.stop()

@@ -6,14 +6,16 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import apsw
 
 from semtask.errors import DatabaseError, StartupError
+from semtask.host.backups import way_back
 from semtask.store.migrate import APPLICATION_ID, migrate
 from semtask.store.sql import query
+from semtask.store.sqlite_faults import find_damage
 from semtask.store.sqlite_rows import fetch_value
 from semtask.store.sqlite_writes import close_books
 from semtask.store.writer import Tick, Unusable
@@ -30,6 +32,7 @@ _CACHE_KIB = 16_000
 _READER_CACHE_KIB = 2_000
 # SQLite's own layer for files takes less than 128 KiB at once.
 _LOG_STEP = 64 * 1024
+_STEPS_BETWEEN_LOOKS = 10_000
 # About the 4 MiB after which SQLite itself moves the log into the database.
 _CHECKPOINT_PAGES = 1_000
 
@@ -147,6 +150,20 @@ class SqliteFile:
 
     def probe(self, db: apsw.Connection) -> None:
         db.execute(query("probe_write"))
+
+    def find_damage(self, db: apsw.Connection) -> str | None:
+        found = find_damage(db)
+        return found and f"{found}; {way_back(self.path)}"
+
+    def look_through(self) -> str | None:
+        """`find_damage` on a connection of its own, in any thread: others go on meanwhile. Raises DatabaseError."""
+        try:
+            with closing(self.connect_reader()) as db:
+                db.set_progress_handler(lambda: self._closed, _STEPS_BETWEEN_LOOKS)
+                found = self.find_damage(db)
+        except apsw.Error as error:
+            raise DatabaseError(f"the database cannot be looked through: {error}") from error
+        return found and f"the database is damaged: {found}"
 
     def write_log_again(self) -> None:
         """Write every byte of the write-ahead log anew, and sync it. Raises apsw.Error.

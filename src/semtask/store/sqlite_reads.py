@@ -20,6 +20,7 @@ from semtask.model.state import State
 from semtask.store.base import JobFilter, Page, QueueRow
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, readable_jobs
+from semtask.store.sqlite_faults import DamageMet, is_damage
 from semtask.store.sqlite_rows import (
     fetch,
     fetch_value,
@@ -48,6 +49,7 @@ class Readers:
     def __init__(
         self, connect: Callable[[], apsw.Connection], *, threads: int = 2, limit_s: float = READ_LIMIT_S
     ) -> None:
+        self.on_damage: Callable[[str], None] = lambda _: None  # called on the event loop
         self._limit_s = limit_s
         self._connections = [connect() for _ in range(threads)]
         self._idle: SimpleQueue[apsw.Connection] = SimpleQueue()
@@ -60,7 +62,11 @@ class Readers:
         """The result of `read`. Raises DatabaseError, also when it takes too long."""
         if self._closed:
             raise DatabaseError("the store is closed")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, read)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, read)
+        except DamageMet as error:
+            self.on_damage(error.message)
+            raise
 
     def _run(self, read: Callable[[apsw.Connection], T]) -> T:
         db = self._idle.get()
@@ -72,6 +78,8 @@ class Readers:
                 f"the query was stopped after {self._limit_s:g} s; narrow it, for example by a state, queue or tag"
             ) from error
         except apsw.Error as error:
+            if is_damage(error):
+                raise DamageMet(f"this part of the database cannot be read: {error}; see `semtask doctor`") from error
             raise DatabaseError(f"the database cannot be read: {error}") from error
         finally:
             self._idle.put(db)

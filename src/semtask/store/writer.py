@@ -19,7 +19,9 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import apsw
 
 from semtask.errors import DatabaseError, RpcError, Throttled
+from semtask.model.disk import DiskState, Trouble
 from semtask.store.base import Change, OnCommit
+from semtask.store.sqlite_faults import is_damage
 
 T = TypeVar("T")
 
@@ -37,6 +39,9 @@ _UNAVAILABLE = (
     apsw.NoMemError,
 )
 
+# A disk that fails is tried again after these pauses, in units of `retry_s`, and then it is given up.
+_SICK_PAUSES = (1, 5, 25)
+
 
 class Phase(IntEnum):
     """The order within a tick."""
@@ -48,6 +53,10 @@ class Phase(IntEnum):
 
 class Unusable(Exception):
     """This daemon must not write any more: another one has taken the database over, or it is damaged."""
+
+
+class DiskFailed(Exception):
+    """The database could not be read or written for so long that waiting does not help."""
 
 
 class _NeedsSync(Exception):
@@ -111,6 +120,10 @@ class Database(Protocol):
         """Write something that means nothing."""
         ...
 
+    def find_damage(self, db: apsw.Connection) -> str | None:
+        """Look through the whole database: what is damaged. Raises apsw.Error."""
+        ...
+
     def write_log_again(self) -> None:
         """After an I/O error: bring to the disk what was committed. Raises apsw.Error."""
         ...
@@ -121,7 +134,10 @@ class Database(Protocol):
 
 
 class Writer:
-    """Owns the write connection. `submit` and `close` belong to the event loop, all else to the thread."""
+    """Owns the write connection. `submit` and `close` belong to the event loop, all else to the thread.
+
+    `on_trouble` and `on_damage` are called on the event loop: see `base.StoreWatch`.
+    """
 
     def __init__(
         self,
@@ -132,6 +148,8 @@ class Writer:
         fatal: Callable[[BaseException], None],
         retry_s: float,
     ) -> None:
+        self.on_trouble: Callable[[Trouble | None], None] = lambda _: None
+        self.on_damage: Callable[[str], None] = lambda _: None
         self._database = database
         self._db = db
         self._on_commit = on_commit
@@ -146,7 +164,8 @@ class Writer:
         self._closing = False
         self._reopen = False
         self._retry_at = 0.0
-        self._trouble: str | None = None  # why the database cannot write now
+        self._trouble: Trouble | None = None  # why the database cannot write now
+        self._sick_tries = 0
         self._thread = threading.Thread(target=self._run, name="semtask-writer", daemon=True)
         self._thread.start()
 
@@ -184,7 +203,7 @@ class Writer:
         if self._dead:
             raise DatabaseError(self._dead)
         if self._trouble:
-            raise self._throttled(self._trouble)
+            raise self._throttled(self._trouble.why)
 
     def _deliver(self, changes: Sequence[Change] | None, answers: Sequence[tuple[Request, Any]]) -> None:
         try:
@@ -243,9 +262,8 @@ class Writer:
             batch.sort(key=lambda request: request.phase)
             self._write(batch)
         if last:
-            self._reject(
-                self._held, lambda: DatabaseError(f"the store was closed before this was stored: {self._trouble}")
-            )
+            why = self._trouble.why if self._trouble else ""
+            self._reject(self._held, lambda: DatabaseError(f"the store was closed before this was stored: {why}"))
 
     def _write(self, batch: list[Request]) -> None:
         try:
@@ -256,18 +274,27 @@ class Writer:
         except DatabaseError as error:
             why = error.message
             self._reject(batch, lambda: DatabaseError(why))
-        except _UNAVAILABLE as error:
-            self._suspend(error, batch)
         except Exception as error:  # noqa: BLE001 - goes to the one request it belongs to
-            if len(batch) > 1:
+            if isinstance(error, apsw.Error) and self._concerns_all(error, batch):
+                self._suspend(error, batch)
+            elif len(batch) > 1:
                 for request in batch:
                     self._work([request])
             else:
                 why = f"the database refused: {error}"
+                if is_damage(error):
+                    self._call(self.on_damage, why)
                 self._reject(batch, lambda: DatabaseError(why))
         else:
-            self._trouble = None
+            self._sick_tries = 0
+            self._note(None)
             self._tell(changes, answers)
+
+    def _concerns_all(self, error: apsw.Error, batch: Sequence[Request]) -> bool:
+        """A page that cannot be read is only in the way of those who need it; but an end must not be given up."""
+        if is_damage(error):
+            return self._reopen or (len(batch) == 1 and batch[0].phase is Phase.FINISH)
+        return isinstance(error, _UNAVAILABLE)
 
     def _transact(self, batch: Sequence[Request]) -> tuple[list[Change], list[tuple[Request, Any]]]:
         if not self._trouble and all(request.relaxed for request in batch):
@@ -314,11 +341,25 @@ class Writer:
 
     def _suspend(self, error: apsw.Error, batch: Sequence[Request]) -> None:
         """Remember the finishes, turn the others away, and try again: at once if only finishes are left to try."""
-        self._trouble = _explain(error)
-        self._reopen = self._reopen or isinstance(error, apsw.IOError)
+        trouble = _explain(error)
+        sick = trouble.state is DiskState.DEGRADED
+        self._reopen = self._reopen or sick
         alone = all(request.phase is Phase.FINISH for request in batch)
-        self._retry_at = time.monotonic() + (self._retry_s if alone else 0)
+        pause = self._retry_s if alone else 0
+        if sick and alone:
+            if self._sick_tries == len(_SICK_PAUSES):
+                self._die(DiskFailed(trouble.why), batch)
+                return
+            pause *= _SICK_PAUSES[self._sick_tries]
+            self._sick_tries += 1
+        self._retry_at = time.monotonic() + pause
+        self._note(trouble)
         self._turn_away(batch)
+
+    def _note(self, trouble: Trouble | None) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._call(self.on_trouble, trouble)
 
     def _turn_away(self, batch: Sequence[Request]) -> None:
         answers: list[tuple[Request, Any]] = []
@@ -326,7 +367,7 @@ class Writer:
             if request.phase is Phase.FINISH:
                 self._held.append(request)
             else:
-                answers.append((request, self._throttled(str(self._trouble))))
+                answers.append((request, self._throttled(self._trouble.why if self._trouble else "")))
         if answers:
             self._tell(None, answers)
 
@@ -338,18 +379,15 @@ class Writer:
         self._reopen = True
         self._db.close()
         self._synced = None
-        try:
-            self._db = self._database.connect()
-            [(verdict,)] = self._db.execute("PRAGMA quick_check(1)").fetchall()
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            verdict = str(error)
-        if verdict != "ok":
-            raise Unusable(f"the database is damaged, says quick_check after an I/O error: {verdict}")
+        self._db = self._database.connect()
+        if found := self._database.find_damage(self._db):
+            raise apsw.CorruptError(found)
         self._database.write_log_again()
         self._reopen = False
 
     def _throttled(self, why: str) -> Throttled:
-        return Throttled(why, retry_after_ms=int(self._retry_s * 1000))
+        pause = max(self._retry_s, self._retry_at - time.monotonic())
+        return Throttled(f"{why}. Nothing was stored; try again", retry_after_ms=int(pause * 1000))
 
     def _reject(self, batch: Sequence[Request], error: Callable[[], RpcError]) -> None:
         """One error object each: a shared one would gather the tracebacks of all that raise it."""
@@ -373,12 +411,15 @@ class Writer:
                 raise
 
 
-def _explain(error: apsw.Error) -> str:
+def _explain(error: apsw.Error) -> Trouble:
     match error:
         case apsw.FullError():
-            why = "the disk with the database is full; free some space"
+            return Trouble(DiskState.FULL, "the disk with the database is full; free some space")
         case apsw.BusyError() | apsw.LockedError():
-            why = "another process keeps the database locked"
+            return Trouble(None, "another process keeps the database locked")
+        case _ if is_damage(error):
+            return Trouble(DiskState.DEGRADED, f"the database is damaged ({error})")
+        case apsw.IOError() | apsw.ReadOnlyError():
+            return Trouble(DiskState.DEGRADED, f"the database cannot be written now ({error})")
         case _:
-            why = f"the database cannot be written now ({error})"
-    return f"{why}. Nothing was stored; try again"
+            return Trouble(None, f"the database cannot be written now ({error})")

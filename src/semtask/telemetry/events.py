@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
+from semtask.model.disk import DiskState
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.retry import Decision
 from semtask.model.state import EndCause, State
@@ -86,7 +87,7 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
     """What an exporter reads when it is asked: kept counts and sizes, nothing that needs counting.
 
     `jobs` by queue and state; `oldest_ready_s` (seconds) by queue, where a job waits that could run; `counters` are the
-    persistent ones; `holds` are in force now.
+    persistent ones; `holds` are in force now; `disk_free_bytes` is None where it is not known.
     """
 
     jobs: Mapping[str, Mapping[State, int]]
@@ -95,6 +96,8 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
     db_size_bytes: int
     db_wal_bytes: int
     holds: Collection[Hold] = ()
+    disk_state: DiskState = DiskState.OK
+    disk_free_bytes: int | None = None
 
 
 class Events:

@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from semtask.model.disk import DiskState
 from semtask.model.schedule import queued_since
 from semtask.model.state import EndCause, State
 from semtask.telemetry import counters, events
@@ -131,6 +132,13 @@ class Metrics:
         for reason in get_args(Hold):
             throttled.add_metric([reason], reason in levels.holds)
         yield throttled
+        disk = GaugeMetricFamily("semantica_disk_state", "1 for the state that the disk is in.", labels=["state"])
+        for state in DiskState:
+            disk.add_metric([state.value], state is levels.disk_state)
+        yield disk
+        if levels.disk_free_bytes is not None:
+            free = "What is free on the disk of the home."
+            yield GaugeMetricFamily("semantica_disk_free_bytes", free, value=levels.disk_free_bytes)
         for kept, (name, what) in _KEPT.items():
             yield CounterMetricFamily(name, what, value=levels.counters.get(kept, 0))
 

@@ -238,6 +238,9 @@ class _EndlessDisk:
     def free(self) -> int:
         return 1 << 60
 
+    def total(self) -> int:
+        return 1 << 61
+
     def fill(self, spare: int) -> bool:
         return True
 

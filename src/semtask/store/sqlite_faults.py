@@ -1,0 +1,46 @@
+"""What errors of SQLite tell of the disk, and what it finds when it looks a database through."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import apsw
+
+from semtask.errors import DatabaseError
+
+_SHOWN = 3
+_READING = {
+    apsw.SQLITE_IOERR_READ,
+    apsw.SQLITE_IOERR_SHORT_READ,
+    apsw.SQLITE_IOERR_CORRUPTFS,
+    apsw.SQLITE_IOERR_DATA,
+}
+
+
+class DamageMet(DatabaseError):
+    """A part of the database that was asked for cannot be read."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether a page of the database cannot be read, or holds nonsense: others may be sound."""
+    return isinstance(error, apsw.CorruptError | apsw.NotADBError) or (
+        isinstance(error, apsw.IOError) and getattr(error, "extendedresult", None) in _READING
+    )
+
+
+def find_damage(db: apsw.Connection) -> str | None:
+    """The first things that are wrong in the structure of the database, None if it is sound. Raises apsw.Error."""
+    try:
+        found = [line for (text,) in db.execute(f"PRAGMA quick_check({_SHOWN})") for line in str(text).splitlines()]
+        if found == ["ok"]:
+            return None
+        rows: list[tuple[Any, ...]] = db.execute("SELECT rootpage, type || ' ' || name FROM sqlite_schema").fetchall()
+    except apsw.Error as error:
+        if not is_damage(error):
+            raise
+        return str(error)
+    names = dict(rows)
+    return "; ".join(
+        re.sub(r"\bTree (\d+)", lambda tree: names.get(int(tree[1]), tree[0]), line) for line in found[:_SHOWN]
+    )
