@@ -137,6 +137,17 @@ def _time_of_day(hour: int, minute: int, *, future: bool) -> datetime:
     return wanted if wanted <= now else wanted - timedelta(days=1)
 
 
+def scopes(text: str) -> tuple[str, ...]:
+    """Scopes of a token, by commas."""
+    from semtask.model.scope import Scope
+
+    words = tuple(word.strip() for word in text.split(","))
+    for word in words:
+        if word not in set(Scope):
+            raise click.BadParameter(f"{word!r} is no scope; there are {', '.join(Scope)}")
+    return words
+
+
 def variables(words: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
     """The environment that `--env K=V` and `--env K` (the caller's value) ask for."""
     found = {}

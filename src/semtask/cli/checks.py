@@ -15,6 +15,7 @@ from pathlib import Path
 
 from semtask import __version__, config, maintenance
 from semtask.cli import render
+from semtask.cli.access_checks import command_policy, tokens
 from semtask.cli.app_checks import apps
 from semtask.cli.patient import FAIL, Finding, Patient, fail, ok, warn
 from semtask.client.address import UnixAddress, address_of
@@ -369,6 +370,8 @@ CHECKS: tuple[Check, ...] = (
     _port,
     _attempts,
     apps,
+    tokens,
+    command_policy,
     _programs,
 )
 

@@ -46,6 +46,7 @@ COMMANDS = {
     "gc": ("upkeep", "Delete what is over its retention now."),
     "db": ("upkeep", "Look at the database, back it up, change it."),
     "token": ("tokens", "Give others access, and take it back."),
+    "policy": ("policy", "Show which commands may run, and check one."),
     "config": ("about", "Show and check the settings."),
     "completion": ("completion", "Let the shell complete commands, jobs and queues."),
     "version": ("about", "Print the version."),

@@ -77,6 +77,8 @@ def status(session: Session) -> None:
     if apps:
         session.line("apps: " + ", ".join(f"{app['name']} ({briefly(app)})" for app in apps))
         session.line(_workers_line(workers))
+    if stats.get("commands_held"):
+        session.line(f"no command is accepted or started: {render.printable(stats['commands_held'])}")
     if stats["throttle"]["active"]:
         throttle = stats["throttle"]
         how_long = render.duration(now_ms() - throttle["since"])

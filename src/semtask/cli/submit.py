@@ -20,6 +20,7 @@ from semtask.cli.arguments import (
     moment,
     now_ms,
     require_utf8,
+    scopes,
     task_arguments,
     variables,
 )
@@ -99,6 +100,13 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable, or pass on yours.")
 @click.option("--cwd", metavar="DIR", help="Where to run it; default here.")
 @click.option("-n", "--name", help="The job's name; default the command's.")
+@click.option(
+    "--access",
+    type=scopes,
+    default=(),
+    metavar="SCOPE,...",
+    help="Give it a token for this daemon while it runs: read, enqueue, command, admin.",
+)
 @_job_options
 @pass_session
 def run(
@@ -110,6 +118,7 @@ def run(
     env: tuple[str, ...],
     cwd: str | None,
     name: str | None,
+    access: tuple[str, ...],
     **options: Any,
 ) -> int:
     """Run a command as a durable job, stream its output and return its exit code.
@@ -129,6 +138,7 @@ def run(
         "working_dir": folder,
         "umask": _umask(),
         "stderr": "split" if apart else "merged",
+        **({"access": list(access)} if access else {}),
     }
     job_type = name or os.path.basename(words[0])[:128] or "command"
     params = _params(job_type, payload, "SUBPROCESS", options)

@@ -6,12 +6,12 @@ import os
 import socket
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from semtask import errors
-from semtask.config import Settings
+from semtask.config import ENV_TOKEN, Settings
 
 
 class NotRunning(errors.DaemonUnavailable):
@@ -22,18 +22,21 @@ class NotRunning(errors.DaemonUnavailable):
 class UnixAddress:
     """The socket in `run_dir`, reached through the folder's descriptor, so that no path is too long.
 
-    Its user may do everything there, or with the token in `token_file` what that one allows.
+    Its user may do everything there, or with `token`, or the one in `token_file`, what that one allows.
     """
 
     run_dir: Path
     token_file: Path | None = None
+    token: str | None = field(default=None, repr=False)
     host = "localhost"
 
     def __str__(self) -> str:
         return str(self.run_dir / "rpc.sock")
 
     def authorization(self) -> str | None:
-        return None if self.token_file is None else _bearer(self.token_file)
+        if self.token is not None:
+            return _bearer(self.token, ENV_TOKEN)
+        return None if self.token_file is None else _bearer_in(self.token_file)
 
     def open(self, timeout: float) -> socket.socket:
         folder = os.open(self.run_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -56,12 +59,15 @@ class UnixAddress:
 
 @dataclass(frozen=True)
 class TcpAddress:
-    """A port on the loopback; the bearer token is read from `token_file`, where there is one or it `must` be there."""
+    """A port on the loopback. The bearer token is `token`; without one it is read from `token_file`, where there is one
+    or it `must` be there.
+    """
 
     name: str
     port: int
     token_file: Path
     must: bool = False
+    token: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"http://{self.host}"
@@ -71,9 +77,11 @@ class TcpAddress:
         return f"{self.name}:{self.port}"
 
     def authorization(self) -> str | None:
+        if self.token is not None:
+            return _bearer(self.token, ENV_TOKEN)
         if not self.must and not self.token_file.exists():
             return None  # a daemon with tcp_auth=off has none; any other one says that it wants it
-        return _bearer(self.token_file)
+        return _bearer_in(self.token_file)
 
     def open(self, timeout: float) -> socket.socket:
         connection = socket.create_connection((self.name, self.port), timeout)
@@ -87,14 +95,15 @@ Address = UnixAddress | TcpAddress
 def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str] | None = None) -> Address:
     """Where the daemon is: `url`, else SEMANTICA_RPC_URL, else the unix socket of the home. Raises ConfigError.
 
-    An empty `url` is the unix socket, whatever the environment says. The token in SEMANTICA_TOKEN_FILE is used at
-    either, in place of the user's own rights.
+    An empty `url` is the unix socket, whatever the environment says. The token in SEMANTICA_TOKEN, or else in the file
+    SEMANTICA_TOKEN_FILE, is used at either, in place of the user's own rights.
     """
     env = os.environ if env is None else env
     token_file = Path(env["SEMANTICA_TOKEN_FILE"]) if env.get("SEMANTICA_TOKEN_FILE") else None
+    token = env.get(ENV_TOKEN) or None
     url = env.get("SEMANTICA_RPC_URL") if url is None else url
     if not url:
-        return UnixAddress(settings.run_dir, token_file)
+        return UnixAddress(settings.run_dir, token_file, token)
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -102,16 +111,22 @@ def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str
         parts, port = urlsplit(""), None
     if parts.scheme != "http" or parts.hostname not in {"127.0.0.1", "localhost"} or port is None:
         raise errors.ConfigError(f"the address of the daemon must be like http://127.0.0.1:9527, not {url!r}")
-    return TcpAddress(parts.hostname, port, token_file or settings.token_file, must=token_file is not None)
+    must = token_file is not None
+    return TcpAddress(parts.hostname, port, token_file or settings.token_file, must=must, token=token)
 
 
-def _bearer(token_file: Path) -> str:
+def _bearer_in(token_file: Path) -> str:
     try:
-        token = token_file.read_text(encoding="ascii").strip()
+        text = token_file.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.Unauthorized(f"cannot read the token in {token_file}: {error}") from error
-    if not token or not token.isprintable():
-        raise errors.Unauthorized(f"{token_file} holds no token; it must be one line of text")
+    return _bearer(text, token_file)
+
+
+def _bearer(text: str, place: object) -> str:
+    token = text.strip()
+    if not token or not token.isprintable() or not token.isascii():
+        raise errors.Unauthorized(f"{place} holds no token; it must be one line of text")
     return f"Bearer {token}"
 
 

@@ -60,7 +60,8 @@ class Command(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """`rule` is the line of the policy, as one would look for it in the file."""
+    """`rule` is the line of the policy, as one would look for it in the file. Neither tells arguments of the command:
+    they may be secrets."""
 
     rule: str
     why: str
@@ -74,7 +75,7 @@ def refusal(rules: Rules, command: Command) -> Refusal | None:
 def _denied(deny: Iterable[Rule], command: Command) -> Refusal | None:
     for rule in deny:
         if _begins_with(command.argv, rule.words) and _may_mean(rule, command):
-            return Refusal(f"deny = [{_shown(rule.words)}]", f"{_line(command.argv)} is denied")
+            return Refusal(f"deny = [{_shown(rule.words)}]", f"`{shlex.join(rule.words)}` is denied")
     return None
 
 
@@ -93,9 +94,9 @@ def _not_allowed(allow: Sequence[Rule] | None, command: Command) -> Refusal | No
     if allow is None:
         return None
     if command.program is None:
-        return Refusal("allow", f"there is no program {command.argv[0]!r}, hence none that is allowed")
+        return Refusal("allow", f"there is no program {command.argv[0]!r}, hence none that it allows")
     if not any(_begins_with(command.argv, rule.words) and _means(rule, command) for rule in allow):
-        return Refusal("allow", f"nothing in it begins {_line(command.argv)}, which would start {command.program.file}")
+        return Refusal("allow", f"it has no beginning of this command, whose program is {command.program.file}")
     for variable in sorted(command.env):
         if variable.startswith(_OF_THE_LOADER):
             why = f"the variable {variable} could have other code run in an allowed program"
@@ -134,8 +135,3 @@ def _name(path: str) -> str:
 
 def _shown(words: Sequence[str]) -> str:
     return msgspec.json.encode(words).decode()
-
-
-def _line(argv: Sequence[str]) -> str:
-    line = shlex.join(argv)
-    return f"`{line}`" if len(line) <= 200 else f"`{line[:200]}...`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
@@ -131,15 +131,17 @@ class Semantica:
         cwd: StrPath | None = None,
         stderr: Stderr = "merged",
         name: str | None = None,
+        access: Sequence[str] = (),
         **options: Unpack[EnqueueOptions],
     ) -> JobHandle[CompletedCommand]:
         """Run a command as a durable job: `app.run("make", "test", timeout=600)`.
 
         It gets the working directory (or `cwd`), the umask and the allowed part of the environment of its caller, and
         `env` on top. Its result is a CompletedCommand, whatever the exit code; result() raises JobError where it did
-        not run to its end. `name` is its job_type, else that of the program.
+        not run to its end. `name` is its job_type, else that of the program. `access` are scopes of
+        the token that it gets in SEMANTICA_TOKEN while it runs: read, enqueue, command, admin.
         """
-        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name)
+        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name, access=access)
         return self._handle(self._connection.send(call))
 
     async def arun(
@@ -149,9 +151,10 @@ class Semantica:
         cwd: StrPath | None = None,
         stderr: Stderr = "merged",
         name: str | None = None,
+        access: Sequence[str] = (),
         **options: Unpack[EnqueueOptions],
     ) -> JobHandle[CompletedCommand]:
-        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name)
+        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name, access=access)
         return self._handle(await self._connection.asend(call))
 
     def _command(self, argv: tuple[StrPath, ...], options: EnqueueOptions, **how: Any) -> Call[Enqueued]:

@@ -10,6 +10,7 @@ from semtask.client import calls
 from semtask.client.calls import Call
 from semtask.config import Settings, inherited
 from semtask.model.job import ExecutionMode
+from semtask.model.scope import Scope
 from semtask.protocol.messages import CommandPayload, Enqueued
 
 StrPath: TypeAlias = str | os.PathLike[str]
@@ -25,8 +26,9 @@ def command_call(
     cwd: StrPath | None,
     stderr: Stderr,
     name: str | None,
+    access: Sequence[str],
 ) -> Call[Enqueued]:
-    """Raises ValueError without a command."""
+    """Raises ValueError without a command, or for an `access` that is no scope."""
     if not argv or not os.fspath(argv[0]):
         raise ValueError("run needs a command, such as run('make', 'test')")
     words = [os.fspath(word) for word in argv]
@@ -37,6 +39,7 @@ def command_call(
         working_dir=os.path.abspath(os.getcwd() if cwd is None else cwd),
         umask=_umask(),
         stderr=stderr,
+        access=[Scope(scope) for scope in access],
     )
     job_type = name or os.path.basename(words[0])[:128] or "command"
     return calls.enqueue(job_type, payload, execution_mode=ExecutionMode.SUBPROCESS, **params)
