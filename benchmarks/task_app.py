@@ -36,6 +36,11 @@ async def nap(seconds: float) -> None:
 
 
 @app.task
+async def sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+@app.task
 def crash(seconds: float) -> None:
     """Run long enough that a spare is warm, then die of a segmentation fault."""
     time.sleep(seconds)
