@@ -82,6 +82,7 @@ WAITING = {
     "scheduled": "its time has not come",
     "retry": "an attempt failed; the next one follows at `run_at`",
     "subject_busy": "another job of its subject runs",
+    "policy": "the policy for commands cannot be used: no command is started until it is mended",
     "throttled": "the machine is busy, and this is background work",
     "queue_paused": "its queue is paused: `semtask resume QUEUE`",
     "queue_full": "its queue runs as many jobs as it may: `semtask queues set QUEUE --concurrency N`",
@@ -188,6 +189,7 @@ EXIT_CODES = {
 ENVIRONMENT = {
     "SEMANTICA_RPC_URL": "where clients find the daemon instead of the socket: `http://127.0.0.1:9527`",
     "SEMANTICA_TOKEN_FILE": "the file with the token that clients use, and whose scopes they have, at port and socket",
+    "SEMANTICA_TOKEN": "the token itself, before that file: set for a job that was given access, while it runs",
     "SEMANTICA_OUTPUT": "what the command line prints: `table`, `json` or `quiet`",
     "SEMANTICA_DEBUG": "`1` shows the traceback of an error of the command line",
     "SEMANTICA_JOB_ID": "set for every command: the id of its job (a task asks `current_job()`)",
@@ -197,6 +199,7 @@ ENVIRONMENT = {
 DEFAULTS = {
     "apps": "none",
     "home": "`$XDG_DATA_HOME/semtask`, that is `~/.local/share/semtask`",
+    "command_policy": "`commands.toml` in the home, if it is there",
     "db_path": "`meta.db` in the home",
     "max_processes": "2 x CPUs",
     "queue_concurrency": "the number of CPUs",

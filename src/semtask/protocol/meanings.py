@@ -23,6 +23,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "working_dir": "where it runs, an absolute path; HOME if left out",
         "umask": "its umask as a number: 18 is 0o022; that of the daemon's start if left out",
         "stderr": "one log for both streams, or `split`: a log of its own for stderr",
+        "access": "scopes of the token that it gets in SEMANTICA_TOKEN, good while the attempt runs; none by default",
     },
     m.EnqueueParams: {
         "job_type": "what kind of job it is: the task's name, or any name for a command",
@@ -350,6 +351,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "system": "the machine",
         "counters": "counts that go on over restarts",
         "throttle": "whether background work waits",
+        "commands_held": "why no command is accepted or started: the policy for commands cannot be used",
         "disk": "whether the disk has room and works",
     },
 }
