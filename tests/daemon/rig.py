@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -193,14 +193,15 @@ def running_daemon(home: Path, **env: str) -> Iterator[Daemon]:
 
 
 def stop_for_certain(daemon: Daemon) -> None:
-    if daemon.process is not None and daemon.process.poll() is None:
-        daemon.process.send_signal(signal.SIGTERM)
-        daemon.process.send_signal(signal.SIGTERM)
-        try:
-            daemon.process.wait(20)
-        except subprocess.TimeoutExpired:
+    """With SIGTERM and, as the second one means "now" and could be merged with the first, more of them."""
+    end = time.monotonic() + 20
+    while daemon.process is not None and daemon.process.poll() is None:
+        if time.monotonic() > end:
             daemon.kill()
-            raise
+            raise AssertionError(f"the daemon does not stop: {daemon.stderr()[-2000:]}")
+        daemon.process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            daemon.process.wait(0.3)
     eventually(lambda: not processes_of(daemon.home), what=f"processes left: {processes_of(daemon.home)}")
 
 
