@@ -1,5 +1,5 @@
-"""The daemon in another time: a clock without a battery, records of another version, a release that is replaced
-under it.
+"""The daemon in another time: a wall clock that is set or was never set, records of another version, a release that
+is replaced under it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,70 @@ import pytest
 import semtask
 from tests.daemon.rig import Daemon, eventually, running_daemon, stop_for_certain
 
-# --- a clock at 1970 -------------------------------------------------------------------------------------------------
+# --- wrong clocks ----------------------------------------------------------------------------------------------------
 
-AT_1970 = """
-import sys, time
-began = time.time()
+# The file `clock` of the home says by how many seconds the wall clock is wrong.
+WRONG_CLOCK = """
+import os, sys, time
 real_time, real_time_ns = time.time, time.time_ns
-time.time = lambda: real_time() - began
-time.time_ns = lambda: real_time_ns() - int(began * 1e9)
+
+def wrong_s():
+    with open(os.environ["SEMANTICA_HOME"] + "/clock", encoding="ascii") as file:
+        return float(file.read())
+
+time.time = lambda: real_time() + wrong_s()
+time.time_ns = lambda: real_time_ns() + int(wrong_s() * 1e9)
 from semtask.cli.main import main
 sys.argv = ["semtask", "daemon"]
 main()
 """
+HOUR_S = 3600.0
+
+
+def wrong_clock(folder: Path, seconds: float) -> Daemon:
+    """A daemon that has not been started yet."""
+    (folder / "wrong_clock.py").write_text(WRONG_CLOCK)
+    daemon = Daemon(folder / "home", PYTHONPATH=str(folder))
+    daemon.entry = ("wrong_clock",)
+    daemon.home.mkdir(mode=0o700)
+    set_clock(daemon, seconds)
+    return daemon
+
+
+def set_clock(daemon: Daemon, seconds: float) -> None:
+    (daemon.home / "clock.new").write_text(str(seconds))
+    (daemon.home / "clock.new").rename(daemon.home / "clock")
+
+
+def test_only_what_is_bound_to_the_wall_clock_heeds_that_it_is_set(tmp_path: Path) -> None:
+    """Back by an hour, and then three days on, as at the first contact with a time server, or after a long sleep."""
+    daemon = wrong_clock(tmp_path, 0.0)
+    try:
+        daemon.start()
+        now = time.time_ns() // 1_000_000
+        runs = daemon.command("sleep", "600", queue="runs", timeout_ms=600_000, grace_ms=100)
+        due = daemon.command("sleep", "600", queue="due", deadline=now + 24 * 3600_000, grace_ms=100)
+        daemon.rpc("queues.pause.v1", queue="paused")
+        stale = daemon.command("true", queue="paused", ttl_ms=24 * 3600_000)
+        later = daemon.command("true", queue="later", schedule={"type": "AFTER", "delay_ms": 24 * 3600_000})
+        eventually(lambda: daemon.job(runs)["pid"] and daemon.job(due)["pid"])
+        set_clock(daemon, -HOUR_S)
+        daemon.wait(daemon.command("true"))
+        assert [daemon.job(job)["state"] for job in (runs, due, stale, later)] == [
+            *("RUNNING", "RUNNING", "QUEUED", "SCHEDULED")
+        ]
+        set_clock(daemon, 72 * HOUR_S)
+        ends = [(job["state"], job["end_cause"], job["attempts"]) for job in daemon.wait(due, stale, later)]
+        assert ends == [("FAILED", "deadline", 1), ("SKIPPED_TTL", "ttl", 0), ("DONE", "success", 1)]
+        set_clock(daemon, 0.0)
+        daemon.wait(daemon.command("true"))
+        assert (daemon.job(runs)["state"], daemon.job(later)["claim_no"]) == ("RUNNING", 1)
+    finally:
+        stop_for_certain(daemon)
 
 
 def test_jobs_run_and_times_wait_where_the_clock_stands_at_1970(tmp_path: Path) -> None:
-    program = tmp_path / "at_1970.py"
-    program.write_text(AT_1970)
-    daemon = Daemon(tmp_path / "home", PYTHONPATH=str(tmp_path))
-    daemon.entry = ("at_1970",)
+    daemon = wrong_clock(tmp_path, -time.time())
     try:
         daemon.start()
         # A time of another machine, in a future that is more than fifty years away.
