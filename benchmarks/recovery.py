@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +68,9 @@ class Home:
 
     def kill(self) -> None:
         assert self._daemon is not None
-        self._helpers = [os.pidfd_open(pid) for pid in helpers_of(self._daemon.pid)]
+        for pid in helpers_of(self._daemon.pid):
+            with suppress(ProcessLookupError):
+                self._helpers.append(os.pidfd_open(pid))
         self._daemon.kill()
         self._daemon.wait()
 
