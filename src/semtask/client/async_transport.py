@@ -10,6 +10,7 @@ from semtask.client.address import Address, connect
 from semtask.client.http import (
     CONNECT_TIMEOUT,
     READ_SIZE,
+    REPEATS,
     Answer,
     ConnectionLost,
     Notice,
@@ -51,18 +52,18 @@ class AsyncTransport:
     async def exchange(self, method: str, params: bytes, *, timeout: float, repeatable: bool) -> bytes:
         """As `Transport.exchange`. A cancelled request closes its connection, which tells the daemon."""
         body = request(method, params)
+        pauses = iter(REPEATS if repeatable else ())
         async with self._room:
             try:
                 async with asyncio.timeout(timeout):
-                    try:
-                        return await self._attempt(body)
-                    except ConnectionLost as lost:
-                        if not repeatable:
-                            raise self._protocol.lost(method) from lost
-                    try:
-                        return await self._attempt(body)
-                    except ConnectionLost as lost:
-                        raise self._protocol.lost_again() from lost
+                    while True:
+                        try:
+                            return await self._attempt(body)
+                        except ConnectionLost as lost:
+                            pause = next(pauses, None)
+                            if pause is None:
+                                raise self._protocol.lost(method, repeatable=repeatable) from lost
+                        await asyncio.sleep(pause)
             except TimeoutError:
                 raise self._protocol.timed_out(method, timeout) from None
 

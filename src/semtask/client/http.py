@@ -22,6 +22,10 @@ DEFAULT_TIMEOUT = 30.0
 READ_SIZE = 262_144
 _MAX_HEAD = 65_536
 
+# Seconds before a request whose answer was lost is sent again, if that is safe. More than once, since a daemon that is
+# being killed may close a connection before the socket that takes the next one.
+REPEATS = (0.0, 0.05, 0.25)
+
 # Requests that change nothing: they may be sent again when the connection broke before the answer.
 READS = frozenset(
     {
@@ -93,14 +97,16 @@ class Protocol:
     def timed_out(self, method: str, timeout: float) -> errors.DaemonUnavailable:
         return errors.DaemonUnavailable(f"the daemon at {self._address} did not answer {method} within {timeout:g} s")
 
-    def lost(self, method: str) -> errors.DaemonUnavailable:
+    def lost(self, method: str, *, repeatable: bool) -> errors.DaemonUnavailable:
+        if repeatable:
+            return errors.DaemonUnavailable(
+                f"the connection to the daemon at {self._address} broke {1 + len(REPEATS)} times before it answered "
+                f"{method}; `semtask logs --daemon` has what it says"
+            )
         return errors.DaemonUnavailable(
             f"the connection to the daemon broke before it answered {method}; "
             "look whether it was carried out before you repeat it"
         )
-
-    def lost_again(self) -> errors.DaemonUnavailable:
-        return errors.DaemonUnavailable(f"the connection to the daemon at {self._address} broke twice")
 
     def _compare_versions(self, theirs: str | None) -> None:
         if theirs is None or self._skew_told or theirs.split(".")[:2] == __version__.split(".")[:2]:

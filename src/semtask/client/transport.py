@@ -14,6 +14,7 @@ from semtask.client.http import (
     CONNECT_TIMEOUT,
     DEFAULT_TIMEOUT,
     READ_SIZE,
+    REPEATS,
     Answer,
     ConnectionLost,
     Notice,
@@ -65,7 +66,7 @@ class Transport:
         """The result of a method, as decoded JSON. `timeout` in seconds covers the whole exchange.
 
         Raises the class of errors.py that stands for the daemon's error code, or DaemonUnavailable. A request whose
-        answer was lost is repeated once if that is safe: a read, or an enqueue with an idempotency key.
+        answer was lost is repeated if that is safe: a read, or an enqueue with an idempotency key.
         """
         answer = json.loads(
             self.exchange(method, encode(params), timeout=timeout, repeatable=is_repeatable(method, params))
@@ -78,17 +79,17 @@ class Transport:
         """The JSON-RPC response to `params` (a JSON object), undecoded; it holds `result` or `error`."""
         body = request(method, params)
         deadline = time.monotonic() + timeout
-        try:
-            return self._attempt(body, deadline)
-        except TimeoutError:
-            raise self._protocol.timed_out(method, timeout) from None
-        except ConnectionLost as lost:
-            if not repeatable:
-                raise self._protocol.lost(method) from lost
-        try:
-            return self._attempt(body, deadline)
-        except (TimeoutError, ConnectionLost) as error:
-            raise self._protocol.lost_again() from error
+        pauses = iter(REPEATS if repeatable else ())
+        while True:
+            try:
+                return self._attempt(body, deadline)
+            except TimeoutError:
+                raise self._protocol.timed_out(method, timeout) from None
+            except ConnectionLost as lost:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise self._protocol.lost(method, repeatable=repeatable) from lost
+            time.sleep(pause)
 
     def _attempt(self, body: bytes, deadline: float) -> bytes:
         if self._connection is not None and is_stale(self._connection):
