@@ -192,14 +192,24 @@ def searchable(jobs: Jobs, work: Path, source: Path, word: str, path: Path) -> b
     index = join.enqueue(work, source).result(timeout=120)
     returned = [job.result(timeout=30) for job in jobs.parse]
     symbols = sum(each.symbols for each in returned)
+    other = sum(not is_text(path) for path in jobs.files)
     print(f"index                   {index.files} files, {index.words} different words, {index.symbols} symbols")
+    print(f"not in the index        {other} files that are no UTF-8 text")
     print(f"results of the tasks    {symbols} symbols in {sum(each.files for each in returned)} Python files")
     db = sqlite3.connect(index.path)
     found = [row[0] for row in db.execute("select path from words where word = ?", (word,))]
     db.close()
     there = os.path.relpath(path, source) in found
     print(f"a search for {word!r} finds {len(found)} files, {path.name} {'among them' if there else 'is MISSING'}")
-    return symbols == index.symbols and there
+    return symbols == index.symbols and there and index.files + other == len(jobs.files)
+
+
+def is_text(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def rare_word(files: list[Path]) -> tuple[str, Path]:
