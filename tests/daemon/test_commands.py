@@ -306,6 +306,24 @@ def test_stdin_is_empty(daemon: Daemon) -> None:
     assert daemon.wait(job_id)[0]["state"] == "DONE"
 
 
+@pytest.mark.parametrize(
+    ("payload", "parameter", "said"),
+    [
+        ({"comand": "true"}, "payload.comand", "`payload.comand` is not known (did you mean 'command'?)"),
+        ({"command": "true", "cwd": "/"}, "payload.cwd", "`payload.cwd` is not known"),
+        ({"args": []}, "payload.command", "`payload.command` is missing"),
+        ({"command": 17}, "payload.command", "`payload.command` is not valid: Expected `str`, got `int`"),
+        ({"command": "true", "args": ["a", 1]}, "payload.args[1]", "`payload.args[1]` is not valid"),
+    ],
+)
+def test_what_is_wrong_with_a_command_is_named(daemon: Daemon, payload: object, parameter: str, said: str) -> None:
+    with pytest.raises(RpcFailed) as refused:
+        daemon.rpc("dev.enqueue.v1", job_type="x", execution_mode="SUBPROCESS", payload=payload)
+    assert (refused.value.code, refused.value.data["details"]["parameter"]) == (4000, parameter)
+    assert said in refused.value.message
+    assert daemon.stats()["total_jobs"] == 0
+
+
 # --- idempotency ---
 
 

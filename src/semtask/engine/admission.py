@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from semtask.config import suggestion
 from semtask.errors import ValidationError
 from semtask.model.job import ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt
 from semtask.protocol.frames import TaskInfo
@@ -38,6 +40,8 @@ _COPIED = (
     "trace_context",
     "retry_on_crash",
 )
+# Of msgspec's messages, the two whose place is the object around what is wrong.
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 _DEFAULT_ON_INTERRUPT = {
     ExecutionMode.IN_PROCESS: OnInterrupt.REQUEUE,
     ExecutionMode.SUBPROCESS: OnInterrupt.FAIL,
@@ -165,6 +169,11 @@ def _command(payload: bytes) -> object:
     except msgspec.ValidationError as error:
         text, _, path = str(error).partition(" - at `$")
         place = "payload" + path.rstrip("`")
+        if field := _FIELD.fullmatch(text):
+            name = field[2][:128]
+            meant = suggestion(name, CommandPayload.__struct_fields__)
+            what = "is missing" if field[1] == "missing required" else f"is not known{meant}"
+            raise _invalid(f"{place}.{name}", what) from None
         raise _invalid(place, f"is not valid: {text}") from None
     _refuse_nul("payload.command", command.command)
     for index, argument in enumerate(command.args):
