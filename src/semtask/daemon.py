@@ -319,6 +319,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._asked_to_stop)
 
     def _asked_to_stop(self) -> None:
+            short=engine.dispatcher.back_off,
         """The first signal lets running jobs go on for a while; the second one stops them at once."""
         if self._stopping.is_set():
             self._at_once.set()

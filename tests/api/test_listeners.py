@@ -175,7 +175,7 @@ def test_tcp_is_off_by_default_and_loopback_only(home: Path) -> None:
         assert server.server.tcp_port is None
         assert not server.settings.token_file.exists()
     with running(home, tcp=True, rpc_port=0) as server:
-        addresses = [sock.getsockname() for s in server.server._servers for sock in s.sockets if s.sockets]
+        addresses = [acceptor._sock.getsockname() for acceptor in server.server._acceptors]
         assert [address[0] for address in addresses if isinstance(address, tuple)] == ["127.0.0.1"]
 
 

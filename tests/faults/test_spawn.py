@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,17 +76,34 @@ def test_a_daemon_without_descriptors_goes_on_and_recovers(tmp_path: Path) -> No
         running = daemon.command("sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done; exit 3", queue="busy")
         eventually(lambda: daemon.job(running)["pid"])
         before = take_descriptors(daemon.pid)
-        asked = daemon.connection(timeout=30)
-        asked.request("GET", "/healthz")  # the kernel takes it in, the daemon cannot yet
-        gate.touch()
-        time.sleep(3)
+        for method in ["GET", "POST"] * 10:
+            status, retry_after, body = ask(daemon, method)
+            assert (status, retry_after) == (503, "1")
+            assert (body["error"]["code"], body["error"]["data"]["retry_after_ms"]) == (4003, 1000)
+            assert "descriptor" in body["error"]["message"]
+        mute = daemon.connection(timeout=30)
+        mute.connect()  # and says nothing: others are answered all the same
+        assert ask(daemon, "GET")[0] == 503
+        mute.close()
+        assert daemon.stderr().count("connections are refused") == 1
+        assert "claiming pauses" in daemon.stderr()
         assert len(daemon.stderr().splitlines()) < 30
+        gate.touch()
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
-        assert asked.getresponse().status == 200
-        asked.close()
+        eventually(lambda: daemon.get("/healthz")[0] == 200, what="connections are taken in again")
         [job] = daemon.wait(running)
         assert (job["state"], job["exit_code"], job["attempts"]) == ("FAILED", 3, 1)
         assert daemon.wait(daemon.command("true"))[0]["state"] == "DONE"
+
+
+def ask(daemon: Daemon, method: str) -> tuple[int, str | None, Json]:
+    connection = daemon.connection(timeout=30)
+    try:
+        connection.request(method, "/rpc", "{}" if method == "POST" else None)
+        response = connection.getresponse()
+        return response.status, response.getheader("retry-after"), json.loads(response.read())
+    finally:
+        connection.close()
 
 
 def take_descriptors(pid: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """The daemon as it is, recorded, and on demand on a sick machine or with a fault in its code.
 
 TEST_TRACE: the trace to append to. TEST_ILLS: a file that says what fails now (see tests.faults.disk and .launcher).
-TEST_MUTATION: the name of a fault (see MUTATIONS), which the harness must find.
+TEST_MUTATION: the name of a fault (see MUTATIONS), which the harness must find. TEST_DISK_RETRY_S: how long it waits
+until it tries a disk again that fails, where that is not as long as in earnest.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 
 from semtask.api.connection import Connection, Response
 from semtask.cli.main import main
+from semtask.engine import disk
 from semtask.executors import launcher_process
 from semtask.store.base import Inserted
-from semtask.store.sqlite import SqliteStore
+from semtask.store.sqlite import SqliteStore, open_store
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.writer import Phase, Request, Tick, Writer
 from tests.faults.disk import SickDisk
@@ -83,6 +85,11 @@ MUTATIONS = {
 }
 
 
+def hurry(retry_s: float) -> None:
+    open_store.__kwdefaults__["disk_retry_s"] = retry_s
+    disk.CHECK_PAUSES_S = tuple(pause * retry_s for pause in disk.CHECK_PAUSES_S)
+
+
 def spoil_launcher(ills: str) -> None:
     root = str(Path(__file__).resolve().parents[2])
     launcher_process._PROGRAM = (
@@ -106,5 +113,7 @@ if __name__ == "__main__":
     spoil_launcher(os.environ["TEST_ILLS"])
     if mutation := os.environ.get("TEST_MUTATION"):
         MUTATIONS[mutation]()
+    if retry_s := os.environ.get("TEST_DISK_RETRY_S"):
+        hurry(float(retry_s))
     sys.argv = ["semtask", "daemon"]
     main()

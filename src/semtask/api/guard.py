@@ -87,6 +87,11 @@ def too_many(what: str) -> Refused:
     return Refused(HTTPStatus.SERVICE_UNAVAILABLE, error, [(b"retry-after", b"1")])
 
 
+def no_descriptors() -> Refused:
+    error = Throttled("The daemon has no file descriptor left for another connection. Try again.", retry_after_ms=1000)
+    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, error, [(b"retry-after", b"1")])
+
+
 def bad_request(reason: str) -> Refused:
     return Refused(HTTPStatus.BAD_REQUEST, InvalidRequest(reason))
 

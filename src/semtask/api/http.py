@@ -18,14 +18,16 @@ from http import HTTPStatus
 import msgspec
 
 from semtask.api import guard, listeners
+from semtask.api.acceptor import Acceptor
 from semtask.api.access import Access, Credentials, Grants, no_grants
 from semtask.api.connection import Connection, Limits, Request, Response, Standing
-from semtask.api.guard import Head, Place
+from semtask.api.guard import Head, Place, Refused
 from semtask.api.methods import Caller, Operations, Responder
 from semtask.api.rate import RateLimit
 from semtask.api.room import Room
 from semtask.config import Settings
 from semtask.errors import SemtaskError
+from semtask.protocol import jsonrpc
 from semtask.telemetry.events import Events
 from semtask.telemetry.metrics import CONTENT_TYPE
 
@@ -33,7 +35,6 @@ log = logging.getLogger("semtask.api")
 
 _PEER = struct.Struct("3i")  # pid, uid, gid
 _CLOSE_GRACE_S = 5.0
-_ACCEPTED_AT_ONCE = 64
 _PIPELINES_AT_ONCE = 4
 
 
@@ -43,7 +44,7 @@ class RpcServer:
     `grants` finds what the token of a running job may do.
 
     `ready` raises if the daemon cannot work now: its message is the answer of /readyz; else it may have something to
-    say all the same. `metrics` is what /metrics
+    say all the same. `short` is called while there is no descriptor for another connection. `metrics` is what /metrics
     answers. The caller of `start` holds the lock of the home.
     """
 
@@ -58,6 +59,7 @@ class RpcServer:
         version: str,
         grants: Grants = no_grants,
         limits: Limits | None = None,
+        short: Callable[[str], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
@@ -72,10 +74,11 @@ class RpcServer:
         self._settings = settings
         self._grants = grants
         self._ready = ready
+        self._short = short
         self._metrics = metrics
         self._responder = Responder(operations, version=version, events=events)
         self._own_uid = os.geteuid()
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._unix: tuple[int, int] | None = None
         self._all_closed = asyncio.Event()
         self._all_closed.set()
@@ -89,12 +92,12 @@ class RpcServer:
             guarded = self._settings.tcp_auth == "token"
             token = listeners.load_token(self._settings.token_file) if self._settings.tcp and guarded else None
             credentials = Credentials(token, self._settings.home, self._now_ms, self._grants)
-            await self._listen(listeners.listen_unix(self._settings.socket), Place(None, credentials))
+            self._listen(listeners.listen_unix(self._settings.socket), Place(None, credentials))
             self._unix = listeners.identity(self._settings.socket)
             if self._settings.tcp:
                 sock = listeners.listen_tcp(self._settings.rpc_port)
                 self.tcp_port = sock.getsockname()[1]
-                await self._listen(sock, Place(self.tcp_port, credentials if guarded else None, needed=guarded))
+                self._listen(sock, Place(self.tcp_port, credentials if guarded else None, needed=guarded))
         except BaseException:
             await self.close()
             raise
@@ -108,9 +111,9 @@ class RpcServer:
 
     async def close(self) -> None:
         """Listen no more, let the requests in work end for a few seconds, give up waits, close all connections."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        self._acceptors.clear()
         if self._unix is not None:
             listeners.remove_unix(self._settings.socket, self._unix)
             self._unix = None
@@ -125,14 +128,9 @@ class RpcServer:
                 connection.abort()
             await self._all_closed.wait()
 
-    async def _listen(self, sock: socket.socket, place: Place) -> None:
-        # create_server, not create_unix_server: the latter unlinks the path when it closes. To asyncio the backlog is
-        # also how many connections it accepts in one turn of the loop, in which nobody else is served.
-        server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self, place), sock=sock, backlog=_ACCEPTED_AT_ONCE
-        )
-        sock.listen(listeners.BACKLOG)
-        self._servers.append(server)
+    def _listen(self, sock: socket.socket, place: Place) -> None:
+        refusal = _refusal(guard.no_descriptors(), self.version)
+        self._acceptors.append(Acceptor(sock, lambda: Connection(self, place), refusal=refusal, short=self._short))
 
     # --- connections -----------------------------------------------------------------------------------------------
 
@@ -223,6 +221,16 @@ def _why(what: str, error: Exception) -> str:
 
 def _unavailable(reason: str) -> Response:
     return Response(HTTPStatus.SERVICE_UNAVAILABLE, _json({"status": "unavailable", "reason": reason}))
+
+
+def _refusal(refused: Refused, version: bytes) -> bytes:
+    """The whole answer, for a connection of which nothing is read."""
+    body = jsonrpc.failure(None, refused.error)
+    headers = [*refused.headers, (b"semtask-version", version), (b"content-type", b"application/json")]
+    headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    lines = [b"HTTP/1.1 %d %s" % (refused.status, refused.status.phrase.encode())]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join([*lines, b"", body])
 
 
 def _json(value: dict[str, str]) -> bytes:

@@ -41,6 +41,5 @@ def find_damage(db: apsw.Connection) -> str | None:
             raise
         return str(error)
     names = dict(rows)
-    return "; ".join(
-        re.sub(r"\bTree (\d+)", lambda tree: names.get(int(tree[1]), tree[0]), line) for line in found[:_SHOWN]
-    )
+    lines = [line for line in found if not line.startswith("***")][:_SHOWN]  # a heading
+    return "; ".join(re.sub(r"\bTree (\d+)", lambda tree: names.get(int(tree[1]), tree[0]), line) for line in lines)
