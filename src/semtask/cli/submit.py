@@ -103,7 +103,6 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--access",
     type=scopes,
-    default=(),
     metavar="SCOPE,...",
     help="Give it a token for this daemon while it runs: read, enqueue, command, admin.",
 )
@@ -118,7 +117,7 @@ def run(
     env: tuple[str, ...],
     cwd: str | None,
     name: str | None,
-    access: tuple[str, ...],
+    access: tuple[str, ...] | None,
     **options: Any,
 ) -> int:
     """Run a command as a durable job, stream its output and return its exit code.

@@ -119,14 +119,18 @@ def _trusted_text(path: Path) -> str | None:
         return None
     except OSError as error:
         raise ConfigError(f"cannot read the policy for commands in {path}: {error.strerror}") from error
-    with os.fdopen(fd, "rb") as opened:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{path}, the policy for commands, is no file")
         _require_ours(str(path), status)
         for folder in {path.parent, file.parent}:
             _require_ours(f"{folder}, the folder of the policy for commands,", os.stat(folder))
-        data = opened.read(_MAX_BYTES + 1)
+        data = os.read(fd, _MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the policy for commands in {path}: {error.strerror}") from error
+    finally:
+        os.close(fd)
     if not data or len(data) > _MAX_BYTES:
         what = f"has more than {_MAX_BYTES} bytes" if data else "is empty; remove it if commands shall be free"
         raise ConfigError(f"{path}, the policy for commands, {what}")
