@@ -299,6 +299,12 @@ class Settings:
         "the policy file for commands, which must be there then; default <home>/commands.toml, which need not",
         "SEMANTICA_COMMAND_POLICY",
     )
+    sandbox: str = _setting(
+        "none",
+        _choice("none", "limits", "landlock", "bwrap"),
+        "the least sandbox of all commands (none/limits/landlock/bwrap); above none no tasks are run",
+        "SEMANTICA_SANDBOX",
+    )
     autostart: bool = _setting(
         True, _switch, "whether a client starts the daemon when none answers (on/off)", "SEMANTICA_AUTOSTART"
     )
@@ -327,6 +333,12 @@ class Settings:
     @property
     def command_policy_file(self) -> Path:
         return self.command_policy or self.home / "commands.toml"
+
+    @property
+    def protected(self) -> tuple[Path, ...]:
+        """What no sandboxed command may reach: the home, the database, and what says which code the daemon runs."""
+        files = (self.command_policy_file, *([self.user_file.parent] if self.user_file else []))
+        return (self.home, self.database.parent, *files)
 
     @property
     def attempts_dir(self) -> Path:

@@ -57,6 +57,7 @@ from semtask.host.systemd import Service
 from semtask.model.disk import DiskState
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ProgressNote
+from semtask.model.sandbox import SandboxLevel
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.store.writer import DiskFailed
 from semtask.telemetry.counters import LOOP_STALLS, ZOMBIES_CLEANED
@@ -186,7 +187,14 @@ class _Daemon:
         stack.push_async_callback(workers.close)
         upcalls.engine = Engine(
             store=store,
-            executor=SubprocessExecutor(attempts_dir, spawner, logs.open, upcalls.kill_failed, upcalls.count),
+            executor=SubprocessExecutor(
+                attempts_dir,
+                spawner,
+                logs.open,
+                upcalls.kill_failed,
+                upcalls.count,
+                protected=[str(path) for path in settings.protected],
+            ),
             workers=workers,
             read_apps=lambda: read_apps(settings),
             former=FormerAttempts(attempts_dir, upcalls.count),
@@ -209,6 +217,7 @@ class _Daemon:
                 queue_concurrency=settings.queue_concurrency,
                 cpu_throttle_threshold=settings.cpu_throttle_threshold,
                 recovery_window_ms=settings.recovery_window_ms,
+                sandbox=SandboxLevel(settings.sandbox),
                 disk_low_bytes=settings.disk_low_mb * 1024 * 1024,
             ),
             probe=SystemProbe(clock.monotonic),
@@ -260,6 +269,7 @@ class _Daemon:
                 tasks=engine.apps,
             ),
             gate=engine.gate,
+            floors=engine.floors,
             tailing=Tailing(store, logs, changes, clock),
             load=engine.load,
             disk=engine.disk,
@@ -309,6 +319,7 @@ class _Daemon:
             grants=engine.job_tokens.find,
             ready=ready,
             metrics=scrape,
+            short=engine.dispatcher.back_off,
             events=self._events,
             version=semtask.__version__,
         )
@@ -319,7 +330,6 @@ class _Daemon:
             loop.add_signal_handler(number, self._asked_to_stop)
 
     def _asked_to_stop(self) -> None:
-            short=engine.dispatcher.back_off,
         """The first signal lets running jobs go on for a while; the second one stops them at once."""
         if self._stopping.is_set():
             self._at_once.set()

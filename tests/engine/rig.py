@@ -16,6 +16,7 @@ from semtask.engine.changes import Changes
 from semtask.engine.command_gate import CommandGate
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
+from semtask.engine.floors import SandboxFloors
 from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import LiveAttempts
 from semtask.engine.promoter import Promoter
@@ -26,6 +27,7 @@ from semtask.model import outcome
 from semtask.model.app import App
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, ProcessIdentity, Taker
 from semtask.model.outcome import Outcome
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import StopReason
 from semtask.store.base import StopRequest, StopSelector
 from semtask.store.sqlite import SqliteStore, open_store
@@ -174,6 +176,7 @@ async def beating(home: Path, executor: Executor) -> AsyncIterator[Heart]:
         executor,
         live=live,
         gate=CommandGate(PolicyFile(home / "commands.toml"), DEFAULTS, hold=dispatcher.hold_commands),
+        floors=SandboxFloors(SandboxLevel.NONE),
         tokens=JobTokens(),
         defaults=DEFAULTS,
         clock=clock,

@@ -11,6 +11,7 @@ import pytest
 
 from semtask.engine.attempt import Attempts, CommandDefaults
 from semtask.engine.command_gate import CommandGate
+from semtask.engine.floors import SandboxFloors
 from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import LiveAttempts
 from semtask.executors.base import CommandSpec, Executor
@@ -20,6 +21,7 @@ from semtask.model import outcome as outcomes
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt
 from semtask.model.outcome import Outcome
 from semtask.model.retry import Decision, decide
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import State
 from semtask.store.base import Finish, Finished, Store
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
@@ -76,6 +78,7 @@ async def told(outcome: Outcome, *, late: bool = False) -> list[Any]:
         cast(Executor, AnExecutor(outcome)),
         live=live,
         gate=CommandGate(PolicyFile(Path("/nowhere/commands.toml")), DEFAULTS, hold=lambda reason: None),
+        floors=SandboxFloors(SandboxLevel.NONE),
         tokens=JobTokens(),
         defaults=DEFAULTS,
         clock=SystemClock(),

@@ -72,7 +72,7 @@ def no_shim(_folder: str) -> None:
         os.dup2(task.stdout, 1)
         os.dup2(task.stderr, 2)
         began = time.time_ns() // 1_000_000
-        _, status = os.waitpid(command.start(task.specification, task.signal_mask), 0)
+        _, status = os.waitpid(command.start(task.specification, task.signal_mask).pid, 0)
         ended = time.time_ns() // 1_000_000
         record = folder.encode_record(folder.Record(status, "", began, ended, 0, 0, ""))
         folder.replace_at(task.folder, folder.RECORD, record)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from semtask.config import suggestion
+from semtask.engine.floors import why_not_together, wish_of
 from semtask.errors import ValidationError
 from semtask.model.job import ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt
+from semtask.model.sandbox import SandboxLevel, confines
+from semtask.model.scope import Scope
 from semtask.protocol.frames import TaskInfo
-from semtask.protocol.messages import CommandPayload, EnqueueParams
+from semtask.protocol.messages import CommandPayload, EnqueueParams, SandboxWish
 
 # What a retry takes over from the job that ended.
 _COPIED = (
@@ -187,7 +190,22 @@ def _command(payload: bytes) -> object:
         _refuse_nul("payload.working_dir", command.working_dir)
         if not os.path.isabs(command.working_dir):
             raise _invalid("payload.working_dir", f"must be an absolute path, not {command.working_dir!r}")
-    return [command.command, command.args, command.working_dir or None]
+    content = [command.command, command.args, command.working_dir or None]
+    wish = wish_of(command.sandbox)
+    _check_sandbox(wish, command.access)
+    # A part of it: no job with a weaker sandbox stands for this one.
+    return content if wish.level is SandboxLevel.NONE else [*content, wish]
+
+
+def _check_sandbox(wish: SandboxWish, access: Collection[Scope]) -> None:
+    place = "payload.sandbox"
+    paths = [name for name in ("read", "write", "network") if getattr(wish, name)]
+    if paths and not confines(wish.level):
+        raise _invalid(f"{place}.{paths[0]}", f"means nothing at the level {wish.level}; take landlock or bwrap")
+    if wish.limits and wish.level is SandboxLevel.NONE:
+        raise _invalid(f"{place}.{next(iter(wish.limits))}", "means nothing at the level none; take limits")
+    if why := why_not_together(wish.level, access):
+        raise _invalid(place, f"does not go with `payload.access`: {why}")
 
 
 def _refuse_nul(place: str, text: str) -> None:

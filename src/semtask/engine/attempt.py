@@ -12,13 +12,14 @@ import msgspec
 from semtask.config import ENV_ATTEMPT, ENV_JOB_ID, ENV_TOKEN
 from semtask.engine.background import Background
 from semtask.engine.command_gate import CommandGate
+from semtask.engine.floors import SandboxFloors, why_not_together
 from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import Key, LiveAttempts
 from semtask.errors import DatabaseError
 from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import Clock
 from semtask.model.job import Job, ProcessIdentity
-from semtask.model.outcome import Outcome, bad_payload, never_ran
+from semtask.model.outcome import Outcome, bad_payload, never_ran, spawn_failed
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW, is_last_straw
 from semtask.model.state import StopReason
 from semtask.protocol.messages import CommandPayload
@@ -67,8 +68,8 @@ def command_spec(job: Job, payload: CommandPayload, defaults: CommandDefaults) -
 class Attempts:
     """The running commands of this daemon, each one an asyncio task.
 
-    `gate` says which of them may be started. `tokens` has the tokens that they were given; one that is told to stop, or
-    has ended, has none any more.
+    `gate` says which of them may be started, `floors` what sandbox they get at least. `tokens` has the tokens that they
+    were given; one that is told to stop, or has ended, has none any more.
 
     `evidence(job_id, claim_no, error)` is what a job that goes to quarantine is to be judged by, as JSON text; it may
     block. `on_finishing` is called when everything of an attempt is gone and its end is about to be stored, `on_end`
@@ -82,6 +83,7 @@ class Attempts:
         *,
         live: LiveAttempts,
         gate: CommandGate,
+        floors: SandboxFloors,
         tokens: JobTokens,
         defaults: CommandDefaults,
         clock: Clock,
@@ -96,6 +98,7 @@ class Attempts:
         self._executor = executor
         self._live = live
         self._gate = gate
+        self._floors = floors
         self._tokens = tokens
         self._defaults = defaults
         self._clock = clock
@@ -148,7 +151,11 @@ class Attempts:
             payload = msgspec.json.decode(job.payload, type=CommandPayload)
         except msgspec.MsgspecError as error:
             return bad_payload(f"the stored payload is no command: {error}")
-        spec = await self._gate.admit(command_spec(job, payload, self._defaults))
+        sandbox = self._floors.sandbox_for(job.queue, payload.sandbox)
+        if sandbox is not None and (why := why_not_together(sandbox.level, payload.access)):
+            return spawn_failed(why)
+        wanted = msgspec.structs.replace(command_spec(job, payload, self._defaults), sandbox=sandbox)
+        spec = await self._gate.admit(wanted)
         if (job.job_id, job.claim_no) in self._stops:
             return never_ran("stopped before it was started")
         if payload.access and isinstance(spec, CommandSpec):

@@ -18,6 +18,7 @@ from semtask.engine.disk import DiskWatch, Reserve
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
 from semtask.engine.explain import Explain
+from semtask.engine.floors import SandboxFloors
 from semtask.engine.janitor import AttemptFiles, Janitor, Retention
 from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import LiveAttempts
@@ -34,7 +35,8 @@ from semtask.host.command_policy import PolicyFile
 from semtask.host.probe import HostProbe
 from semtask.model.app import App
 from semtask.model.job import ClaimFacts, Job
-from semtask.model.outcome import FailureClass, Outcome
+from semtask.model.outcome import FailureClass, Outcome, spawn_failed
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import StopReason
 from semtask.store.base import Running, StopRequest, StopSelector, Store
 from semtask.telemetry.events import Events, Hold
@@ -60,8 +62,8 @@ class WorkerExecutor(TaskExecutor, Workers, Protocol):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much may run at once, what must be free of the disk, and how long recovery waits before it tells of a
-    process that does not die.
+    """How much may run at once, what must be free of the disk, how long recovery waits before it tells of a process
+    that does not die, and the least sandbox of commands.
     """
 
     max_processes: int
@@ -69,6 +71,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     cpu_throttle_threshold: int
     recovery_window_ms: int
     disk_low_bytes: int = 0  # 0: a part of the disk
+    sandbox: SandboxLevel = SandboxLevel.NONE
 
 
 class Engine:
@@ -112,12 +115,14 @@ class Engine:
             defaults,
             hold=lambda reason: self.dispatcher.hold_commands(reason),  # noqa: PLW0108 - made below
         )
+        self.floors = SandboxFloors(limits.sandbox)
         self.job_tokens = JobTokens()
         self.commands = Attempts(
             store,
             executor,
             live=self.live,
             gate=self.gate,
+            floors=self.floors,
             tokens=self.job_tokens,
             defaults=defaults,
             clock=clock,
@@ -206,7 +211,10 @@ class Engine:
         await self.apps.start()
         self.gate.needed()
         self._background.spawn(self.disk.start(), "making a reserve of disk space")
-        self.dispatcher.open(await self._store.queues())
+        queues = await self._store.queues()
+        for row in queues:
+            self.floors.configure(row)
+        self.dispatcher.open(queues)
         self.janitor.start()
         self.started = True
 
@@ -331,6 +339,10 @@ class Engine:
         self._expiry.on_start(job)
 
     def _start_tasks(self, worker: str, jobs: Sequence[Job]) -> None:
+        refused = [TaskEnd(job, spawn_failed(why), None) for job in jobs if (why := self.floors.why_no_task(job.queue))]
+        if refused:
+            self.tasks.refuse(refused)
+            jobs = [job for job in jobs if not self.floors.why_no_task(job.queue)]
         self.tasks.start(worker, jobs)
         for job in jobs:
             if job.deadline is not None:

@@ -15,6 +15,7 @@ from semtask.engine.command_gate import CommandGate
 from semtask.engine.disk import DiskWatch
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.explain import Explain
+from semtask.engine.floors import SandboxFloors
 from semtask.engine.janitor import Janitor
 from semtask.engine.slots import Slots
 from semtask.engine.tailing import Tailing
@@ -46,6 +47,7 @@ class Operations:
         changes: Changes,
         admission: Admission,
         gate: CommandGate,
+        floors: SandboxFloors,
         tailing: Tailing,
         load: LoadWatch,
         disk: DiskWatch,
@@ -66,6 +68,7 @@ class Operations:
         self._changes = changes
         self._admission = admission
         self._gate = gate
+        self._floors = floors
         self._tailing = tailing
         self._load = load
         self._disk = disk
@@ -98,6 +101,7 @@ class Operations:
 
     async def _insert(self, jobs: Sequence[NewJob]) -> list[m.Enqueued]:
         self._disk.require_room()
+        self._floors.check(jobs)
         await self._gate.check(jobs)
         durable = any(job.durability is Durability.FSYNC for job in jobs)
         # The claim is submitted in the same turn of the loop as the insert: a free slot then costs no second commit.
@@ -265,6 +269,7 @@ class Operations:
             params.queue,
             concurrency="keep" if isinstance(params.concurrency, UnsetType) else params.concurrency,
             queue_class=params.class_ or None,
+            sandbox=params.sandbox or None,
         )
         return await self._configured(row)
 
@@ -346,6 +351,7 @@ class Operations:
         return queue_view(row, self._dispatcher.queue_concurrency)
 
     async def _configured(self, row: QueueRow) -> m.QueueView:
+        self._floors.configure(row)
         self._dispatcher.configure(row)
         return self._queue(row)
 

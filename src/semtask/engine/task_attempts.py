@@ -106,6 +106,12 @@ class TaskAttempts:
         # A claim that is submitted now comes behind these finishes, so the slots are free by then.
         self._on_finishing(ends)
 
+    def refuse(self, ends: Sequence[TaskEnd]) -> None:
+        """These claims are not handed to a worker; they end like this."""
+        for end in ends:
+            self._live.add(end.job)
+        self.ended(ends)
+
     def progress(self, notes: Sequence[ProgressNote]) -> None:
         self._writes.spawn(self._store.record_progress(notes), "storing progress")
 

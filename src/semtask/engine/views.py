@@ -151,6 +151,7 @@ def queue_view(row: QueueRow, default_concurrency: int) -> QueueView:
         paused=row.paused,
         concurrency=row.concurrency or default_concurrency,
         class_=row.queue_class,
+        sandbox=row.sandbox,
         scheduled=counts[State.SCHEDULED],
         queued=counts[State.QUEUED],
         running=counts[State.RUNNING],

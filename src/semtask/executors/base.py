@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
+from semtask.executors.sandbox import Sandbox
 from semtask.model.app import App, AppState
 from semtask.model.job import Job, ProcessIdentity, ProgressNote, Taker
 from semtask.model.outcome import Outcome
@@ -18,7 +19,8 @@ class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a command attempt needs; nothing of it is looked up later.
 
     `env` is the whole environment, the nonce included. `grace_ms` is the time between SIGTERM and SIGKILL. With an
-    `executable` that file is started, else what argv[0] finds in the PATH of `env`.
+    `executable` that file is started, else what argv[0] finds in the PATH of `env`. The places of `sandbox` that are
+    not the job's are filled in by the executor.
     """
 
     job_id: str
@@ -31,6 +33,7 @@ class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
     grace_ms: int
     nonce: str
     executable: str | None = None
+    sandbox: Sandbox | None = None
 
 
 class Executor(Protocol):

@@ -5,9 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Collection, Iterable, Sequence
+import signal
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple, NoReturn, TypeVar
 
+from semtask.executors import sandbox
+from semtask.executors.bubblewrap import Bubble
 from semtask.executors.control import Specification, decode_specification
+from semtask.executors.sandbox import Sandbox, SandboxError
+from semtask.model.sandbox import SandboxLevel
+
+T = TypeVar("T")
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 _FIRST_PASSED = 3
@@ -23,8 +31,17 @@ class RefusedError(Exception):
         self.number = number
 
 
-def start(specification: int, signal_mask: Collection[int], passed: Sequence[int] = ()) -> int:
-    """Start the command of the specification (a descriptor) in a session of its own; its pid.
+class Started(NamedTuple):
+    """A command that runs. `group` is the process group that is asked to end."""
+
+    pid: int
+    group: int
+    level: str = ""  # of its sandbox
+    bubble: Bubble | None = None
+
+
+def start(specification: int, signal_mask: Collection[int], passed: Sequence[int] = ()) -> Started:
+    """Start the command of the specification (a descriptor) in a session of its own.
 
     It inherits standard streams and umask, the working directory, which this process enters for it, and the
     descriptors `passed`, numbered from 3 on. All its dispositions are at default, because they are so here (but for
@@ -32,24 +49,31 @@ def start(specification: int, signal_mask: Collection[int], passed: Sequence[int
     """
     spec = _load(specification)
     _enter(spec.working_dir)
+    if spec.sandbox is not None:
+        return _start_confined(spec, spec.sandbox, signal_mask)
     # Out of the way first: one of them may have the number that another one shall get.
     aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for fd in passed]
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(aside, _FIRST_PASSED)]
     try:
-        return _spawn(spec, signal_mask, aside)
+        pid = _first_that_works(
+            spec,
+            lambda program: os.posix_spawn(
+                program, spec.argv, spec.env, file_actions=actions, setsid=True, setsigmask=signal_mask
+            ),
+        )
+        return Started(pid, pid)
     finally:
         for fd in aside:
             os.close(fd)
 
 
-def _spawn(spec: Specification, signal_mask: Collection[int], passed: Sequence[int]) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(passed, _FIRST_PASSED)]
+def _first_that_works(spec: Specification, begin: Callable[[bytes], T]) -> T:
+    """Begin with each file that may be meant until one can be executed. Raises RefusedError."""
     refused: OSError | None = None
     where = b""
     for candidate in _candidates(spec):
         try:
-            return os.posix_spawn(
-                candidate, spec.argv, spec.env, file_actions=actions, setsid=True, setsigmask=signal_mask
-            )
+            return begin(candidate)
         except OSError as error:
             if error.errno in _ABSENT and not os.path.lexists(candidate):
                 continue
@@ -61,6 +85,78 @@ def _spawn(spec: Specification, signal_mask: Collection[int], passed: Sequence[i
         raise RefusedError(errno.ENOENT, _not_found(spec))
     number = refused.errno or 0
     raise RefusedError(number, _why_not(number, where, spec))
+
+
+# --- sandboxes -------------------------------------------------------------------------------------------------------
+
+
+def _start_confined(spec: Specification, wanted: Sandbox, signal_mask: Collection[int]) -> Started:
+    """The same by fork and exec: a process enters its sandbox itself, and nothing is executed if it cannot."""
+    bubble = Bubble() if wanted.level is SandboxLevel.BWRAP else None
+    trouble, in_trouble = os.pipe2(os.O_CLOEXEC)
+    pid = _fork()
+    if pid == 0:
+        _become(spec, wanted, bubble, signal_mask, in_trouble)
+    os.close(in_trouble)
+    with open(trouble, "rb") as pipe:
+        said = pipe.read()  # until something is executed
+    if said:
+        os.waitpid(pid, 0)
+        number, _, why = said.partition(b" ")
+        raise RefusedError(int(number), why.decode("utf-8", "replace"))
+    group = pid if bubble is None else bubble.first_pid() or pid
+    return Started(pid, group, wanted.level.value, bubble)
+
+
+def _fork() -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        number = error.errno or 0
+        raise RefusedError(number, f"no process could be forked for the sandbox: {os.strerror(number)}") from None
+
+
+def _become(
+    spec: Specification, wanted: Sandbox, bubble: Bubble | None, signal_mask: Collection[int], trouble: int
+) -> NoReturn:
+    """Be the command; or say in `trouble` why it does not come to that, and end."""
+    cannot = f"the sandbox level {wanted.level.value} cannot be had here:"
+    try:
+        os.setsid()
+        if bubble is None:
+            sandbox.enter(wanted, os.fsdecode(spec.working_dir))
+            signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
+            _first_that_works(spec, lambda program: os.execve(program, spec.argv, spec.env))
+        argv = _in_bubble(spec, wanted, bubble)
+        sandbox.set_limits(wanted)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
+        os.execve(wanted.bwrap, argv, spec.env)
+    except (RefusedError, SandboxError) as error:
+        why = f"{error.number} {error}"
+    except OSError as error:
+        why = f"{error.errno or errno.EPERM} {cannot} {error.strerror}"
+    except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be executed
+        why = f"{errno.EPERM} {cannot} {error!r:.900}"
+    os.write(trouble, why.encode("utf-8", "replace"))
+    os._exit(1)
+
+
+def _in_bubble(spec: Specification, wanted: Sandbox, bubble: Bubble) -> list[bytes]:
+    """What to execute for it, if the program is there and can be seen in there. Raises RefusedError, SandboxError."""
+    given = list(sandbox.grants(wanted, os.fsdecode(spec.working_dir)))
+
+    def require(program: bytes) -> None:
+        os.stat(program)
+        real = os.path.realpath(os.fsdecode(program))
+        seen = any(sandbox.is_below(real, grant.real) for grant in given)
+        if os.path.isdir(program) or not os.access(program, os.X_OK) or not seen:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    _first_that_works(spec, require)
+    return bubble.arguments(wanted, given, [spec.executable or spec.argv[0], *spec.argv[1:]])
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
 
 
 def _candidates(spec: Specification) -> Iterable[bytes]:
@@ -110,6 +206,11 @@ def _why_not(number: int, where: bytes, spec: Specification) -> str:
             return f"{_shown(where)} exists, but the interpreter that its first line or its header names does not"
         case errno.EACCES if os.path.isdir(where):
             return f"{_shown(where)} is a folder, not a program"
+        case errno.EACCES if spec.sandbox is not None and os.access(where, os.X_OK):
+            return (
+                f"{_shown(where)}, or the interpreter that it needs, lies outside of what the sandbox may read; "
+                "name its folder in `read`"
+            )
         case errno.EACCES:
             return f"{_shown(where)} may not be executed: permission denied (a file needs its x bit, see chmod +x)"
         case errno.ENOEXEC:

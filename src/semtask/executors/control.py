@@ -20,6 +20,9 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from semtask.executors import sandbox
+from semtask.executors.sandbox import Sandbox
+
 HEADER = struct.Struct("<cIiI")
 _RIGHTS_SPACE = socket.CMSG_SPACE(5 * struct.calcsize("i"))
 
@@ -65,27 +68,37 @@ class Specification(NamedTuple):
     executable: bytes
     argv: list[bytes]
     env: dict[bytes, bytes]
+    sandbox: Sandbox | None = None
 
 
-def encode_specification(working_dir: str, argv: Sequence[str], env: Mapping[str, str], executable: str = "") -> bytes:
+def encode_specification(
+    working_dir: str,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    executable: str = "",
+    confined: Sandbox | None = None,
+) -> bytes:
     """Raises ValueError for what no process can be given."""
     if not argv or not argv[0]:
         raise ValueError("no program is given")
     for name in env:
         if not name or "=" in name:
             raise ValueError(f"{name!r} is no name for an environment variable")
-    parts = [working_dir, executable, str(len(argv)), *argv, *(f"{name}={value}" for name, value in env.items())]
+    words = sandbox.encode(confined)
+    parts = [working_dir, executable, str(len(words)), *words, str(len(argv)), *argv]
+    parts += [f"{name}={value}" for name, value in env.items()]
     return b"\0".join(_bytes(parts))
 
 
 def decode_specification(data: bytes) -> Specification:
     parts = data.split(b"\0")
-    end = 3 + int(parts[2])
+    begin = 3 + int(parts[2])
+    end = begin + 1 + int(parts[begin])
     env = {}
     for item in parts[end:]:
         name, _, value = item.partition(b"=")
         env[name] = value
-    return Specification(parts[0], parts[1], parts[3:end], env)
+    return Specification(parts[0], parts[1], parts[begin + 1 : end], env, sandbox.decode(parts[3:begin]))
 
 
 def _bytes(parts: Iterable[str]) -> Iterable[bytes]:

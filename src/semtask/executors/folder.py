@@ -7,6 +7,7 @@ Standard library only: daemon, launcher and shims all use it.
     started  the command may have been started; who shim and command are
     stop     what the daemon asks of the shim
     record   how the command ended; counts only when it is whole
+    tmp      a folder for temporary files of a sandboxed command
 
 Nothing here is synced: after a power cut the finish that was committed is the truth, or nothing is.
 """
@@ -31,6 +32,7 @@ POISON = "poison"
 STARTED = "started"
 STOP = "stop"
 RECORD = "record"
+PRIVATE = "tmp"
 
 _TRASH = ".trash"
 _SPARE = ".spare"
@@ -60,7 +62,7 @@ class Record(NamedTuple):
     `wait_status` (as of os.waitpid) is None if it was never started. `stop` says why the shim had begun to stop it
     before it ended: DAEMON_DIED, a reason of the daemon's, or nothing. `swept` processes that it left were killed.
     `spawn_errno` and `spawn_error` say why it could not be started. `max_rss_kib` is the most memory it had, 0 if that
-    is not known. Times are epoch ms.
+    is not known. `sandbox` is the level that it ran in, if any. Times are epoch ms.
     """
 
     wait_status: int | None
@@ -71,6 +73,7 @@ class Record(NamedTuple):
     spawn_errno: int
     spawn_error: str
     max_rss_kib: int = 0
+    sandbox: str = ""
 
 
 DAEMON_DIED = "daemon_died"
@@ -81,7 +84,7 @@ def encode_record(record: Record) -> bytes:
     body = (
         f"wait_status {status}\nstop {record.stop}\nstarted_ms {record.started_ms}\nended_ms {record.ended_ms}\n"
         f"swept {record.swept}\nspawn_errno {record.spawn_errno}\nspawn_error {record.spawn_error}\n"
-        f"max_rss_kib {record.max_rss_kib}\n"
+        f"max_rss_kib {record.max_rss_kib}\nsandbox {record.sandbox}\n"
     ).encode("utf-8", "replace")
     return body + b"crc32 %08x\n" % binascii.crc32(body)
 
@@ -101,6 +104,7 @@ def decode_record(data: bytes) -> Record | None:
         spawn_errno=int(values["spawn_errno"]),
         spawn_error=values["spawn_error"],
         max_rss_kib=int(values.get("max_rss_kib", 0)),  # a shim of a former version does not say
+        sandbox=values.get("sandbox", ""),
     )
 
 
@@ -169,6 +173,11 @@ class AttemptFolder:
     def open(self) -> int:
         """A descriptor of the folder; it stays good when the folder is moved."""
         return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    @property
+    def private(self) -> str:
+        """Where a folder for the command's own files is to be made; it goes with this one."""
+        return self._file(PRIVATE)
 
     def exists(self) -> bool:
         return os.path.isdir(self.path)
@@ -370,8 +379,29 @@ def _remove_folder(path: str) -> None:
     except OSError:
         names = os.listdir(path)
     for name in sorted(names, key=lambda name: name == POISON):
-        _unlink(f"{path}/{name}")
+        if os.path.isdir(f"{path}/{name}"):
+            _remove_tree(f"{path}/{name}")
+        else:
+            _unlink(f"{path}/{name}")
     os.rmdir(path)
+
+
+def _remove_tree(path: str) -> None:
+    """However deep its folders are nested, and whatever their modes: each of them is moved up before it is emptied."""
+    numbers = itertools.count()
+    pending = [path]
+    while pending:
+        folder = pending.pop()
+        os.chmod(folder, 0o700)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    os.chmod(entry.path, 0o700)  # or it could not be moved
+                    pending.append(f"{path}.{next(numbers)}")
+                    os.rename(entry.path, pending[-1])
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(folder)
 
 
 def _unlink(path: str) -> bool:

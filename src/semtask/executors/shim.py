@@ -20,7 +20,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from semtask.executors import command, folder
+from semtask.executors import command, folder, sandbox
 from semtask.executors.control import EXIT_LOCKED, EXIT_NO_ROOM, EXIT_POISONED
 from semtask.host import linux, procfs, tree
 
@@ -88,6 +88,7 @@ class _Attempt:
     def __init__(self, task: Task) -> None:
         self._task = task
         self.command_pid = 0  # 0: not started
+        self._command: command.Started | None = None
         self._status: int | None = None
         self._max_rss_kib = 0
         self._stop = ""
@@ -118,6 +119,11 @@ class _Attempt:
         if self.command_pid:
             self._supervise()
             self._end_tree()
+        if self._command is not None and self._command.bubble is not None:
+            try:
+                self._command.bubble.close(self._status)
+            except sandbox.SandboxError as error:
+                refused, number, self._status = str(error), error.number, None
         self._write(
             folder.Record(
                 wait_status=self._status,
@@ -128,6 +134,7 @@ class _Attempt:
                 spawn_errno=number,
                 spawn_error=refused,
                 max_rss_kib=self._max_rss_kib,
+                sandbox=self._command.level if self._command else "",
             )
         )
 
@@ -136,7 +143,8 @@ class _Attempt:
         os.dup2(task.stdout, 1)
         os.dup2(task.stderr, 2)
         os.umask(task.umask)
-        self.command_pid = command.start(task.specification, task.signal_mask, task.passed)
+        self._command = command.start(task.specification, task.signal_mask, task.passed)
+        self.command_pid = self._command.pid
 
     def _be_nobody(self) -> None:
         """Hold nothing of the job's: neither its log nor its folder."""
@@ -177,9 +185,14 @@ class _Attempt:
             self._deadline = min(self._deadline, deadline)
             return
         self._stop, self._deadline = stop.reason, deadline
+        assert self._command is not None, "only what runs is stopped"
+        group = self._command.group
+        if group != self.command_pid and not _leads_group(group, self.command_pid):
+            os.kill(self.command_pid, signal.SIGKILL)  # bwrap has not come so far: all of it goes with it
+            return
         for number in (signal.SIGTERM, signal.SIGCONT):
             try:
-                os.killpg(self.command_pid, number)
+                os.killpg(group, number)
             except PermissionError:  # it runs as another user; so it will be reported as not to be killed
                 return
 
@@ -249,6 +262,15 @@ class _Attempt:
         poll = select.poll()
         poll.register(self._task.daemon, select.POLLIN)
         return bool(poll.poll(0))
+
+
+def _leads_group(pid: int, parent: int) -> bool:
+    """Whether this is a child of `parent`, and no other process that has its pid now, and leads a process group."""
+    seen = procfs.stat(pid)
+    try:
+        return seen is not None and seen.parent == parent and os.getpgid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def mark(pid: int) -> procfs.Mark | None:

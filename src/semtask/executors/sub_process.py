@@ -6,19 +6,22 @@ import asyncio
 import fcntl
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
 from semtask.executors import control
 from semtask.executors.base import CommandSpec, KillFailed
 from semtask.executors.folder import DAEMON_DIED, AttemptFolder, AttemptsDir, Record, Stop
+from semtask.executors.sandbox import Sandbox
 from semtask.executors.shim import NO_ROOM
 from semtask.executors.shim_end import Lost, ShimEnd
 from semtask.executors.spawner import NoRoomError, NotSpawnedError, SpawnedShim, Spawner, SpawnRequest
+from semtask.host import isolation, linux
 from semtask.model import outcome
 from semtask.model.job import ProcessIdentity
 from semtask.model.outcome import Outcome
+from semtask.model.sandbox import SandboxLevel, confines
 from semtask.model.state import StopReason
 
 log = logging.getLogger("semtask.commands")
@@ -37,9 +40,11 @@ def outcome_of(record: Record) -> Outcome:
             return outcome.no_room(record.spawn_error)
         return outcome.spawn_failed(record.spawn_error)
     end = outcome.of_command(record.wait_status)
+    level = SandboxLevel(record.sandbox) if record.sandbox else None
     if record.stop == DAEMON_DIED:
-        return outcome.interrupted("the daemon died while the command ran", exit_code=end.exit_code, signal=end.signal)
-    return structs.replace(end, stopped=bool(record.stop))
+        why = "the daemon died while the command ran"
+        return structs.replace(outcome.interrupted(why, exit_code=end.exit_code, signal=end.signal), sandbox=level)
+    return structs.replace(end, stopped=bool(record.stop), sandbox=level)
 
 
 class _Attempt:
@@ -80,6 +85,7 @@ class _Attempt:
 class SubprocessExecutor:
     """Implements `executors.base.Executor` for commands.
 
+    `protected` are the folders and files that no sandboxed command may reach.
     `kill_patience_s`: how long after its grace a stopped attempt may still have processes before `on_kill_failed`.
     """
 
@@ -91,9 +97,12 @@ class SubprocessExecutor:
         on_kill_failed: KillFailed,
         count: Callable[[str, int], None],
         *,
+        protected: Sequence[str] = (),
         kill_patience_s: float = 5.0,
     ) -> None:
         self._attempts = attempts
+        self._protected = [os.path.realpath(path) for path in (attempts.path, *protected)]
+        self._confined = linux.has_no_new_privs()
         self._spawner = spawner
         self._open_logs = open_logs
         self._on_kill_failed = on_kill_failed
@@ -106,7 +115,8 @@ class SubprocessExecutor:
         key = (spec.job_id, spec.claim_no)
         self._live[key] = attempt
         try:
-            return await self._run(spec, attempt)
+            end = await self._run(spec, attempt)
+            return structs.replace(end, sandbox=spec.sandbox.level) if spec.sandbox is not None else end
         except NoRoomError as error:
             return outcome.no_room(str(error))
         except NotSpawnedError as error:
@@ -136,8 +146,15 @@ class SubprocessExecutor:
         self._attempts.attempt(job_id, claim_no).remove()
 
     async def _run(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
+        if spec.sandbox is not None:
+            level = spec.sandbox.level
+            if why := isolation.why_not(level, daemon_confined=self._confined):
+                return outcome.spawn_failed(f"the sandbox level {level.value} cannot be had here: {why}")
+            spec = self._confine(spec, spec.sandbox, attempt.folder)
         try:
-            specification = control.encode_specification(spec.working_dir, spec.argv, spec.env, spec.executable or "")
+            specification = control.encode_specification(
+                spec.working_dir, spec.argv, spec.env, spec.executable or "", spec.sandbox
+            )
         except ValueError as error:
             return outcome.spawn_failed(str(error))
         fds: list[int] = []
@@ -155,9 +172,19 @@ class SubprocessExecutor:
         attempt.convey_stop()  # a stop that came while the launcher was at work
         return await self._finish(spec, attempt)
 
+    def _confine(self, spec: CommandSpec, sandbox: Sandbox, folder: AttemptFolder) -> CommandSpec:
+        """With the places of the sandbox. A folder for temporary files takes the place of that of the user."""
+        private = folder.private if sandbox.level is SandboxLevel.LANDLOCK else ""
+        env = {**spec.env, "TMPDIR": private or "/tmp"} if confines(sandbox.level) else spec.env  # noqa: S108 - its own
+        program = isolation.bubblewrap() if sandbox.level is SandboxLevel.BWRAP else ""
+        places = sandbox._replace(private=private, protected=self._protected, bwrap=program or "")
+        return structs.replace(spec, env=env, sandbox=places)
+
     def _prepare(self, spec: CommandSpec, attempt: _Attempt, specification: bytes, fds: list[int]) -> SpawnRequest:
         """Make the files of the attempt; what was opened is added to `fds`."""
         attempt.folder.create()
+        if spec.sandbox is not None and spec.sandbox.private:
+            os.mkdir(spec.sandbox.private, 0o700)
         fds.append(attempt.folder.open())
         stdout, stderr = self._open_logs(spec.job_id, spec.claim_no, spec.split_stderr)
         logs = (stdout,) if stderr is None else (stdout, stderr)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import sys
 from collections.abc import Iterable
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_GET_NO_NEW_PRIVS = 39
+_CAPABILITIES_VERSION = 0x20080522
+CAP_SYS_RESOURCE = 24
 _SFD_NONBLOCK = os.O_NONBLOCK
 _SFD_CLOEXEC = os.O_CLOEXEC
 _SIGINFO_SIZE = 128
@@ -15,6 +20,9 @@ _SIGINFO_SIZE = 128
 _libc = ctypes.CDLL(None, use_errno=True)
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+_capget, _capset = _libc.capget, _libc.capset
+for _function in (_capget, _capset):
+    _function.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
 _signalfd = _libc.signalfd
 _signalfd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 
@@ -22,6 +30,27 @@ _signalfd.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 def become_child_subreaper() -> None:
     """Orphaned descendants of this process become its children from now on."""
     _check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+
+
+def set_no_new_privs() -> None:
+    """No program that this process or a descendant starts gains rights by it (set-uid bits, file capabilities)."""
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def has_no_new_privs() -> bool:
+    return bool(_prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
+
+
+def drop_capabilities(*capabilities: int) -> None:
+    """Give them up, or all where none is named. With no_new_privs no program gets them back, not even as root."""
+    header = struct.pack("=Ii", _CAPABILITIES_VERSION, 0)
+    data = ctypes.create_string_buffer(24)
+    if capabilities:
+        _check(_capget(header, data))
+    kept = ~sum(1 << number for number in capabilities)
+    low_and_high = struct.unpack("=6I", data.raw)
+    sets = [low_and_high[n] & (kept >> 32 * (n // 3)) & 0xFFFF_FFFF for n in range(6)]
+    _check(_capset(header, struct.pack("=6I", *sets)))
 
 
 def signalfd(signals: Iterable[int]) -> int:

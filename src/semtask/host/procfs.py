@@ -110,6 +110,17 @@ def mark(pid: int, pidfd: int | None = None) -> Mark | None:
     return Mark(boot_id(), pid_namespace(), pid, seen.start_ticks, inode)
 
 
+def no_new_privs(pid: int) -> bool | None:
+    """Whether a process has no_new_privs, as each of its threads then has; None if it cannot be told."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            _, found, rest = file.read().partition(b"\nNoNewPrivs:\t")
+    except OSError as error:
+        raise_if_not_seen(error)
+        return None
+    return rest[:1] != b"0" if found else None
+
+
 def children(pid: int) -> list[int]:
     """The children of all threads of a process, zombies included; empty if it is gone."""
     found: list[int] = []

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import EndCause, State, StopReason
 
 
@@ -193,6 +194,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: StopReason | None = None
     pid: int | None = None
     log_bytes: int | None = None
+    sandbox: SandboxLevel | None = None
 
 
 class ProgressNote(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import EndCause
 
 
@@ -42,6 +43,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     exception: str | None = None
     artifacts: str | None = None
     progress: str | None = None
+    sandbox: SandboxLevel | None = None
 
     @property
     def executed(self) -> bool:

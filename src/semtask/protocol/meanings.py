@@ -24,6 +24,17 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "umask": "its umask as a number: 18 is 0o022; that of the daemon's start if left out",
         "stderr": "one log for both streams, or `split`: a log of its own for stderr",
         "access": "scopes of the token that it gets in SEMANTICA_TOKEN, good while the attempt runs; none by default",
+        "sandbox": "`none`, `limits`, `landlock`, `bwrap`, or an object with a level and more",
+    },
+    m.SandboxWish: {
+        "level": "`none`, `limits`, `landlock` or `bwrap`, the strongest",
+        "read": "files and folders that it may read and execute, beside those of the system",
+        "write": "files and folders that it may change, beside working_dir",
+        "network": "whether it has one: TCP at the level landlock, all of it with bwrap",
+        "memory_mb": "data of a process, in MiB (RLIMIT_DATA)",
+        "cpu_seconds": "CPU time of a process (RLIMIT_CPU)",
+        "open_files": "open files of a process (RLIMIT_NOFILE)",
+        "file_mb": "the largest file that it can write, its log too, in MiB (RLIMIT_FSIZE)",
     },
     m.EnqueueParams: {
         "job_type": "what kind of job it is: the task's name, or any name for a command",
@@ -80,6 +91,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "stop_reason": "why it was stopped, if it was",
         "pid": "of the command, or of the worker",
         "log_bytes": "how much it wrote",
+        "sandbox": "the sandbox level that a command had; none for no sandbox",
     },
     m.JobView: {
         "job_id": "its id, a UUIDv7",
@@ -288,6 +300,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "queue": "the queue",
         "concurrency": "how many of its jobs may run at once; null returns to the daemon's default",
         "class": "`background` waits while the machine is busy, the others never do",
+        "sandbox": "the least sandbox level of its commands; above `none` it takes no tasks",
     },
     m.MaintenanceParams: {
         "force_vacuum": "give all free pages back to the file system, not only some",
@@ -304,6 +317,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "paused": "it starts no jobs",
         "concurrency": "how many of its jobs may run at once",
         "class": "whether it yields to people at the machine",
+        "sandbox": "the least sandbox level of its commands",
         "scheduled": "jobs that wait for a time or a retry",
         "queued": "jobs that may start",
         "running": "jobs that run, also those that are being stopped",

@@ -13,6 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from semtask.model.app import AppState
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
+from semtask.model.sandbox import LEAST_LIMITS, SandboxLevel
 from semtask.model.scope import Scope
 from semtask.model.state import EndCause, State, StopReason
 from semtask.model.trace_context import TRACEPARENT
@@ -68,6 +69,32 @@ class Conditions(Params):
     wait_for_event: str | None = None
 
 
+AbsolutePath = Annotated[
+    str, Meta(min_length=1, max_length=4096, pattern=r"^/[^\0]*\Z", description="an absolute path")
+]
+
+
+class SandboxWish(Params):
+    """A sandbox for a command. A level alone stands for one without anything else; a stronger floor of the queue wins.
+
+    Each limit is one of every process of the command by itself, not of all of them together.
+    """
+
+    level: SandboxLevel
+    read: list[AbsolutePath] = []
+    write: list[AbsolutePath] = []
+    network: bool = False
+    memory_mb: Annotated[int, Meta(ge=LEAST_LIMITS["memory_mb"], le=1 << 30)] | UnsetType = UNSET
+    cpu_seconds: Annotated[int, Meta(ge=LEAST_LIMITS["cpu_seconds"], le=1 << 30)] | UnsetType = UNSET
+    open_files: Annotated[int, Meta(ge=LEAST_LIMITS["open_files"], le=1 << 20)] | UnsetType = UNSET
+    file_mb: Annotated[int, Meta(ge=LEAST_LIMITS["file_mb"], le=1 << 30)] | UnsetType = UNSET
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Those that are set, by name."""
+        return {name: value for name in LEAST_LIMITS if (value := getattr(self, name)) is not UNSET}
+
+
 class CommandPayload(Params):
     """The payload of a SUBPROCESS job. `umask` is a number (18 is 0o022).
 
@@ -81,6 +108,7 @@ class CommandPayload(Params):
     working_dir: str | UnsetType = UNSET
     umask: Annotated[int, Meta(ge=0, le=0o777)] | UnsetType = UNSET
     stderr: Literal["merged", "split"] = "merged"
+    sandbox: SandboxLevel | SandboxWish | UnsetType = UNSET
     access: list[Scope] = []
 
 
@@ -200,6 +228,7 @@ class AttemptView(Result):
     stop_reason: StopReason | None = None
     pid: int | None = None
     log_bytes: int | None = None
+    sandbox: SandboxLevel | None = None
 
 
 class JobView(Result):
@@ -401,12 +430,14 @@ class QueueParams(Params):
 class ConfigureQueueParams(Params):
     """`concurrency` None returns to the daemon's default.
 
-    A queue of class `background` waits while the machine is busy.
+    A queue of class `background` waits while the machine is busy. `sandbox` is the least that its commands run in;
+    above `none` it takes no tasks.
     """
 
     queue: QueueName
     concurrency: Annotated[int, Meta(ge=1, le=100000)] | UnsetType | None = UNSET
     class_: QueueClass | UnsetType = msgspec.field(default=UNSET, name="class")
+    sandbox: SandboxLevel | UnsetType = UNSET
 
 
 class MaintenanceParams(Params):
@@ -509,6 +540,7 @@ class QueueView(Result):
     cancelled: int
     superseded: int
     skipped: int
+    sandbox: SandboxLevel = SandboxLevel.NONE
 
 
 class Queues(Result):
@@ -695,7 +727,7 @@ METHODS: dict[str, Method] = {
             scope=Scope.ADMIN,
             params=ConfigureQueueParams,
             result=QueueView,
-            summary="Set how many jobs of a queue may run at once.",
+            summary="Set how many jobs of a queue may run at once, and the least sandbox of its commands.",
             operation="configure_queue",
         ),
         Method(

@@ -34,6 +34,7 @@ from semtask.model.job import (
 )
 from semtask.model.outcome import Outcome
 from semtask.model.retry import Decision
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import EndCause, State, StopReason
 
 
@@ -194,13 +195,16 @@ class Stopped(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue. `concurrency` None: the daemon's default. `counts` has every state; kept, not counted."""
+    """A queue. `concurrency` None: the daemon's default. `sandbox` is the least that its commands run in. `counts` has
+    every state; kept, not counted.
+    """
 
     name: str
     paused: bool
     concurrency: int | None
     counts: Mapping[State, int]
     queue_class: QueueClass = QueueClass.NORMAL
+    sandbox: SandboxLevel = SandboxLevel.NONE
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -379,6 +383,7 @@ class Store(Protocol):
         paused: bool | None = None,
         concurrency: int | Literal["keep"] | None = "keep",
         queue_class: QueueClass | None = None,
+        sandbox: SandboxLevel | None = None,
     ) -> QueueRow:
         """Change a queue; one that was never used is made. Paused queues keep accepting jobs."""
         ...

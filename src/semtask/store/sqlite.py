@@ -11,6 +11,7 @@ import msgspec
 from msgspec import structs
 
 from semtask.model.job import Attempt, ExecutionMode, Job, NewJob, ProcessIdentity, ProgressNote, QueueClass
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import State
 from semtask.store import sqlite_claim as claims
 from semtask.store import sqlite_finish as ends
@@ -176,6 +177,7 @@ class SqliteStore:
         paused: bool | None = None,
         concurrency: int | Literal["keep"] | None = "keep",
         queue_class: QueueClass | None = None,
+        sandbox: SandboxLevel | None = None,
     ) -> QueueRow:
         settings = {
             "name": name,
@@ -183,6 +185,7 @@ class SqliteStore:
             "concurrency": None if concurrency == "keep" else concurrency,
             "keep_concurrency": concurrency == "keep",
             "queue_class": queue_class,
+            "sandbox": sandbox,
         }
         await self._writer.submit(lambda tick: writes.configure_queue(tick, settings))
         # Read after the commit: the counts of a tick are brought up to date at its end.

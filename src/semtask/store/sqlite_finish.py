@@ -161,4 +161,5 @@ def _attempt_row(job: Job, report: Finish, decision: Decision) -> dict[str, Any]
         "stop_reason": job.stop_reason,
         "pid": job.process.pid if job.process else None,
         "log_bytes": report.outcome.log_bytes,
+        "sandbox": report.outcome.sandbox,
     }

@@ -9,6 +9,7 @@ import apsw
 import msgspec
 
 from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, QueueClass
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.schedule import expires_at
 from semtask.model.state import State
 from semtask.store.base import Change, QueueRow
@@ -76,7 +77,7 @@ JOB_COLUMNS = (
 # The CHECKs of the schema let no other texts in.
 _MODES = {mode.value: mode for mode in ExecutionMode}
 _ON_INTERRUPT = {choice.value: choice for choice in OnInterrupt}
-QUEUE_COLUMNS = ("name", "paused", "concurrency", "queue_class", *(state.lower() for state in State))
+QUEUE_COLUMNS = ("name", "paused", "concurrency", "queue_class", "sandbox", *(state.lower() for state in State))
 _ATTEMPT_COLUMNS = Attempt.__struct_fields__
 
 
@@ -191,6 +192,7 @@ def to_queue(row: Row) -> QueueRow:
         paused=bool(values["paused"]),
         concurrency=values["concurrency"],
         queue_class=QueueClass(values["queue_class"]),
+        sandbox=SandboxLevel(values["sandbox"]),
         counts={state: values[state.lower()] for state in State},
     )
 

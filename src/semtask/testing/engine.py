@@ -102,6 +102,7 @@ class InlineEngine:
                 tasks=engine.apps,
             ),
             gate=engine.gate,
+            floors=engine.floors,
             tailing=Tailing(self._store, logs, changes, clock),
             load=engine.load,
             disk=engine.disk,

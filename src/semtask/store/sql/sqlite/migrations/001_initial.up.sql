@@ -144,6 +144,7 @@ CREATE TABLE attempts (
     stop_reason TEXT,
     pid         INTEGER,
     log_bytes   INTEGER,
+    sandbox     TEXT,
     PRIMARY KEY (seq, claim_no)
 ) STRICT, WITHOUT ROWID;
 
@@ -154,6 +155,9 @@ CREATE TABLE queues (
     concurrency      INTEGER CHECK (concurrency > 0),
     queue_class      TEXT    NOT NULL DEFAULT 'normal' CHECK (
         queue_class = 'interactive' OR queue_class = 'normal' OR queue_class = 'background'
+    ),
+    sandbox          TEXT    NOT NULL DEFAULT 'none' CHECK (
+        sandbox = 'none' OR sandbox = 'limits' OR sandbox = 'landlock' OR sandbox = 'bwrap'
     ),
     scheduled        INTEGER NOT NULL DEFAULT 0,
     queued           INTEGER NOT NULL DEFAULT 0,

@@ -1,0 +1,70 @@
+"""The level `bwrap`: the command line of bubblewrap, and what it tells. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Sequence
+
+from semtask.executors.sandbox import Grant, Sandbox, SandboxError
+
+_CHILD = re.compile(rb'"child-pid": (\d+)')
+_MAX_TEXT = 4096
+
+
+class Bubble:
+    """One run of bwrap. It tells by a pipe how it goes, and complains to its stderr, which is the log of the job."""
+
+    def __init__(self) -> None:
+        self._status, self._its_end = os.pipe2(os.O_CLOEXEC)
+        self._log = os.open("/proc/self/fd/2", os.O_RDONLY | os.O_CLOEXEC)
+        self._told = b""
+
+    def arguments(self, sandbox: Sandbox, given: Sequence[Grant], argv: Sequence[bytes]) -> list[bytes]:
+        """To be executed with, in the process that becomes bwrap. Nothing is in there but what is named here."""
+        os.set_inheritable(self._its_end, True)
+        words = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
+        # A process group without bwrap itself, so that SIGTERM reaches the command and its children alone.
+        words += ["--new-session", "--json-status-fd", str(self._its_end)]
+        if sandbox.network:
+            words.append("--share-net")
+        words += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]  # noqa: S108 - its own
+        for grant in sorted(given, key=lambda grant: (grant.writable, grant.real)):
+            words += _mounts(grant)
+        words += ["--chdir", os.getcwd(), "--"]
+        return [*map(os.fsencode, words), *argv]
+
+    def first_pid(self) -> int | None:
+        """The first process in there, which leads the process group; None if it does not come to that."""
+        os.close(self._its_end)
+        while b"\n" not in self._told:
+            data = os.read(self._status, 4096)
+            if not data:
+                return None
+            self._told += data
+        found = _CHILD.search(self._told)
+        return int(found[1]) if found else None
+
+    def close(self, status: int | None) -> None:
+        """After its end. Raises SandboxError if the command was never executed: bwrap tells an exit code else."""
+        try:
+            while data := os.read(self._status, 4096):
+                self._told += data
+            if status is not None and os.WIFEXITED(status) and status and b'"exit-code"' not in self._told:
+                raise SandboxError(errno.EPERM, f"bubblewrap could not start it: {self._complaint()}")
+        finally:
+            os.close(self._status)
+            os.close(self._log)
+
+    def _complaint(self) -> str:
+        lines = os.pread(self._log, _MAX_TEXT, 0).decode("utf-8", "replace").splitlines()
+        said = [line.removeprefix("bwrap: ") for line in lines if line.startswith("bwrap: ")]
+        return said[-1] if said else "it does not say why"
+
+
+def _mounts(grant: Grant) -> list[str]:
+    if not grant.writable and os.path.dirname(grant.path) == "/" and os.path.islink(grant.path):
+        return ["--symlink", os.readlink(grant.path), grant.path]  # /bin
+    how = "--bind" if grant.writable else "--ro-bind"
+    return [word for place in dict.fromkeys((grant.real, grant.path)) for word in (how, grant.real, place)]
