@@ -100,7 +100,7 @@ FAILURES = {
     FailureClass.PERMANENT: (
         "trying again cannot help: no such program, a bad payload, a result that is no JSON, `raise Permanent`",
         "FAILED at once",
-        "none",
+        "`failures`",
     ),
     FailureClass.HANDLER: (
         "the job itself failed: an exception, an exit code other than 0, a signal that was not ours, a timeout",
