@@ -27,6 +27,7 @@ LOOSE = {
     "cpu_usage": "float or null",
     "memory_usage": "float or null",
     "throttle": "active, reason, since",
+    "disk": "state, reason, since, free_bytes, low_bytes",
 }
 
 

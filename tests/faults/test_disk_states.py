@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.rig import Daemon, Json, RpcFailed, eventually, running_daemon, stop_for_certain
-from tests.faults.disk import SYNC
+from tests.faults.disk import FULL, SYNC
 from tests.powercut.load import RecordedDaemon
 
 MIB = 2**20
@@ -165,6 +165,21 @@ def test_a_commit_on_a_full_disk_makes_it_full_at_once(disk: Path, tmp_path: Pat
         assert daemon.wait(waiting)[0]["state"] == "DONE"
         eventually(lambda: state(daemon) == "OK" and reserve_is_there(daemon))
         assert daemon.get("/readyz")[0] == 200
+
+
+def test_a_disk_that_refuses_with_room_on_it_is_full_too(tmp_path: Path) -> None:
+    """As with a quota. Nothing runs, and the free space tells nothing."""
+    daemon = RecordedDaemon(tmp_path / "home").start()
+    try:
+        eventually(lambda: reserve_is_there(daemon))
+        daemon.suffer(FULL)
+        assert "disk with the database is full" in refused(daemon).message
+        eventually(lambda: state(daemon) == "FULL" and not reserve_is_there(daemon))
+        daemon.suffer()
+        assert eventually(lambda: accepted(daemon))
+        eventually(lambda: state(daemon) == "OK" and reserve_is_there(daemon))
+    finally:
+        stop_for_certain(daemon)
 
 
 def test_a_disk_that_fails_for_a_while_is_degraded_and_gets_well_without_a_restart(tmp_path: Path) -> None:

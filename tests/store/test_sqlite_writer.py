@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,6 +18,7 @@ import apsw
 import pytest
 
 from semtask.errors import DatabaseError, Throttled
+from semtask.model.disk import DiskState, Trouble
 from semtask.model.job import ClaimFacts, OnInterrupt, ProcessIdentity, ProgressNote, Taker
 from semtask.model.outcome import success
 from semtask.model.state import State
@@ -24,7 +26,7 @@ from semtask.store.base import Finish, JobFilter, TaskClaim
 from semtask.store.sqlite import SqliteStore
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import Readers
-from semtask.store.writer import Phase, Tick, Writer
+from semtask.store.writer import DiskFailed, Phase, Tick, Writer
 from tests.store.conftest import Tmpfs
 from tests.store.harness import IN_PROCESS, NOW, Harness, Opened, new_job, seen
 
@@ -536,3 +538,95 @@ async def test_a_long_query_is_stopped(sqlite: Harness) -> None:
         with pytest.raises(DatabaseError, match="readonly"):
             await readers.run(lambda db: db.execute("DELETE FROM jobs").fetchall())
         await readers.close()
+
+
+# --- a disk that fails ---
+
+
+class Told:
+    """What the store says of the disk."""
+
+    def __init__(self) -> None:
+        self.troubles: list[Trouble | None] = []
+        self.damages: list[str] = []
+
+    def trouble(self, trouble: Trouble | None) -> None:
+        self.troubles.append(trouble)
+
+    def damaged(self, what: str) -> None:
+        self.damages.append(what)
+
+
+def malformed(_tick: Tick) -> None:
+    raise apsw.CorruptError("database disk image is malformed")
+
+
+def not_written(_tick: Tick) -> None:
+    raise apsw.IOError("disk I/O error")
+
+
+async def test_a_page_that_cannot_be_read_is_only_in_the_way_of_who_needs_it(sqlite: Harness) -> None:
+    async with sqlite.open(disk_retry_s=0.02) as opened:
+        opened.store.report_to(told := Told())
+        await opened.insert(new_job())
+        [running] = await opened.claim()
+        async with one_tick(opened):
+            bad = ask(writer_of(opened).submit(malformed))
+            finish, insert = ask(opened.finish(running)), ask(opened.insert(new_job()))
+        with pytest.raises(DatabaseError, match="malformed"):
+            await bad
+        assert (await finish).decision is not None
+        await insert
+        assert told.troubles == []
+        assert len(told.damages) == 1
+        assert "malformed" in told.damages[0]
+
+
+@pytest.mark.parametrize("ill", [malformed, not_written])
+async def test_an_end_that_meets_a_failing_disk_is_tried_again_for_a_while(
+    sqlite: Harness, ill: Callable[[Tick], None]
+) -> None:
+    """The third try is not too late."""
+    tries = 0
+
+    def fails(tick: Tick) -> str:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            ill(tick)
+        return "stored"
+
+    async with sqlite.open(disk_retry_s=0.02) as opened:
+        opened.store.report_to(told := Told())
+        end = ask(writer_of(opened).submit(fails, phase=Phase.FINISH))
+        await until(lambda: told.troubles != [])
+        with pytest.raises(Throttled, match="Nothing was stored"):
+            await opened.insert(new_job())
+        assert await end == "stored"
+        await opened.insert(new_job())
+        assert [trouble and trouble.state for trouble in told.troubles] == [DiskState.DEGRADED, None]
+        assert opened.fatal == []
+
+
+async def test_a_disk_that_goes_on_failing_is_given_up(sqlite: Harness) -> None:
+    async with sqlite.open(disk_retry_s=0.01) as opened:
+        began = time.monotonic()
+        with pytest.raises(DatabaseError, match="takes no more writes"):
+            await writer_of(opened).submit(not_written, phase=Phase.FINISH)
+        assert time.monotonic() - began > 0.01 * (1 + 5 + 25)
+        [error] = opened.fatal
+        assert isinstance(error, DiskFailed)
+
+
+async def test_a_disk_that_is_full_for_long_is_waited_for(sqlite: Harness) -> None:
+    tries = 0
+
+    def full(_tick: Tick) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 20:
+            raise apsw.FullError("database or disk is full")
+
+    async with sqlite.open(disk_retry_s=0.01) as opened:
+        await writer_of(opened).submit(full, phase=Phase.FINISH)
+        assert opened.fatal == []
