@@ -81,6 +81,7 @@ VALUES: dict[str, Any] = {
     "wait_ms": 30_000,
     "concurrency": 7,
     "class": "background",
+    "sandbox": "landlock",
     "force_vacuum": True,
 }
 

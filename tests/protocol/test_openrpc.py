@@ -46,7 +46,8 @@ def test_only_served_parameters_appear() -> None:
     assert properties(schemas["EnqueueParams"]) == sent
     assert "tag" in properties(schemas["QueryFilter"])
     assert not {"conditions", "depends_on"} & sent
-    assert [param["name"] for param in METHOD["queues.configure.v1"]["params"]] == ["queue", "concurrency", "class", "sandbox"]
+    configured = [param["name"] for param in METHOD["queues.configure.v1"]["params"]]
+    assert configured == ["queue", "concurrency", "class", "sandbox"]
 
 
 def test_parameters_say_what_is_required_and_allowed() -> None:

@@ -79,8 +79,8 @@ class Site(Protocol):
     held_bytes: int  # of bodies, by all connections
     pipelines: asyncio.Semaphore  # for requests that were sent before the former one was answered
 
-    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> int:
-        """The pid of the process that made the connection; 0 by TCP. May raise Refused."""
+    def opened(self, connection: Connection, transport: asyncio.Transport, caller: Caller, place: Place) -> None:
+        """Find out who the caller is. May raise Refused."""
         ...
 
     def stands(self, connection: Connection, standing: Standing) -> None: ...
@@ -95,6 +95,11 @@ class Site(Protocol):
         ...
 
 
+# Of heads: what is parsed beyond the request in work is held as objects, which are many for few bytes.
+_PARSED_AT_ONCE = 1024
+_NOTHING = memoryview(b"")
+
+
 class _Phase(Enum):
     BETWEEN = "between"
     HEAD = "head"
@@ -104,7 +109,7 @@ class _Phase(Enum):
 class _Incoming:
     """A request that is being read."""
 
-    __slots__ = ("access", "body", "body_bytes", "fed", "head", "head_bytes", "headers", "target")
+    __slots__ = ("access", "announced_bytes", "body", "body_bytes", "fed", "head", "head_bytes", "headers", "target")
 
     def __init__(self) -> None:
         self.target = b""
@@ -114,6 +119,7 @@ class _Incoming:
         self.access: Access | None = None  # once it was admitted
         self.body: list[bytes] = []
         self.body_bytes = 0
+        self.announced_bytes = 0  # of the body; chunks are not announced
         self.fed = 0  # in reads that lie wholly within the head, or within the body
 
 
@@ -137,6 +143,7 @@ class Connection(asyncio.Protocol):
         self._timed: tuple[_Incoming, _Phase] | None = None
         self._reading = True  # False once the last request of this connection is known
         self._paused = False
+        self._unread = _NOTHING  # while it is paused: what has come after the requests in the queue
         self._lost = False
         self._eof = False
         self._hurry = False
@@ -149,13 +156,32 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         try:
-            self._caller.pid = self._site.opened(self, transport, self._place)
+            self._site.opened(self, transport, self._caller, self._place)
         except Refused as refused:
             self._refuse(refused)
 
     def data_received(self, data: bytes) -> None:
-        if not self._reading:
-            return  # what follows a last request is read and dropped, so that the answer is not lost by a reset
+        self._feed(memoryview(data))
+
+    def _feed(self, data: memoryview) -> None:
+        """Parse as much as is needed now, and hold back the rest: a read may have a thousand requests in it.
+
+        What follows a last request is dropped: it was read so that the answer is not lost by a reset.
+        """
+        while data and self._reading and not self._paused:
+            size = self._bytes_at_once()
+            self._parse(data[:size])
+            data = data[size:]
+        self._unread = data if self._reading else _NOTHING
+        self._set_timer()
+
+    def _bytes_at_once(self) -> int:
+        """What is left of a body has no other request in it."""
+        if self._phase is not _Phase.BODY:
+            return _PARSED_AT_ONCE
+        return max(_PARSED_AT_ONCE, self._incoming.announced_bytes - self._incoming.body_bytes)
+
+    def _parse(self, data: memoryview) -> None:
         incoming, phase = self._incoming, self._phase
         try:
             self._parser.feed_data(data)
@@ -170,7 +196,6 @@ class Connection(asyncio.Protocol):
             self._check_fed()
         if self._phase is _Phase.BODY and phase is not _Phase.BODY and self._task is None:
             self._site.stands(self, Standing.RECEIVING)
-        self._set_timer()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -223,6 +248,7 @@ class Connection(asyncio.Protocol):
         except Refused as refused:
             self._refuse(refused)
             return
+        incoming.announced_bytes = sum(map(int, head.values(b"content-length")))
         if self._task is None and any(value.lower() == b"100-continue" for value in head.values(b"expect")):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -269,6 +295,12 @@ class Connection(asyncio.Protocol):
             self._incoming.body_bytes > limits.small_body_bytes
             and self._site.held_bytes > limits.max_bodies * limits.max_body_bytes
         )
+
+    def _read_on(self) -> None:
+        self._paused = False
+        self._feed(self._unread)
+        if not self._paused:
+            self._transport.resume_reading()
 
     def _drop_body(self) -> None:
         self._site.held_bytes -= self._incoming.body_bytes
@@ -339,8 +371,7 @@ class Connection(asyncio.Protocol):
     async def _answer_next(self) -> None:
         item = self._queue.popleft()
         if self._paused and not self._queue:
-            self._paused = False
-            self._transport.resume_reading()
+            self._read_on()
         if isinstance(item, Refused):
             await self._write(self._refusal(item), keep_alive=False)
         else:

@@ -21,6 +21,12 @@ METRICS_PATH = b"/metrics"
 PROBE_PATHS = frozenset({b"/healthz", b"/readyz", METRICS_PATH})
 
 _OWN_SITES = frozenset({b"same-origin", b"none"})
+_BEARER = ((b"www-authenticate", b"Bearer"),)
+_CONFINED = (
+    "You run in a sandbox (with no_new_privs), and nothing gets out of one by asking this daemon: give a token. "
+    "Outside, `semtask token add NAME --scope SCOPE` makes one; put it into SEMANTICA_TOKEN, or into a file that "
+    "SEMANTICA_TOKEN_FILE names. A job gets one of its own by `semtask run --access SCOPE`."
+)
 _LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
 
 
@@ -69,13 +75,19 @@ def check_peer(peer_uid: int, own_uid: int) -> None:
         raise Refused(HTTPStatus.FORBIDDEN, Unauthorized("This daemon belongs to another user."))
 
 
-def check_head(head: Head, place: Place, max_body_bytes: int) -> Access:
-    """What the client may do. Raises Refused unless the request may be read and executed."""
+def check_head(head: Head, place: Place, max_body_bytes: int, *, confined: bool = False) -> Access:
+    """What the client may do. Raises Refused unless the request may be read and executed.
+
+    A `confined` process needs a token in any case: it may be a job that shall not get out of its sandbox.
+    """
     _check_host(head.values(b"host"), place.port)
     _check_origin(head, place.port)
     if head.method == b"POST":
         _check_content(head)
-    access = _access(head.values(b"authorization"), place)
+    authorizations = head.values(b"authorization")
+    if confined and not authorizations:
+        raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(_CONFINED), _BEARER)
+    access = _access(authorizations, place)
     _check_route(head, access)
     _check_framing(head, max_body_bytes)
     return access
@@ -147,7 +159,7 @@ def _access(authorizations: Sequence[bytes], place: Place) -> Access:
     scheme, _, given = authorizations[0].partition(b" ") if len(authorizations) == 1 else (b"", b"", b"")
     access = place.credentials.access(given.strip()) if scheme.lower() == b"bearer" else None
     if access is None:
-        raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(), [(b"www-authenticate", b"Bearer")])
+        raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(), _BEARER)
     return access
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import resource
 import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -27,13 +26,14 @@ from semtask.api.rate import RateLimit
 from semtask.api.room import Room
 from semtask.config import Settings
 from semtask.errors import SemtaskError
+from semtask.host import isolation, linux, peers
+from semtask.model.sandbox import SandboxLevel
 from semtask.protocol import jsonrpc
 from semtask.telemetry.events import Events
 from semtask.telemetry.metrics import CONTENT_TYPE
 
 log = logging.getLogger("semtask.api")
 
-_PEER = struct.Struct("3i")  # pid, uid, gid
 _CLOSE_GRACE_S = 5.0
 _PIPELINES_AT_ONCE = 4
 
@@ -78,6 +78,8 @@ class RpcServer:
         self._metrics = metrics
         self._responder = Responder(operations, version=version, events=events)
         self._own_uid = os.geteuid()
+        # Where Landlock cannot be had, no job is kept in by it either.
+        self._tells_confined = not isolation.why_not(SandboxLevel.LANDLOCK, daemon_confined=linux.has_no_new_privs())
         self._acceptors: list[Acceptor] = []
         self._unix: tuple[int, int] | None = None
         self._all_closed = asyncio.Event()
@@ -134,18 +136,24 @@ class RpcServer:
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def opened(self, connection: Connection, transport: asyncio.Transport, place: Place) -> int:
-        pid, uid = _peer(transport) if place.port is None else (0, self._own_uid)
+    def opened(self, connection: Connection, transport: asyncio.Transport, caller: Caller, place: Place) -> None:
+        sock = transport.get_extra_info("socket")
+        peer = peers.peer_of(sock) if place.port is None else peers.Peer(0, self._own_uid)
+        pid, uid = peer
+        caller.pid = pid
         self.room.enter(connection, pid)
         self._all_closed.clear()
         guard.check_peer(uid, self._own_uid)
+        try:
+            caller.confined = self._tells_confined and place.port is None and peers.is_confined(sock, peer)
+        except OSError:
+            raise guard.no_descriptors() from None
         if self.room.overfull:
             victim = self.room.least_missed(pid)
             if victim is None:
                 raise guard.too_many("connections")
             victim.evict()
         self.room.stands(connection, Standing.IDLE)
-        return pid
 
     def stands(self, connection: Connection, standing: Standing) -> None:
         self.room.stands(connection, standing)
@@ -158,7 +166,7 @@ class RpcServer:
     # --- requests --------------------------------------------------------------------------------------------------
 
     def admit(self, head: Head, place: Place, caller: Caller) -> Access:
-        access = guard.check_head(head, place, self.limits.max_body_bytes)
+        access = guard.check_head(head, place, self.limits.max_body_bytes, confined=caller.confined)
         if head.path in guard.RPC_PATHS:
             self._rate.admit(access.token or caller.pid)
         return access
@@ -203,13 +211,6 @@ def _connection_cap(wanted: int) -> int:
     """Connections take half of the file descriptors at most: the rest is for logs, pidfds and the database."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if descriptors == resource.RLIM_INFINITY else min(wanted, descriptors // 2)
-
-
-def _peer(transport: asyncio.Transport) -> tuple[int, int]:
-    """(pid, uid) of the process at the other end of a unix socket."""
-    sock = transport.get_extra_info("socket")
-    pid, uid, _ = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return pid, uid
 
 
 def _why(what: str, error: Exception) -> str:

@@ -52,6 +52,7 @@ class Caller:
     def __init__(self, on_wait: Callable[[bool], None] = lambda _: None) -> None:
         self._on_wait = on_wait
         self.pid = 0  # of the process at a unix socket
+        self.confined = False  # by a sandbox, ours or another one: nobody's own rights come with it
         self.gone = False  # nobody will see an answer
         self._left = False
         self._waiting: asyncio.Task[Any] | None = None

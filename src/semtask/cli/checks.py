@@ -18,6 +18,7 @@ from semtask.cli import render
 from semtask.cli.access_checks import command_policy, tokens
 from semtask.cli.app_checks import apps
 from semtask.cli.patient import FAIL, Finding, Patient, fail, ok, warn
+from semtask.cli.sandbox_checks import sandbox
 from semtask.client.address import UnixAddress, address_of
 from semtask.client.transport import Transport
 from semtask.config import Settings
@@ -366,6 +367,7 @@ CHECKS: tuple[Check, ...] = (
     _disk,
     _sync,
     _limits,
+    sandbox,
     _clock,
     _port,
     _attempts,

@@ -9,6 +9,7 @@ import click
 from semtask.cli import render
 from semtask.cli.complete import queue_names
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
+from semtask.model.sandbox import SandboxLevel
 
 _COUNTS = ("scheduled", "queued", "running", "done", "failed")
 
@@ -41,18 +42,28 @@ def queues(session: Session, ctx: click.Context) -> None:
     type=click.Choice(["interactive", "normal", "background"]),
     help="`background` waits while the machine is busy; the others never do.",
 )
+@click.option(
+    "--sandbox",
+    type=click.Choice([level.value for level in SandboxLevel]),
+    help="The least one for its commands; above `none` it takes no tasks.",
+)
 @pass_session
-def set_limits(session: Session, queue: str, concurrency: str | None, class_: str | None) -> None:
-    """Set how many jobs of a queue may run at once, and whether it waits while the machine is busy."""
-    if concurrency is None and class_ is None:
-        raise click.UsageError("give --concurrency, or --class, or both")
+def set_limits(session: Session, queue: str, concurrency: str | None, class_: str | None, sandbox: str | None) -> None:
+    """Set how many jobs of a queue may run at once, whether it waits while the machine is busy, and the least sandbox
+    of its commands.
+    """
+    if concurrency is None and class_ is None and sandbox is None:
+        raise click.UsageError("give --concurrency, --class or --sandbox")
     wanted: dict[str, Any] = {"queue": queue}
     if concurrency is not None:
         wanted["concurrency"] = _limit(concurrency)
     if class_ is not None:
         wanted["class"] = class_
+    if sandbox is not None:
+        wanted["sandbox"] = sandbox
     answer = session.daemon.call("queues.configure.v1", wanted)
-    _tell(session, answer, f"runs up to {_jobs(answer['concurrency'])} at once, class {answer['class']}")
+    floor = "" if answer["sandbox"] == "none" else f", no command without the sandbox {answer['sandbox']}"
+    _tell(session, answer, f"runs up to {_jobs(answer['concurrency'])} at once, class {answer['class']}{floor}")
 
 
 def _jobs(count: int) -> str:
@@ -105,10 +116,11 @@ def queue_lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
             str(q["concurrency"]),
             q["class"],
             "paused" if q["paused"] else "",
+            "" if q["sandbox"] == "none" else q["sandbox"],
         ]
         for q in listed
     ]
     if not session.terminal:
         return ["\t".join(row) for row in rows]
-    header = ["QUEUE", *(count.upper() for count in _COUNTS), "LIMIT", "CLASS", "STATE"]
+    header = ["QUEUE", *(count.upper() for count in _COUNTS), "LIMIT", "CLASS", "STATE", "SANDBOX"]
     return render.table(header, rows, right=frozenset(range(1, 7)))

@@ -120,6 +120,11 @@ def _when(epoch_ms: int | None, now: float) -> str | None:
 
 
 def _attempt(attempt: dict[str, Any], now: float) -> str:
+    sandbox = f", sandbox {attempt['sandbox']}" if attempt.get("sandbox") else ""
+    return _course(attempt, now) + sandbox
+
+
+def _course(attempt: dict[str, Any], now: float) -> str:
     if attempt.get("finished_at") is None:
         return f"running for {render.took(attempt, now)}, pid {attempt.get('pid')}"
     how = attempt["end_cause"]

@@ -25,6 +25,7 @@ from semtask.cli.arguments import (
     variables,
 )
 from semtask.cli.complete import queue_names, tag_names, task_names
+from semtask.cli.sandbox import sandbox_options, take_sandbox
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config import inherited
 from semtask.model.trace_context import trace_id_of
@@ -106,6 +107,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
     metavar="SCOPE,...",
     help="Give it a token for this daemon while it runs: read, enqueue, command, admin.",
 )
+@sandbox_options
 @_job_options
 @pass_session
 def run(
@@ -138,6 +140,7 @@ def run(
         "umask": _umask(),
         "stderr": "split" if apart else "merged",
         **({"access": list(access)} if access else {}),
+        **take_sandbox(options),
     }
     job_type = name or os.path.basename(words[0])[:128] or "command"
     params = _params(job_type, payload, "SUBPROCESS", options)

@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 from semtask import errors
 from semtask.client.http import DEFAULT_TIMEOUT, READS
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
+from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import State
 from semtask.protocol.messages import (
     Apps,
@@ -329,10 +330,16 @@ def resume_queue(queue: str) -> Call[QueueView]:
 
 
 def configure_queue(
-    queue: str, *, concurrency: int | UnsetType | None = UNSET, class_: QueueClass | UnsetType = UNSET
+    queue: str,
+    *,
+    concurrency: int | UnsetType | None = UNSET,
+    class_: QueueClass | UnsetType = UNSET,
+    sandbox: SandboxLevel | UnsetType = UNSET,
 ) -> Call[QueueView]:
-    """Set how many jobs of a queue may run at once (None: the daemon's default), or how it yields to people."""
-    params = ConfigureQueueParams(queue=queue, concurrency=concurrency, class_=class_)
+    """Set how many jobs of a queue may run at once (None: the daemon's default), how it yields to people, or the least
+    sandbox of its commands.
+    """
+    params = ConfigureQueueParams(queue=queue, concurrency=concurrency, class_=class_, sandbox=sandbox)
     return Call("queues.configure.v1", params, _as(QueueView))
 
 

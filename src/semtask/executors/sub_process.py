@@ -101,7 +101,7 @@ class SubprocessExecutor:
         kill_patience_s: float = 5.0,
     ) -> None:
         self._attempts = attempts
-        self._protected = [os.path.realpath(path) for path in (attempts.path, *protected)]
+        self._protected = [os.path.realpath(path) for path in (*protected, attempts.path)]
         self._confined = linux.has_no_new_privs()
         self._spawner = spawner
         self._open_logs = open_logs

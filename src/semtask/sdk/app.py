@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from semtask.client.calls import Call
 from semtask.protocol.messages import Enqueued
-from semtask.sdk.command import Stderr, StrPath, command_call
+from semtask.sdk.command import Stderr, StrPath, Wish, command_call
 from semtask.sdk.connection import Connection
 from semtask.sdk.handle import JobHandle
 from semtask.sdk.naming import name_of, require_task
@@ -132,6 +132,7 @@ class Semantica:
         stderr: Stderr = "merged",
         name: str | None = None,
         access: Sequence[str] = (),
+        sandbox: Wish | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> JobHandle[CompletedCommand]:
         """Run a command as a durable job: `app.run("make", "test", timeout=600)`.
@@ -139,9 +140,11 @@ class Semantica:
         It gets the working directory (or `cwd`), the umask and the allowed part of the environment of its caller, and
         `env` on top. Its result is a CompletedCommand, whatever the exit code; result() raises JobError where it did
         not run to its end. `name` is its job_type, else that of the program. `access` are scopes of
-        the token that it gets in SEMANTICA_TOKEN while it runs: read, enqueue, command, admin.
+        the token that it gets in SEMANTICA_TOKEN while it runs: read, enqueue, command, admin. `sandbox` is a level
+        ("limits", "landlock", "bwrap"), or a mapping with `level` and what it may have: `read`, `write`, `network`,
+        and limits.
         """
-        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name, access=access)
+        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name, access=access, sandbox=sandbox)
         return self._handle(self._connection.send(call))
 
     async def arun(
@@ -152,9 +155,10 @@ class Semantica:
         stderr: Stderr = "merged",
         name: str | None = None,
         access: Sequence[str] = (),
+        sandbox: Wish | None = None,
         **options: Unpack[EnqueueOptions],
     ) -> JobHandle[CompletedCommand]:
-        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name, access=access)
+        call = self._command(argv, options, env=env, cwd=cwd, stderr=stderr, name=name, access=access, sandbox=sandbox)
         return self._handle(await self._connection.asend(call))
 
     def _command(self, argv: tuple[StrPath, ...], options: EnqueueOptions, **how: Any) -> Call[Enqueued]:

@@ -6,15 +6,19 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+import msgspec
+from msgspec import UNSET
+
 from semtask.client import calls
 from semtask.client.calls import Call
 from semtask.config import Settings, inherited
 from semtask.model.job import ExecutionMode
 from semtask.model.scope import Scope
-from semtask.protocol.messages import CommandPayload, Enqueued
+from semtask.protocol.messages import CommandPayload, Enqueued, SandboxWish
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Stderr: TypeAlias = Literal["merged", "split"]
+Wish: TypeAlias = str | Mapping[str, Any]
 
 
 def command_call(
@@ -27,8 +31,9 @@ def command_call(
     stderr: Stderr,
     name: str | None,
     access: Sequence[str],
+    sandbox: Wish | None,
 ) -> Call[Enqueued]:
-    """Raises ValueError without a command, or for an `access` that is no scope."""
+    """Raises ValueError without a command, or for an `access` that is no scope, or a `sandbox` that is none."""
     if not argv or not os.fspath(argv[0]):
         raise ValueError("run needs a command, such as run('make', 'test')")
     words = [os.fspath(word) for word in argv]
@@ -40,9 +45,22 @@ def command_call(
         umask=_umask(),
         stderr=stderr,
         access=[Scope(scope) for scope in access],
+        sandbox=UNSET if sandbox is None else _sandbox(sandbox),
     )
     job_type = name or os.path.basename(words[0])[:128] or "command"
     return calls.enqueue(job_type, payload, execution_mode=ExecutionMode.SUBPROCESS, **params)
+
+
+def _sandbox(wish: Wish) -> SandboxWish:
+    """Relative paths are those of the caller."""
+    fields: dict[str, Any] = {"level": wish} if isinstance(wish, str) else dict(wish)
+    for name in ("read", "write"):
+        if name in fields:
+            fields[name] = [os.path.abspath(os.fspath(path)) for path in fields[name]]
+    try:
+        return msgspec.convert(fields, SandboxWish)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"the sandbox {wish!r} is not valid: {error}") from None
 
 
 def _umask() -> int:
