@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from semtask.api.connection import Limits
+from semtask.api.connection import Limits, Request
 from semtask.protocol import jsonrpc
 from tests.api.running import JOB_ID, Running, running
 
@@ -158,6 +159,19 @@ def test_pipelined_requests_are_answered_in_order(server: Running) -> None:
         ids = range(300)
         peer.send(b"".join(post(b'{"jsonrpc":"2.0","id":%d,"method":"admin.stats.v1","params":{}}' % i) for i in ids))
         assert [peer.reply().json["id"] for _ in ids] == list(ids)
+
+
+def test_few_of_many_pipelined_requests_are_held_at_once(server: Running) -> None:
+    """As objects they are many times as large, and the collector of garbage stops everything to look at them."""
+    server.hold()
+    with server.unix() as peer:
+        peer.send(post(STATS) * 500 + post(big(3000)) + post(ENQUEUE))
+        _until(lambda: len(server.operations.calls) == 1)
+        assert sum(isinstance(each, Request) for each in gc.get_objects()) < 20
+        server.release()
+        codes = [peer.reply().json.get("error", {}).get("code") for _ in range(502)]
+    assert codes == [None] * 500 + [-32600, None]
+    assert server.operations.names() == ["stats"] * 500 + ["enqueue"]
 
 
 def test_a_refusal_takes_its_turn_behind_earlier_requests(server: Running) -> None:
