@@ -247,10 +247,11 @@ def test_over_tcp(shell: Shell) -> None:
     assert "does not confirm" in down.err
     stranger = shell("--home", str(shell.home.parent), "ls", env=tcp)
     assert (stranger.code, stranger.out) == (6, "")
-    assert shell("ls", env={"SEMANTICA_RPC_URL": "http://127.0.0.1:1"}).code == 3
+    nobody = shell("up", env={"SEMANTICA_RPC_URL": "http://127.0.0.1:1"})
+    assert (nobody.code, "SEMANTICA_TCP=on" in nobody.err) == (3, True), nobody
     wrong = shell("ls", env={"SEMANTICA_RPC_URL": "ftp://x"})
     assert wrong.code == 2
-    assert "http://127.0.0.1:9527" in wrong.err
+    assert "SEMANTICA_RPC_URL must be like http://127.0.0.1:9527" in wrong.err
 
 
 def test_the_settings_file_of_the_user_holds_for_the_daemon_too(shell: Shell, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class UnixAddress:
     token_file: Path | None = None
     token: str | None = field(default=None, repr=False)
     host = "localhost"
+    remedy = "start one with `semtask up`"
 
     def __str__(self) -> str:
         return str(self.run_dir / "rpc.sock")
@@ -68,6 +69,7 @@ class TcpAddress:
     token_file: Path
     must: bool = False
     token: str | None = field(default=None, repr=False)
+    remedy = "start one that listens there (SEMANTICA_TCP=on), or unset SEMANTICA_RPC_URL"
 
     def __str__(self) -> str:
         return f"http://{self.host}"
@@ -101,6 +103,7 @@ def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str
     env = os.environ if env is None else env
     token_file = Path(env["SEMANTICA_TOKEN_FILE"]) if env.get("SEMANTICA_TOKEN_FILE") else None
     token = env.get(ENV_TOKEN) or None
+    name = "SEMANTICA_RPC_URL" if url is None else "the address of the daemon"
     url = env.get("SEMANTICA_RPC_URL") if url is None else url
     if not url:
         return UnixAddress(settings.run_dir, token_file, token)
@@ -110,7 +113,7 @@ def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str
     except ValueError:
         parts, port = urlsplit(""), None
     if parts.scheme != "http" or parts.hostname not in {"127.0.0.1", "localhost"} or port is None:
-        raise errors.ConfigError(f"the address of the daemon must be like http://127.0.0.1:9527, not {url!r}")
+        raise errors.ConfigError(f"{name} must be like http://127.0.0.1:9527, not {url!r}")
     must = token_file is not None
     return TcpAddress(parts.hostname, port, token_file or settings.token_file, must=must, token=token)
 
@@ -135,7 +138,7 @@ def connect(address: Address, timeout: float) -> socket.socket:
     try:
         return address.open(timeout)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-        raise NotRunning(f"no daemon answers at {address}; start one with `semtask up`") from error
+        raise NotRunning(f"no daemon answers at {address}; {address.remedy}") from error
     except (BlockingIOError, TimeoutError) as error:
         raise errors.DaemonUnavailable(
             f"the daemon at {address} accepts no connection within {timeout:g} s; is it stopped or overloaded?"
