@@ -47,7 +47,7 @@ def policy_check(session: Session, /, words: tuple[str, ...], *, env: tuple[str,
             "allowed": refused is None,
             "rule": refused and refused.rule,
             "why": refused and refused.why,
-            "program": judged and judged.executable,
+            "program": judged and judged.program and judged.program.file,
             "policy": str(file.path),
         }
         session.emit(answer)

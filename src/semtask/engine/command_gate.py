@@ -16,6 +16,7 @@ from semtask.host.command_policy import Judged, PolicyFile, judge, rules_of
 from semtask.model.command_policy import Policy, Refusal
 from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.outcome import Outcome, never_ran, spawn_failed
+from semtask.model.sandbox import SandboxLevel
 from semtask.protocol.messages import CommandPayload
 
 if TYPE_CHECKING:
@@ -85,9 +86,12 @@ class CommandGate:
         judged = await asyncio.to_thread(_judge, policy, spec)
         if judged.refusal is not None:
             return spawn_failed(self._told(judged.refusal))
-        if judged.executable is None:  # found later, it would be another one than was judged
+        if judged.program is None:  # found later, it would be another one than was judged
             return spawn_failed(f"there is no program {spec.argv[0]!r} that can be executed, with the PATH of the job")
-        return msgspec.structs.replace(spec, executable=judged.executable, working_dir=judged.working_dir)
+        # bwrap cannot name it otherwise than by its path, and some files are many programs and go by their name.
+        by_name = spec.sandbox is not None and spec.sandbox.level is SandboxLevel.BWRAP
+        executable = judged.program.found if by_name else judged.program.file
+        return msgspec.structs.replace(spec, executable=executable, working_dir=judged.working_dir)
 
     async def _until_usable(self) -> None:
         while (problem := self._policy.problem) is not None:

@@ -22,10 +22,10 @@ _MAX_BYTES = 1 << 20
 
 
 class Judged(NamedTuple):
-    """What a policy makes of a command. `executable` and `working_dir` are the files that were judged."""
+    """What a policy makes of a command. `program` and `working_dir` are what was judged."""
 
     refusal: Refusal | None
-    executable: str | None
+    program: Program | None
     working_dir: str
 
 
@@ -88,7 +88,7 @@ def judge(rules: Rules, argv: Sequence[str], env: Mapping[str, str], working_dir
     folder = os.path.realpath(working_dir)
     program = find_program(argv[0], env.get("PATH", os.defpath), folder)
     refused = refusal(rules, Command(argv, program, folder, env))
-    return Judged(refused, None if program is None else program.file, folder)
+    return Judged(refused, program, folder)
 
 
 def find_program(name: str, search_path: str, folder: str) -> Program | None:
