@@ -90,11 +90,17 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(data: bytes) -> Record | None:
-    """None unless the record is whole."""
+    """None unless the record is whole, and of a version that says what this one needs."""
     body, mark, checksum = data.rpartition(b"crc32 ")
     if not mark or checksum != f"{binascii.crc32(body):08x}\n".encode():
         return None
-    values = dict(line.partition(" ")[::2] for line in body.decode().splitlines())
+    try:
+        return _read_record(dict(line.partition(" ")[::2] for line in body.decode().splitlines()))
+    except (KeyError, ValueError):
+        return None
+
+
+def _read_record(values: dict[str, str]) -> Record:
     return Record(
         wait_status=int(values["wait_status"]) if values["wait_status"] else None,
         stop=values["stop"],
