@@ -47,7 +47,9 @@ def shape(value: Any) -> Any:
 def test_the_shapes_of_json_stay(served: Shell, name: str) -> None:
     served("run", "-q", "-Q", "shapes", "-t", "shapes", "--", "sh", "-c", "echo x; exit 3")
     wanted = SHAPES[name]
-    said = served(*wanted["argv"])
+    for argv in wanted.get("before", []):
+        assert served(*argv).code == 0
+    said = served(*(word.replace("{home}", str(served.home)) for word in wanted["argv"]))
     assert said.err == "", said
     *_, last = said.json_lines
     assert shape(last) == wanted["shape"]
