@@ -187,9 +187,7 @@ def _command(payload: bytes) -> object:
         _refuse_nul("payload.env", name)
         _refuse_nul(f"payload.env.{name}", value)
     if command.working_dir is not UNSET:
-        _refuse_nul("payload.working_dir", command.working_dir)
-        if not os.path.isabs(command.working_dir):
-            raise _invalid("payload.working_dir", f"must be an absolute path, not {command.working_dir!r}")
+        _require_path("payload.working_dir", command.working_dir)
     content = [command.command, command.args, command.working_dir or None]
     wish = wish_of(command.sandbox)
     _check_sandbox(wish, command.access)
@@ -202,6 +200,9 @@ def _check_sandbox(wish: SandboxWish, access: Collection[Scope]) -> None:
     paths = [name for name in ("read", "write", "network") if getattr(wish, name)]
     if paths and not confines(wish.level):
         raise _invalid(f"{place}.{paths[0]}", f"means nothing at the level {wish.level}; take landlock or bwrap")
+    for name in ("read", "write"):
+        for index, path in enumerate(getattr(wish, name)):
+            _require_path(f"{place}.{name}[{index}]", path)
     if wish.limits and wish.level is SandboxLevel.NONE:
         raise _invalid(f"{place}.{next(iter(wish.limits))}", "means nothing at the level none; take limits")
     if why := why_not_together(wish.level, access):
@@ -211,6 +212,12 @@ def _check_sandbox(wish: SandboxWish, access: Collection[Scope]) -> None:
 def _refuse_nul(place: str, text: str) -> None:
     if "\0" in text:
         raise _invalid(place, "contains a NUL character, which no program can be given")
+
+
+def _require_path(place: str, path: str) -> None:
+    _refuse_nul(place, path)
+    if not os.path.isabs(path):
+        raise _invalid(place, f"must be an absolute path, not {path!r}")
 
 
 def _run_at(params: EnqueueParams, now: int) -> int | None:

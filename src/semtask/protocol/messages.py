@@ -69,9 +69,7 @@ class Conditions(Params):
     wait_for_event: str | None = None
 
 
-AbsolutePath = Annotated[
-    str, Meta(min_length=1, max_length=4096, pattern=r"^/[^\0]*\Z", description="an absolute path")
-]
+AbsolutePath = Annotated[str, Meta(min_length=1, max_length=4096, description="an absolute path")]
 
 
 class SandboxWish(Params):
