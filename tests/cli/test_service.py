@@ -42,7 +42,7 @@ def test_what_the_units_say_runs_the_daemon_of_this_home(shell: Shell) -> None:
         configparser.RawConfigParser(strict=False).read_string(unit.read_text())
     assert values(service, "Service", "Type") == ["notify"]
     assert values(service, "Service", "KillMode") == ["mixed"]
-    assert values(service, "Service", "RestartPreventExitStatus") == ["100 2"]
+    assert values(service, "Service", "RestartPreventExitStatus") == ["100 2 74"]
     assert values(socket, "Socket", "ListenStream") == [str(shell.home / "run" / "rpc.sock")]
     assert values(socket, "Socket", "SocketMode") == ["0600"]
     env = dict(word.partition("=")[::2] for line in values(service, "Service", "Environment") for word in words(line))

@@ -131,6 +131,7 @@ def test_low_takes_nothing_new_and_goes_on_with_what_is_queued(disk: Path, tmp_p
         # Left later than entered, and without a job that runs.
         filler.unlink()
         filler = leave_free(disk, 44 * MIB)
+        eventually(lambda: 41 * MIB < daemon.stats()["disk"]["free_bytes"] < 45 * MIB)
         refused(daemon)
         filler.unlink()
         job_id = eventually(lambda: accepted(daemon))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from semtask.cli.session import Command, Session, pass_session
-from semtask.errors import EXIT_OTHER_DAEMON, StartupError
+from semtask.errors import EXIT_DISK_FAILED, EXIT_OTHER_DAEMON, StartupError
 
 if TYPE_CHECKING:
     from semtask.config import Settings
@@ -153,8 +153,8 @@ WatchdogSec=30
 WatchdogSignal=SIGKILL
 Restart=on-failure
 RestartSec=1
-# Another daemon has the home; a setting is wrong.
-RestartPreventExitStatus={EXIT_OTHER_DAEMON} {_EXIT_BAD_SETTING}
+# Another daemon has the home; a setting is wrong; the disk fails.
+RestartPreventExitStatus={EXIT_OTHER_DAEMON} {_EXIT_BAD_SETTING} {EXIT_DISK_FAILED}
 TimeoutStartSec=600
 TimeoutStopSec={stop}
 # The daemon ends what it runs; what a dead one left is killed with it.
