@@ -157,7 +157,8 @@ def test_frames_are_understood_or_refused_however_they_are_cut(data: bytes, step
         try:
             for start in range(0, len(data), step):
                 cutter.feed(data[start : start + step])
-                found += [frames.to_daemon(body) for body in cutter.bodies()]
+                for body in cutter.bodies():
+                    found.append(frames.to_daemon(body))
         except ProtocolError:
             return found, True
         return found, False
@@ -192,8 +193,10 @@ SCHEMAS = [
 @given(mutated(SCHEMAS), mutated([b'{"path": "x", "n": 1}', b"{}", b'{"a": [[1]], "c": null}']))
 @fuzzed
 def test_whatever_a_hello_says_of_arguments_payloads_fit_or_do_not(schema: bytes, payload: bytes) -> None:
+    """What comes to it was read as JSON before."""
     try:
-        said = msgspec.json.decode(schema, type=dict[str, Any])
+        said = msgspec.json.decode(schema.decode(), type=dict[str, Any])
+        msgspec.json.decode(payload.decode())
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         assume(False)
     problem = Arguments(said).problem(payload)
@@ -205,7 +208,7 @@ def test_whatever_a_hello_says_of_arguments_payloads_fit_or_do_not(schema: bytes
 TOKENS = [
     b"",
     json.dumps(
-        {"tokens": {"ci": {"digest": "a" * 64, "scopes": ["read", "enqueue"], "created_at": 1, "expires_at": 9}}}
+        {"tokens": {"ci": {"sha256": "a" * 64, "scopes": ["read", "enqueue"], "created_at": 1, "expires_at": 9}}}
     ).encode(),
 ]
 

@@ -62,7 +62,7 @@ def read_tokens(home: Path) -> dict[str, Token]:
         text = file.read()
     try:
         return msgspec.json.decode(text, type=_File).tokens if text else {}
-    except msgspec.MsgspecError as error:
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{path} is no list of tokens ({error}); remove it, and add your tokens again") from error
 
 
