@@ -176,7 +176,7 @@ class Daemon:
 
 def command_params(*argv: str, **options: Any) -> Json:
     payload: Json = {"command": argv[0], "args": list(argv[1:])}
-    for name in ("env", "working_dir", "umask", "stderr"):
+    for name in ("env", "working_dir", "umask", "stderr", "access"):
         if name in options:
             payload[name] = options.pop(name)
     return {"job_type": "command", "execution_mode": "SUBPROCESS", "payload": payload, **options}

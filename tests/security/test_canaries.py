@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.daemon.rig import Daemon, RpcFailed, eventually, running_daemon
+from tests.daemon.rig import Daemon, RpcFailed, environ_of, eventually, running_daemon
 from tests.daemon.test_isolation import write_apps
 
 ENV = "canary-environment-5e1f"  # of a command, under a name that says so
@@ -47,6 +47,8 @@ class Seen(NamedTuple):
 
     outputs: dict[str, str]
     token: str
+    job_token: str
+    database: str  # while the job ran, and at the end
 
     def places_of(self, secret: str) -> set[str]:
         return {place for place, text in self.outputs.items() if secret in text}
@@ -59,10 +61,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     settings = {"SEMANTICA_TCP": "on", "SEMANTICA_RPC_PORT": "0", "SEMANTICA_LOG_FORMAT": request.param}
     with running_daemon(home, MY_API_KEY=OWN, **settings) as daemon:
         outputs = dict(everything(daemon))
+        job_token, database = outputs.pop("token of the command"), outputs.pop("database") + stored(home)
         token = (home / "run" / "token").read_text().strip()
     outputs["stderr of the daemon"] = daemon.stderr()
     outputs["daemon.log"] = (home / "logs" / "daemon.log").read_text()
-    return Seen(outputs, token)
+    return Seen(outputs, token, job_token, database + stored(home))
 
 
 def everything(daemon: Daemon) -> Iterator[tuple[str, str]]:
@@ -72,6 +75,7 @@ def everything(daemon: Daemon) -> Iterator[tuple[str, str]]:
         'echo "$API_TOKEN"; until [ -e go ]; do sleep 0.02; done; exit 3',
         env={"API_TOKEN": ENV, "DATABASE": f"postgres://me:{URL}@db/x", "PATH": os.environ["PATH"]},
         working_dir=str(daemon.home),
+        access=["read"],
         max_attempts=2,
         retry_base_delay_ms=10,
     )
@@ -87,6 +91,13 @@ def everything(daemon: Daemon) -> Iterator[tuple[str, str]]:
     )
     eventually(lambda: daemon.job(command)["state"] == "RUNNING")
     eventually(lambda: ENV in daemon.log(command))
+    pid = int(eventually(lambda: daemon.job(command)["pid"]))
+    token = environ_of(pid)["SEMANTICA_TOKEN"]
+    yield "token of the command", token
+    yield "answers to the token", with_token(daemon, token)
+    yield "database", stored(daemon.home)
+    yield "running command", json.dumps(daemon.job(command, "payload", "attempts"))
+    yield "running command with secrets", json.dumps(daemon.job(command, "secrets"))
     yield "ps", processes()
     (daemon.home / "go").touch()
     failed = {job["job_id"]: job for job in daemon.wait(command, task)}
@@ -126,6 +137,23 @@ def said(daemon: Daemon, *argv: str) -> str:
     words = [sys.executable, "-m", "semtask", *argv]
     ended = subprocess.run(words, env=daemon.env, cwd="/", capture_output=True, text=True, timeout=60, check=False)
     return ended.stdout + ended.stderr
+
+
+def with_token(daemon: Daemon, token: str) -> str:
+    """What is answered to it where it is good, where it is too little, and where it is none."""
+    said = ""
+    for given, method in ((token, "queues.list.v1"), (token, "queues.pause.v1"), (f"x{token}", "queues.list.v1")):
+        connection = daemon.connection()
+        headers = {"content-type": "application/json", "authorization": f"Bearer {given}"}
+        connection.request("POST", "/rpc", json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}), headers)
+        response = connection.getresponse()
+        said += f"{response.headers} {response.read().decode()}"
+        connection.close()
+    return said
+
+
+def stored(home: Path) -> str:
+    return "".join(path.read_bytes().decode("latin-1") for path in home.glob("meta.db*"))
 
 
 def refusals(daemon: Daemon) -> Iterator[Any]:
@@ -192,7 +220,7 @@ def files(home: Path) -> Iterator[tuple[str, str]]:
 
 def test_an_environment_is_shown_to_who_asks_for_its_secrets(seen: Seen) -> None:
     own = {"log of the command"}  # which printed it
-    asked = {"command with secrets", "show --secrets command"}
+    asked = {"command with secrets", "running command with secrets", "show --secrets command"}
     assert seen.places_of(ENV) == own | asked
     assert seen.places_of(URL) == asked
     assert json.loads(seen.outputs["command with payload"])["payload"]["env"] == {
@@ -217,6 +245,13 @@ def test_what_nobody_asked_for_is_nowhere(seen: Seen, secret: str) -> None:
 def test_the_token_is_nowhere_but_in_its_file(seen: Seen) -> None:
     assert len(seen.token) >= 32
     assert seen.places_of(seen.token) == set()
+
+
+def test_the_token_of_a_job_is_nowhere_at_all(seen: Seen) -> None:
+    assert seen.job_token.startswith("smt_")
+    assert seen.places_of(seen.job_token) == set()
+    assert ENV in seen.database
+    assert seen.job_token not in seen.database
 
 
 def test_something_was_looked_at(seen: Seen) -> None:
