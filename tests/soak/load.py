@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import random
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,18 +61,19 @@ class Producer(threading.Thread):
     def run(self) -> None:
         number = self._first
         due = time.monotonic()
-        while not self._ended.wait(max(0.0, due - time.monotonic())) or self._to_cancel:
-            if not self._ended.is_set() and self._try(self._enqueue, job(number)):
+        while not self._ended.wait(max(0.0, due - time.monotonic())):
+            if self._try(self._enqueue, job(number)):
                 number += 1
                 due += 1 / self._rate
-            elif self._ended.is_set():
-                time.sleep(0.05)
-            self._cancel()
+            self._cancel(time.monotonic())
 
     def finish(self) -> None:
-        """End when all that was to be cancelled has been."""
         self._ended.set()
         self.join()
+
+    def cancel_all(self) -> None:
+        """What was to be cancelled and has not been yet; to be called after the end, with a daemon that runs."""
+        self._cancel(math.inf)
 
     def _enqueue(self, planned: Planned) -> None:
         job_id = enqueue(self._ground.daemon, self._ground.folder, planned)
@@ -79,8 +81,8 @@ class Producer(threading.Thread):
         if planned.also == "CANCELLED":
             self._to_cancel.append((time.monotonic() + self._dice.uniform(0, 0.6), job_id))
 
-    def _cancel(self) -> None:
-        while self._to_cancel and self._to_cancel[0][0] < time.monotonic():
+    def _cancel(self, now: float) -> None:
+        while self._to_cancel and self._to_cancel[0][0] < now:
             job_id = self._to_cancel[0][1]
             if not self._try(self._ground.daemon.rpc, "dev.cancel.v1", job_id=job_id):
                 return
@@ -216,20 +218,16 @@ class Visitor(threading.Thread):
                 return
 
     def _hang_up(self) -> None:
-        connection = self._ground.daemon.connection(timeout=5)
-        connection.connect()
-        connection.sock.sendall(b"POST /rpc HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
-        connection.close()
+        with closing(self._ground.daemon.connection(timeout=5)) as connection:
+            connection.connect()
+            connection.sock.sendall(b"POST /rpc HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
 
     def _stay(self) -> None:
         """Several requests over one connection."""
-        connection = self._ground.daemon.connection(timeout=5)
-        try:
+        with closing(self._ground.daemon.connection(timeout=5)) as connection:
             for _ in range(5):
                 connection.request("GET", "/healthz")
                 connection.getresponse().read()
-        finally:
-            connection.close()
 
 
 class Housekeeper(threading.Thread):

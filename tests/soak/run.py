@@ -81,13 +81,16 @@ def soak(plan: Plan, folder: Path, out: Path) -> Result:
     try:
         ground.daemon.start()
         recorder = Recorder(ground)
-        recorder.start()
         first = 0
         if plan.rate is None:
             first = CALIBRATION
             result.capacity = _capacity(ground, recorder)
         result.rate = plan.rate or SHARE * result.capacity
-        _run(plan, ground, recorder, first, out, result)
+        recorder.start()
+        try:
+            _run(plan, ground, first, out, result)
+        finally:
+            recorder.finish()
         _judge_jobs(ground, recorder, result)
     finally:
         stop_for_certain(ground.daemon)
@@ -110,7 +113,7 @@ def _capacity(ground: Ground, recorder: Recorder) -> float:
     return len(usual) / (time.monotonic() - began)
 
 
-def _run(plan: Plan, ground: Ground, recorder: Recorder, first: int, out: Path, result: Result) -> None:
+def _run(plan: Plan, ground: Ground, first: int, out: Path, result: Result) -> None:
     dice = random.Random(plan.seed)
     began = time.monotonic()
 
@@ -134,9 +137,9 @@ def _run(plan: Plan, ground: Ground, recorder: Recorder, first: int, out: Path, 
     try:
         faults.run(plan.seconds)
     finally:
-        for one in threads:
+        for one in (producer, *threads):
             one.finish()
-        producer.finish()
+    producer.cancel_all()
     result.processes, result.homes = sampler.processes, sampler.homes
     result.wrong += faults.surprises + keeper.failures
     visits = sum((one.visits for one in visitors), Counter[str]())
@@ -146,7 +149,6 @@ def _run(plan: Plan, ground: Ground, recorder: Recorder, first: int, out: Path, 
 
 
 def _judge_jobs(ground: Ground, recorder: Recorder, result: Result) -> None:
-    recorder.finish()
     end = time.monotonic() + SETTLED_S
     while recorder.open and time.monotonic() < end:
         recorder.record()
