@@ -59,6 +59,8 @@ from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ProgressNote
 from semtask.model.sandbox import SandboxLevel
 from semtask.store.sqlite import SqliteStore, open_store
+from semtask.store.sqlite_faults import DamageMet
+from semtask.store.sqlite_file import damaged_at_start
 from semtask.store.writer import DiskFailed
 from semtask.telemetry.counters import LOOP_STALLS, ZOMBIES_CLEANED
 from semtask.telemetry.events import Events
@@ -93,9 +95,10 @@ def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = Fa
         with owned_folders(settings):
             configure_logging(settings, foreground=not detached)
             return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd, life_fd))
-    except StartupError as error:
-        print(f"semtask: {error.message}", file=sys.stderr)  # noqa: T201
-        return error.exit_code
+    except (StartupError, DamageMet) as error:
+        refused = error if isinstance(error, StartupError) else damaged_at_start(settings.database, error.message)
+        print(f"semtask: {refused.message}", file=sys.stderr)  # noqa: T201
+        return refused.exit_code
 
 
 def _reset_signals() -> None:

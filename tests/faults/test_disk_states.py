@@ -299,6 +299,28 @@ def test_a_page_that_could_not_be_read_for_a_moment_is_forgotten(tmp_path: Path)
         stop_for_certain(daemon)
 
 
+def test_a_daemon_that_cannot_tell_what_ran_does_not_start_and_says_why_in_one_line(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path / "home").start()
+    try:
+        said(daemon, "db", "backup", str(tmp_path / "jobs.db"))
+        job_id = daemon.command("sleep", "600", env={"MARK": "note-of-what-runs"})
+        eventually(lambda: daemon.job(job_id)["pid"])
+        daemon.rpc("dev.enqueue_many.v1", jobs=[_note(number) for number in range(100)])
+        daemon.rpc("admin.maintenance.v1")
+        daemon.kill()
+        sound = spoil(daemon.home / "meta.db", b"note-of-what-runs")
+        before = len(daemon.stderr().splitlines())
+        assert daemon.spawn().wait(20) == EXIT_DISK_FAILED
+        [line] = daemon.stderr().splitlines()[before:]
+        assert line.startswith(f"semtask: the database {daemon.home / 'meta.db'} is damaged: ")
+        assert f"semtask db restore {tmp_path / 'jobs.db'}" in line
+        repair(daemon.home / "meta.db", sound)
+        daemon.start()
+        assert [job["end_cause"] for job in daemon.wait(job_id)] == ["interrupted"]
+    finally:
+        stop_for_certain(daemon)
+
+
 def _note(number: int) -> Json:
     """A job that waits for its task."""
     text = f"note-{number}-" + "x" * 1500

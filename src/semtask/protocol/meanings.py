@@ -371,8 +371,8 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
 }
 
 _NO_JOB = "no stored job has this id"
-_DISK_FULL = "the disk is full; it goes on by itself when there is room"
-_STOPPING = "the daemon is stopping (with HTTP status 503), or the disk is full"
+_DISK_FULL = "the disk is full or fails; it goes on by itself when that is over"
+_STOPPING = "the daemon is stopping (with HTTP status 503), or the disk is nearly full, full, or fails"
 
 # What a method may answer besides ValidationError for its parameters and the faults of the daemon (5000 to 5002).
 ERRORS: dict[str, dict[type[RpcError], str]] = {

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import apsw
 
-from semtask.errors import DatabaseError, StartupError
+from semtask.errors import EXIT_DISK_FAILED, DatabaseError, StartupError
 from semtask.host.backups import way_back
 from semtask.store.migrate import APPLICATION_ID, migrate
 from semtask.store.sql import query
-from semtask.store.sqlite_faults import find_damage
+from semtask.store.sqlite_faults import find_damage, is_damage
 from semtask.store.sqlite_rows import fetch_value
 from semtask.store.sqlite_writes import close_books
 from semtask.store.writer import Tick, Unusable
@@ -35,6 +35,11 @@ _LOG_STEP = 64 * 1024
 _STEPS_BETWEEN_LOOKS = 10_000
 # About the 4 MiB after which SQLite itself moves the log into the database.
 _CHECKPOINT_PAGES = 1_000
+
+
+def damaged_at_start(path: Path, why: str) -> StartupError:
+    """Nothing could be said about what ran and what waits: no daemon may start on it, however often it is tried."""
+    return StartupError(f"the database {path} is damaged: {why}; {way_back(path)}", exit_code=EXIT_DISK_FAILED)
 
 
 def require_sound_sqlite(version: str) -> None:
@@ -254,6 +259,8 @@ def _startup_errors(path: Path) -> Iterator[None]:
     except (apsw.ReadOnlyError, apsw.CantOpenError, apsw.PermissionsError) as error:
         raise StartupError(f"cannot open the database {path}: its folder or file is not writable ({error})") from error
     except apsw.Error as error:
+        if is_damage(error):
+            raise damaged_at_start(path, str(error)) from error
         raise StartupError(f"cannot open the database {path}: {error}") from error
     except ValueError as error:  # a row that every database of ours has is not there
         raise StartupError(f"the database {path} is damaged; move it away, or restore a backup of it") from error
