@@ -58,7 +58,7 @@ def _report(title: str, result: Result) -> list[str]:
         lines.append(f"this machine does {result.capacity:.1f} jobs/s of this load")
     lines += [f"  {one}" for one in result.growths]
     lines += [f"WRONG: {text}" for text in result.wrong]
-    lines += [f"GROWS: {one}" for one in result.growing]
+    lines += [f"GROWS: {one.name}" for one in result.growing]
     if not result.growths:
         lines.append("nothing lived long enough to be judged: take more minutes")
     elif not result.wrong and not result.growing:
