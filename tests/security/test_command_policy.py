@@ -227,6 +227,25 @@ def test_the_file_that_was_judged_is_started_under_its_name(tmp_path: Path) -> N
     asyncio.run(main())
 
 
+def test_a_program_keeps_its_name_in_every_sandbox(tmp_path: Path) -> None:
+    """Else `ls sh` would be `box sh`, with a file that is many programs."""
+    tools, home = tmp_path / "tools", tmp_path / "home"
+    tools.mkdir()
+    (tools / "box").write_text('#!/bin/sh\necho "${0##*/} $*"\n')
+    (tools / "box").chmod(0o755)
+    (tools / "ls").symlink_to("box")
+    write_policy(home, path=str(tools), allow=[["ls"]])
+    with running_daemon(home) as daemon:
+        payload = {"command": "ls", "args": ["sh"], "env": {"PATH": str(tools)}, "working_dir": str(tools)}
+        params = {"job_type": "t", "execution_mode": "SUBPROCESS"}
+        job_id = daemon.rpc("dev.enqueue.v1", **params, payload={**payload, "sandbox": "bwrap"})["job_id"]
+        ended = daemon.wait(job_id)[0]
+        if ended["end_cause"] == "spawn_failed" and "cannot be had" in ended["error"]:
+            pytest.skip(ended["error"])
+        assert ended["state"] == "DONE", ended["error"]
+        assert daemon.log(job_id) == "ls sh\n"
+
+
 # --- a policy that changes -----------------------------------------------------------------------------------------
 
 

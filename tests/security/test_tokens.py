@@ -248,6 +248,10 @@ def test_a_file_of_tokens_that_cannot_be_trusted_opens_nothing(daemon: Daemon, h
         assert ask(daemon, None, "queues.list.v1") == (200, 0)
         with pytest.raises(ConfigError):
             read_tokens(daemon.home)
+        doctor = semtask(daemon, "doctor", "--json")
+        [found] = [check for check in json.loads(doctor.stdout)["checks"] if check["name"] == "tokens"]
+        assert (doctor.returncode, found["verdict"]) == (1, "fail")
+        assert str(path) in found["text"]
     finally:
         path.unlink()
         path.touch(0o600)
