@@ -94,6 +94,7 @@ def main(given: dict[str, Any]) -> None:
         "look into the daemon": lambda: read(f"/proc/{daemon}/environ"),
         "lift a limit": lift_limit,
         "no_new_privs": lambda: status("NoNewPrivs"),
+        "capabilities": lambda: int(status("CapEff"), 16),
         "enqueue": lambda: enqueue(f"{home}/run/rpc.sock"),
         "user of a set-uid program": lambda: effective_uid("./set-uid"),
     }

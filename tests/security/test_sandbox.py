@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from semtask.host import isolation, landlock
-from tests.daemon.rig import Daemon, RpcFailed, eventually, running_daemon, stop_for_certain
+from tests.daemon.rig import Daemon, RpcFailed, alive, eventually, running_daemon, stop_for_certain
 from tests.security import prisoner
 
 NO_LANDLOCK = landlock.why_not()
@@ -116,6 +116,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "connect to an abstract socket": "EPERM",
         "signal the daemon": "EPERM",
         "look into the daemon": "EACCES",
+        "capabilities": 0,
         "enqueue": 401,
     },
     "bwrap": {
@@ -129,6 +130,7 @@ TABLE: dict[str, dict[str, Any]] = {
         "connect to an abstract socket": "ECONNREFUSED",
         "signal the daemon": "ESRCH",
         "look into the daemon": "ENOENT",
+        "capabilities": 0,
         "enqueue": "ENOENT",
     },
 }
@@ -576,20 +578,23 @@ def test_whoever_is_in_a_sandbox_needs_a_token(daemon: Daemon) -> None:
 def test_a_caller_that_is_gone_is_taken_for_one_in_a_sandbox(daemon: Daemon) -> None:
     """Its pid can be anybody's by the time that it is looked at."""
     before = daemon.stats()["total_jobs"]
+    code = (
+        "import os, sys, threading, time\nfrom tests.security import prisoner\n"
+        "threading.Thread(target=prisoner.enqueue, args=[sys.argv[1]], daemon=True).start(); time.sleep(1); os._exit(0)"
+    )
+    words = [sys.executable, "-c", code, str(daemon.home / "run" / "rpc.sock")]
     os.kill(daemon.pid, signal.SIGSTOP)
     try:
-        code = (
-            "import sys, threading, time, os; sys.path.insert(0, sys.argv[2]); from tests.security import prisoner\n"
-            "threading.Thread(target=prisoner.enqueue, args=[sys.argv[1]], daemon=True).start(); time.sleep(1)\n"
-            "os._exit(0)"
-        )
-        path = str(daemon.home / "run" / "rpc.sock")
-        subprocess.run([sys.executable, "-c", code, path, ROOT], cwd="/", timeout=30, check=True)
+        caller = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": ROOT}, cwd="/")
+        eventually(lambda: not alive(caller.pid), what="the caller has ended; as a zombie it still has its pid")
     finally:
         os.kill(daemon.pid, signal.SIGCONT)
-    end = time.monotonic() + 2
-    while time.monotonic() < end:  # it would be there at once
-        assert daemon.stats()["total_jobs"] == before
+    try:
+        end = time.monotonic() + 2
+        while time.monotonic() < end:  # it would be there at once
+            assert daemon.stats()["total_jobs"] == before
+    finally:
+        assert caller.wait() == 0
 
 
 @landlocked
