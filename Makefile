@@ -40,6 +40,7 @@ bench: $(STAMP) ## measure, side by side with the limits of this machine
 
 chaos: $(STAMP) ## kill -9 at random moments and at every step, the long version
 	$(BIN)/python -m pytest -s -m chaos --chaos-kills=500 --kill-points=all tests/chaos
+	$(BIN)/python -m pytest -s --hypothesis-profile=long tests/fuzz
 	$(BIN)/python -m tests.powercut
 
 soak: $(STAMP) ## steady load with faults for MINUTES=10; fails if anything grows; samples and plot in OUT=soak

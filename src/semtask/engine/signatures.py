@@ -44,7 +44,7 @@ class Arguments:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         try:
             self._decoder = msgspec.json.Decoder(_Types(schema).of(schema))
-        except (TypeError, ValueError, RecursionError, KeyError, re.error):
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError, re.error):
             # A schema that msgspec has no type for: every object is let through.
             self._decoder = msgspec.json.Decoder(dict[str, Any])
 
