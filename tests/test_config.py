@@ -315,7 +315,7 @@ def test_the_allowlist_takes_names_and_prefixes_and_nothing_else() -> None:
 
 
 def test_what_belongs_to_one_job_is_never_inherited() -> None:
-    env = {"SEMANTICA_JOB_ID": "1", "SEMANTICA_ATTEMPT": "1.1.x", "SEMANTICA_HOME": "/h"}
+    env = {"SEMANTICA_JOB_ID": "1", "SEMANTICA_ATTEMPT": "1.1.x", "SEMANTICA_TOKEN": "smt_x", "SEMANTICA_HOME": "/h"}
     assert inherited(env, ("SEMANTICA_*", "SEMANTICA_ATTEMPT")) == {"SEMANTICA_HOME": "/h"}
 
 

@@ -297,6 +297,10 @@ def broken(path: Path) -> None:
     path.write_text("deny = [")
 
 
+def nested(path: Path) -> None:
+    path.write_text("deny = " + 100_000 * "[")
+
+
 def misspelled(path: Path) -> None:
     path.write_text('alow = [["true"]]')
 
@@ -343,6 +347,7 @@ def a_pipe(path: Path) -> None:
 
 HARMS = [
     broken,
+    nested,
     misspelled,
     ill_typed,
     without_program,

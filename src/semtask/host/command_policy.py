@@ -158,7 +158,7 @@ def _policy(path: Path, text: str) -> Policy:
             known = Policy.__struct_fields__
             _require(key in known, key, f"is no key of a policy{suggestion(key, known)}")
         return _checked(msgspec.convert(values, Policy))
-    except (ValueError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}, the policy for commands, cannot be used: {error}") from error
 
 
