@@ -108,7 +108,7 @@ def _queue_json(queue: dict[str, Any]) -> dict[str, Any]:
 
 
 def queue_lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
-    """A table on a terminal, else tab-separated values."""
+    """A table on a terminal, else tab-separated values. The table tells of sandboxes if a queue asks for one."""
     rows = [
         [
             q["name"],
@@ -123,4 +123,6 @@ def queue_lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
     if not session.terminal:
         return ["\t".join(row) for row in rows]
     header = ["QUEUE", *(count.upper() for count in _COUNTS), "LIMIT", "CLASS", "STATE", "SANDBOX"]
+    if not any(row[-1] for row in rows):
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return render.table(header, rows, right=frozenset(range(1, 7)))
