@@ -95,7 +95,7 @@ class DiskWatch:
         """Raise Throttled while nothing new is taken."""
         self.look()
         if self._health.state is not DiskState.OK:
-            raise Throttled(f"{self._health.reason}. Nothing was stored; try again", retry_after_ms=RETRY_AFTER_MS)
+            raise Throttled(f"{self._health.reason}. Nothing was stored", retry_after_ms=RETRY_AFTER_MS)
 
     def view(self) -> DiskView:
         self.look()

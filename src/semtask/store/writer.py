@@ -344,6 +344,8 @@ class Writer:
         trouble = _explain(error)
         sick = trouble.state is DiskState.DEGRADED
         self._reopen = self._reopen or sick
+        if self._reopen and trouble.state is None:  # what failed cannot even be opened again
+            trouble = trouble._replace(state=DiskState.DEGRADED)
         alone = all(request.phase is Phase.FINISH for request in batch)
         pause = self._retry_s if alone else 0
         if sick and alone:
@@ -387,7 +389,7 @@ class Writer:
 
     def _throttled(self, why: str) -> Throttled:
         pause = max(self._retry_s, self._retry_at - time.monotonic())
-        return Throttled(f"{why}. Nothing was stored; try again", retry_after_ms=int(pause * 1000))
+        return Throttled(f"{why}. Nothing was stored", retry_after_ms=int(pause * 1000))
 
     def _reject(self, batch: Sequence[Request], error: Callable[[], RpcError]) -> None:
         """One error object each: a shared one would gather the tracebacks of all that raise it."""
