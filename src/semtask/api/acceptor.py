@@ -33,7 +33,7 @@ class Acceptor:
     def __init__(
         self,
         sock: socket.socket,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[], asyncio.BaseProtocol],
         *,
         refusal: bytes,
         short: Callable[[str], None],

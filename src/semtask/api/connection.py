@@ -77,6 +77,7 @@ class Site(Protocol):
     limits: Limits
     version: bytes
     held_bytes: int  # of bodies, by all connections
+    reads: memoryview  # where each read goes, to be used up at once
     pipelines: asyncio.Semaphore  # for requests that were sent before the former one was answered
 
     def opened(self, connection: Connection, transport: asyncio.Transport, caller: Caller, place: Place) -> None:
@@ -123,7 +124,7 @@ class _Incoming:
         self.fed = 0  # in reads that lie wholly within the head, or within the body
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """Reads requests, has the site answer them one by one, and writes the answers in order."""
 
     _transport: asyncio.Transport
@@ -160,8 +161,13 @@ class Connection(asyncio.Protocol):
         except Refused as refused:
             self._refuse(refused)
 
-    def data_received(self, data: bytes) -> None:
-        self._feed(memoryview(data))
+    def get_buffer(self, _wanted: int) -> memoryview:
+        return self._site.reads
+
+    def buffer_updated(self, size: int) -> None:
+        self._feed(self._site.reads[:size])
+        if self._unread:  # the next read is into the same place
+            self._unread = memoryview(bytes(self._unread))
 
     def _feed(self, data: memoryview) -> None:
         """Parse as much as is needed now, and hold back the rest: a read may have a thousand requests in it.

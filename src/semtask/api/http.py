@@ -36,6 +36,7 @@ log = logging.getLogger("semtask.api")
 
 _CLOSE_GRACE_S = 5.0
 _PIPELINES_AT_ONCE = 4
+_READ_BYTES = 128 * 1024
 
 
 class RpcServer:
@@ -66,6 +67,7 @@ class RpcServer:
         self.limits = limits or Limits(settings.max_body_bytes)
         self.version = version.encode()
         self.held_bytes = 0
+        self.reads = memoryview(bytearray(_READ_BYTES))
         self.pipelines = asyncio.Semaphore(_PIPELINES_AT_ONCE)
         self._monotonic = monotonic
         self._rate = RateLimit(settings.rate_limit_requests, monotonic)
