@@ -69,9 +69,9 @@ class Known:
         return not KINDS[self.kind].ends and not self.cancelled and not self.final
 
     def ends(self) -> Ends:
+        if self.cancelled:  # this was committed, and decides whatever comes
+            return frozenset({CANCELLED})
         found = KINDS[self.kind].ends
-        if self.cancelled:
-            found |= {CANCELLED}
         if self.superseded:
             found |= {SUPERSEDED}
         if self.interrupted and self.once:
