@@ -8,6 +8,18 @@ from typing import Any
 import apsw
 
 from semtask.errors import DatabaseError
+from semtask.model.disk import DiskState, Trouble
+
+# The database cannot write now, but may again: no space, an I/O error, a lock, no descriptor, no memory.
+UNAVAILABLE = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.NoMemError,
+)
 
 _SHOWN = 3
 _READING = {
@@ -27,6 +39,21 @@ def is_damage(error: BaseException) -> bool:
     return isinstance(error, apsw.CorruptError | apsw.NotADBError) or (
         isinstance(error, apsw.IOError) and getattr(error, "extendedresult", None) in _READING
     )
+
+
+def explain(error: apsw.Error) -> Trouble:
+    """Why the database cannot be written now."""
+    match error:
+        case apsw.FullError():
+            return Trouble(DiskState.FULL, "the disk with the database is full; free some space")
+        case apsw.BusyError() | apsw.LockedError():
+            return Trouble(None, "another process keeps the database locked")
+        case _ if is_damage(error):
+            return Trouble(DiskState.DEGRADED, f"the database is damaged ({error})")
+        case apsw.IOError() | apsw.ReadOnlyError():
+            return Trouble(DiskState.DEGRADED, f"the database cannot be written now ({error})")
+        case _:
+            return Trouble(None, f"the database cannot be written now ({error})")
 
 
 def find_damage(db: apsw.Connection) -> str | None:

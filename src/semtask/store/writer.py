@@ -21,23 +21,12 @@ import apsw
 from semtask.errors import DatabaseError, RpcError, Throttled
 from semtask.model.disk import DiskState, Trouble
 from semtask.store.base import Change, OnCommit
-from semtask.store.sqlite_faults import is_damage
+from semtask.store.sqlite_faults import UNAVAILABLE, explain, is_damage
 
 T = TypeVar("T")
 
 # Rows in one tick, about: a commit stays short, so that nobody waits long for the one before.
 MAX_TICK_ROWS = 2_000
-
-# The database cannot write now, but may again: no space, an I/O error, a lock, no descriptor, no memory.
-_UNAVAILABLE = (
-    apsw.FullError,
-    apsw.IOError,
-    apsw.BusyError,
-    apsw.LockedError,
-    apsw.CantOpenError,
-    apsw.ReadOnlyError,
-    apsw.NoMemError,
-)
 
 # A disk that fails is tried again after these pauses, in units of `retry_s`, and then it is given up.
 _SICK_PAUSES = (1, 5, 25)
@@ -294,7 +283,7 @@ class Writer:
         """A page that cannot be read is only in the way of those who need it; but an end must not be given up."""
         if is_damage(error):
             return self._reopen or (len(batch) == 1 and batch[0].phase is Phase.FINISH)
-        return isinstance(error, _UNAVAILABLE)
+        return isinstance(error, UNAVAILABLE)
 
     def _transact(self, batch: Sequence[Request]) -> tuple[list[Change], list[tuple[Request, Any]]]:
         if not self._trouble and all(request.relaxed for request in batch):
@@ -341,7 +330,7 @@ class Writer:
 
     def _suspend(self, error: apsw.Error, batch: Sequence[Request]) -> None:
         """Remember the finishes, turn the others away, and try again: at once if only finishes are left to try."""
-        trouble = _explain(error)
+        trouble = explain(error)
         sick = trouble.state is DiskState.DEGRADED
         self._reopen = self._reopen or sick
         if self._reopen and trouble.state is None:  # what failed cannot even be opened again
@@ -411,17 +400,3 @@ class Writer:
         except RuntimeError:
             if not self._loop.is_closed():  # a closed loop has nobody who waits
                 raise
-
-
-def _explain(error: apsw.Error) -> Trouble:
-    match error:
-        case apsw.FullError():
-            return Trouble(DiskState.FULL, "the disk with the database is full; free some space")
-        case apsw.BusyError() | apsw.LockedError():
-            return Trouble(None, "another process keeps the database locked")
-        case _ if is_damage(error):
-            return Trouble(DiskState.DEGRADED, f"the database is damaged ({error})")
-        case apsw.IOError() | apsw.ReadOnlyError():
-            return Trouble(DiskState.DEGRADED, f"the database cannot be written now ({error})")
-        case _:
-            return Trouble(None, f"the database cannot be written now ({error})")
