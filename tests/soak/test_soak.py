@@ -91,6 +91,7 @@ QUICK = Plan(
 )
 
 
+@pytest.mark.chaos
 @pytest.mark.timeout(90)
 def test_one_descriptor_for_each_job_is_found_in_a_real_run(tmp_path: Path) -> None:
     """Under faults, and with the promises kept: only the series tells it."""
