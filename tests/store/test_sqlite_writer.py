@@ -561,28 +561,37 @@ def malformed(_tick: Tick) -> None:
     raise apsw.CorruptError("database disk image is malformed")
 
 
+def not_read(_tick: Tick) -> None:
+    error = apsw.IOError("disk I/O error")
+    error.extendedresult = apsw.SQLITE_IOERR_READ
+    raise error
+
+
 def not_written(_tick: Tick) -> None:
     raise apsw.IOError("disk I/O error")
 
 
-async def test_a_page_that_cannot_be_read_is_only_in_the_way_of_who_needs_it(sqlite: Harness) -> None:
+@pytest.mark.parametrize(("ill", "says"), [(malformed, "malformed"), (not_read, "I/O error")])
+async def test_a_page_that_cannot_be_read_is_only_in_the_way_of_who_needs_it(
+    sqlite: Harness, ill: Callable[[Tick], None], says: str
+) -> None:
     async with sqlite.open(disk_retry_s=0.02) as opened:
         opened.store.report_to(told := Told())
         await opened.insert(new_job())
         [running] = await opened.claim()
         async with one_tick(opened):
-            bad = ask(writer_of(opened).submit(malformed))
+            bad = ask(writer_of(opened).submit(ill))
             finish, insert = ask(opened.finish(running)), ask(opened.insert(new_job()))
-        with pytest.raises(DatabaseError, match="malformed"):
+        with pytest.raises(DatabaseError, match=says):
             await bad
         assert (await finish).decision is not None
         await insert
         assert told.troubles == []
         assert len(told.damages) == 1
-        assert "malformed" in told.damages[0]
+        assert says in told.damages[0]
 
 
-@pytest.mark.parametrize("ill", [malformed, not_written])
+@pytest.mark.parametrize("ill", [malformed, not_read, not_written])
 async def test_an_end_that_meets_a_failing_disk_is_tried_again_for_a_while(
     sqlite: Harness, ill: Callable[[Tick], None]
 ) -> None:
