@@ -19,7 +19,7 @@ from tests.soak.sampling import HomeSample, ProcessSample
 
 WARM_UP = 0.3
 BLOCKS = 8
-LEAST_SAMPLES = 2 * BLOCKS  # of what is judged
+LEAST_SAMPLES = BLOCKS  # of what is judged
 LEAST_S = 40.0  # of a life: younger processes still fill their caches
 MIB = 1024.0 * 1024.0
 
