@@ -563,7 +563,7 @@ def malformed(_tick: Tick) -> None:
 
 def not_read(_tick: Tick) -> None:
     error = apsw.IOError("disk I/O error")
-    error.extendedresult = apsw.SQLITE_IOERR_READ
+    error.extendedresult = apsw.SQLITE_IOERR_READ  # type: ignore[attr-defined]
     raise error
 
 
