@@ -77,6 +77,10 @@ _VARYING = [
 ]
 
 
+# Is said only of what has not started after two seconds: a slow machine spends them before it comes to ask.
+_MAY_BE_MISSING = re.compile(r"semtask: [0-9a-f]{8} waits: ")
+
+
 def comparable(line: str) -> str:
     for pattern, word in _VARYING:
         line = re.sub(pattern, word, line)
@@ -89,4 +93,6 @@ def matches(expected: list[str], received: list[str]) -> bool:
         return not received
     if expected[0].strip() == "...":
         return any(matches(expected[1:], received[skip:]) for skip in range(len(received) + 1))
+    if _MAY_BE_MISSING.match(expected[0]) and matches(expected[1:], received):
+        return True
     return bool(received) and comparable(expected[0]) == comparable(received[0]) and matches(expected[1:], received[1:])
