@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.running import helpers_of
+from benchmarks.running import cpu_seconds, helpers_of
 from semtask import Client, config
 from semtask.host.app_list import add_app
 from semtask.model.app import App
@@ -52,6 +52,7 @@ class Home:
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         }
         self.client = Client(self.path, autostart=False)
+        self.cpu_s = 0.0  # of the daemon, until it was ready
         self._daemon: subprocess.Popen[bytes] | None = None
         self._helpers: list[int] = []
 
@@ -64,7 +65,9 @@ class Home:
             if self._daemon.poll() is not None:
                 raise RuntimeError(f"the daemon ended with {self._daemon.returncode}")
             time.sleep(0.002)
-        return time.monotonic() - began
+        took = time.monotonic() - began
+        self.cpu_s = cpu_seconds(self._daemon.pid)
+        return took
 
     def kill(self) -> None:
         assert self._daemon is not None
@@ -110,9 +113,10 @@ class Home:
 
 
 class Round(NamedTuple):
-    """In seconds from exec: ready, the first of the running jobs begun again, and all of them."""
+    """In seconds from exec: ready, the first of the running jobs begun again, and all of them; the CPU until ready."""
 
     ready: float
+    cpu: float
     first: float
     all: float
 
@@ -137,7 +141,7 @@ def measure(home: Home, running: list[str], *, later: bool) -> Round:
         return True
 
     until(begun, "what ran runs again")
-    return Round(ready, min(starts.values()), max(starts.values()))
+    return Round(ready, home.cpu_s, min(starts.values()), max(starts.values()))
 
 
 def prepare(home: Home, queued: int, running: int) -> list[str]:
@@ -177,10 +181,12 @@ def main() -> None:
         empty.start()
         running = prepare(full, given.queued, given.running)
         bare: list[float] = []
+        bare_cpu: list[float] = []
         rounds: dict[str, list[Round]] = {"at once": [], "later": []}
         for _ in range(given.rounds):  # by turns, as the machine is not the same from minute to minute
             empty.kill()
             bare.append(empty.start())
+            bare_cpu.append(empty.cpu_s)
             empty.forget_helpers()
             for name, some in rounds.items():
                 some.append(measure(full, running, later=name == "later"))
@@ -188,12 +194,13 @@ def main() -> None:
     finally:
         empty.close()
         full.close()
-    print(f"start of an empty home           ready {_span(bare)}")
+    print(f"start of an empty home           ready {_span(bare)}, CPU {_span(bare_cpu)}")
     for name, some in rounds.items():
         ready = [one.ready for one in some]
         verdict = "reached" if statistics.median(ready) < LIMIT_S else "MISSED"
         print(f"recovery, {name:8} after kill -9  ready {_span(ready)}  (under {LIMIT_S * 1000:.0f} ms: {verdict})")
         print(f"  first job begun again {_span([one.first for one in some])}, all {_span([one.all for one in some])}")
+        print(f"  CPU of the daemon until ready {_span([one.cpu for one in some])}")
     print(f"{queued} jobs queued, {given.running} running, {given.rounds} rounds; median (least-most)")
 
 
