@@ -192,7 +192,8 @@ def _prepare(
 ) -> tuple[int, int, int]:
     with _opened(draft, apsw.SQLITE_OPEN_READWRITE) as db:
         migrations.migrate(db, draft, now=now, keep=False)
-        sqlite_copy.adopt(db, taken=_taken(settings), marks=marks, paused=paused)
+        moved = not settings.database.exists()
+        sqlite_copy.adopt(db, taken=_taken(settings), marks=marks, paused=paused, moved=moved)
         running, waiting = sqlite_copy.unfinished(db)
         version = _schema(db).version
     sqlite_copy.sync(draft)

@@ -9,16 +9,18 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import semtask
-from tests.daemon.rig import Daemon, eventually, running_daemon, stop_for_certain
+from tests.daemon.rig import Daemon, Json, alive, eventually, running_daemon, stop_for_certain
+from tests.daemon.test_isolation import enqueue, write_apps
 
 # --- wrong clocks ----------------------------------------------------------------------------------------------------
 
@@ -181,3 +183,48 @@ def test_a_daemon_goes_on_when_its_package_is_removed_under_it(tmp_path: Path) -
         assert "Error" not in daemon.stderr()
     finally:
         stop_for_certain(daemon)
+
+
+# --- a copied home ---------------------------------------------------------------------------------------------------
+
+
+def by_file_tool(daemon: Daemon, copied: Path) -> None:
+    os.kill(daemon.pid, signal.SIGSTOP)  # so that the copy is of one moment
+    shutil.copytree(daemon.home, copied, ignore=shutil.ignore_patterns("*.sock"))
+    os.kill(daemon.pid, signal.SIGCONT)
+
+
+def by_backup(daemon: Daemon, copied: Path) -> None:
+    backup = str(copied.with_suffix(".db"))
+    for home, what in ((daemon.home, "backup"), (copied, "restore")):
+        argv = [sys.executable, "-m", "semtask", "db", what, backup]
+        subprocess.run(argv, env=Daemon(home).env, check=True, capture_output=True)
+    shutil.copy2(daemon.home / "apps.json", copied)
+
+
+@pytest.mark.parametrize("copy_home", [by_file_tool, by_backup])
+def test_a_copy_of_a_home_judges_its_jobs_and_leaves_the_original_alone(
+    tmp_path: Path, copy_home: Callable[[Daemon, Path], None]
+) -> None:
+    write_apps(tmp_path / "home")
+    with running_daemon(tmp_path / "home") as daemon:
+        again = daemon.command("sleep", "600", queue="a", on_interrupt="requeue")
+        once = daemon.command("sleep", "600", queue="b")
+        task = enqueue(daemon, "witness", {"folder": str(tmp_path), "name": "task"}, queue="c", on_interrupt="fail")
+        jobs = (again, once, task)
+        eventually((tmp_path / "task.pid").exists)
+        eventually(lambda: daemon.job(again)["pid"] and daemon.job(once)["pid"])
+        pids = [daemon.job(again)["pid"], daemon.job(once)["pid"], int((tmp_path / "task.pid").read_text())]
+        copied = tmp_path / "copied"
+        copy_home(daemon, copied)
+        with running_daemon(copied) as copy:
+            assert [job["end_cause"] for job in copy.wait(once, task)] == ["interrupted", "interrupted"]
+            started = eventually(lambda: running(copy, again))
+            assert (started["claim_no"], started["interruptions"]) == (2, 1)
+        assert all(map(alive, pids))
+        assert {daemon.job(job)["state"] for job in jobs} == {"RUNNING"}
+
+
+def running(daemon: Daemon, job_id: str) -> Json | None:
+    job = daemon.job(job_id)
+    return job if job["state"] == "RUNNING" and job["pid"] else None

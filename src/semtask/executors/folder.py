@@ -335,10 +335,14 @@ class AttemptsDir:
         os.chmod(self.path, 0o700)
         os.makedirs(self._trash, 0o700, exist_ok=True)
         self._spares = _Spares(os.path.join(self.path, _SPARE))
-        self.attempts_id = self._load_id()
+        self.attempts_id, self._copied_from = self._load_id()
 
     def attempt(self, job_id: str, claim_no: int) -> AttemptFolder:
         return AttemptFolder(os.path.join(self.path, f"{job_id}.{claim_no}"), self._trash, self._spares)
+
+    def is_foreign(self, attempts_id: str) -> bool:
+        """Whether a claim with this id is known from a copy alone: what it names belongs to the original."""
+        return attempts_id in {"", self._copied_from}
 
     def scratch(self) -> str:
         """The path of a folder that does not exist; whatever is left of it is removed with the trash."""
@@ -354,22 +358,32 @@ class AttemptsDir:
         """The next start makes another one: no claim of before is then taken for one whose folder must be here."""
         _unlink(os.path.join(self.path, _ID))
 
-    def _load_id(self) -> str:
-        path = os.path.join(self.path, _ID)
+    def _load_id(self) -> tuple[str, str]:
         try:
-            with open(path, encoding="ascii") as file:
-                known = file.read().strip()
+            with open(os.path.join(self.path, _ID), encoding="ascii") as file:
+                known, place, copied_from, *_ = [*file.read().split("\n"), "", ""]
         except FileNotFoundError:
-            known = ""
-        if known:
-            return known
-        new = os.urandom(16).hex()
+            known = place = copied_from = ""
+        status = os.stat(self.path)
+        here = f"{status.st_dev}:{status.st_ino}"  # a copy has that of the original in its file
+        if known and place == here:
+            return known, copied_from
+        if place:
+            self._forget_starts()
+            known, copied_from = "", known
+        known = known or os.urandom(16).hex()
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            replace_at(folder, _ID, new.encode())
+            replace_at(folder, _ID, f"{known}\n{here}\n{copied_from}".encode())
         finally:
             os.close(folder)
-        return new
+        return known, copied_from
+
+    def _forget_starts(self) -> None:
+        """In a copy: only records say what has become of an attempt; the processes are those of the original."""
+        for name in os.listdir(self.path):
+            if not name.startswith(".") and not os.path.exists(f"{self.path}/{name}/{RECORD}"):
+                _remove_folder(os.path.join(self.path, name))
 
 
 def _remove_folder(path: str) -> None:

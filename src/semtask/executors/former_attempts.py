@@ -82,7 +82,7 @@ class FormerAttempts:
 
     async def _end_leftovers(self, job: Job, folder: AttemptFolder) -> bool:
         """Whether nothing of the attempt is left that can be found."""
-        if job.claim is None:
+        if job.claim is None or self._attempts.is_foreign(job.claim.attempts_id):
             return True
         started = folder.started()
         command = (identity.from_mark(started.command) if started else None) or job.process

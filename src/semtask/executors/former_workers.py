@@ -71,7 +71,7 @@ class FormerWorkers:
             await asyncio.sleep(1)
 
     async def _is_gone(self, claim: ClaimFacts) -> bool:
-        if claim.boot_id != procfs.boot_id():
+        if claim.boot_id != procfs.boot_id() or self._attempts.is_foreign(claim.attempts_id):
             return True
         if claim.worker is None or claim.attempts_id != self._attempts.attempts_id:
             return await self._once(self._end_processes, claim.nonce)

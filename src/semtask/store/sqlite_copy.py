@@ -85,16 +85,19 @@ def unfinished(db: apsw.Connection) -> tuple[int, int]:
     return int(running), int(waiting)
 
 
-def adopt(db: apsw.Connection, *, taken: Mapping[str, int], marks: HighMarks | None, paused: bool) -> None:
+def adopt(db: apsw.Connection, *, taken: Mapping[str, int], marks: HighMarks | None, paused: bool, moved: bool) -> None:
     """Make a restored database go on where others have been, in one transaction.
 
     `taken` has the highest claim_no that is found on disk of a job, `marks` is of the database that it replaces.
+    `moved`: it comes to a home that had none, so what ran is not here, and may still run where it was.
     """
     with db:
         raised = [{"job_id": id_bytes(job_id), "claim_no": claim_no} for job_id, claim_no in taken.items()]
         db.executemany(query("raise_claim_no"), raised)
         if marks is not None:
             db.execute(query("raise_high_marks"), marks._asdict())
+        if moved:
+            db.execute(query("forget_places"))
         if paused:
             db.execute(query("pause_all"))
 
