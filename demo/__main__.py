@@ -79,7 +79,8 @@ def run(source: Path, work: Path) -> int:
         print(f"\nkill -9 {first_pid}: the daemon is gone")
         # The next request finds nobody and starts a new daemon.
         second = client.stats()
-        print(f"a new daemon (pid {second.pid}) goes on: {second.counters}")
+        counted = {name: count for name, count in second.counters.items() if count}
+        print(f"a new daemon (pid {second.pid}) goes on: {counted}")
         watch(client, total, until=1.0)
         sound = report(client, jobs, work)
         word, path = rare_word(jobs.files)

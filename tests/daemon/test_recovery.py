@@ -220,7 +220,7 @@ def test_sigterm_lets_jobs_end_and_then_stops_them(tmp_path: Path, on_interrupt:
         assert stopped["interruptions"] == 1
         daemon.rpc("dev.cancel.v1", job_id=long)
         daemon.wait(long)
-    assert daemon.stats()["counters"].get("recovery.orphaned_jobs", 0) == 0
+    assert daemon.stats()["counters"]["recovery.orphaned_jobs"] == 0
     assert daemon.terminate() == 0
 
 

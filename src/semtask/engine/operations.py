@@ -28,6 +28,7 @@ from semtask.model.scope import ALL_SCOPES, Scope
 from semtask.model.state import FINAL, State, StopReason
 from semtask.protocol import messages as m
 from semtask.store.base import JobFilter, QueueRow, Running, StopRequest, StopSelector, Store
+from semtask.telemetry import counters
 from semtask.telemetry.events import Committed, Events
 
 RETRIED_AT_ONCE = 200
@@ -298,7 +299,7 @@ class Operations:
                 cpu_usage=load.cpu if load else None,
                 memory_usage=load.memory if load else None,
             ),
-            counters=await self._store.counters(),
+            counters=dict.fromkeys(counters.NAMES, 0) | await self._store.counters(),
             throttle=m.ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
             disk=self._disk.view(),
             commands_held=self._gate.problem,
