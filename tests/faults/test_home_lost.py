@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.daemon.rig import Daemon, alive, eventually, running_daemon, stop_for_certain
 
 EXIT_HOME_LOST = 72
@@ -39,32 +37,42 @@ def _replace_database(home: Path) -> None:
     (home / "copy").rename(home / "meta.db")
 
 
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (_move, "home is gone"),
-        (_replace, "home was replaced"),
-        (_delete_run_folder, "run is gone"),
-        (_delete_socket, "rpc.sock is gone"),
-        (_delete_database, "meta.db is gone"),
-        (_replace_database, "meta.db was replaced"),
-    ],
-)
-def test_a_daemon_that_has_lost_its_home_says_so_and_ends(
-    tmp_path: Path, spoil: Callable[[Path], None], says: str
-) -> None:
-    daemon = Daemon(tmp_path / "home").start()
+SPOILT: dict[Callable[[Path], None], str] = {
+    _move: "home is gone",
+    _replace: "home was replaced",
+    _delete_run_folder: "run is gone",
+    _delete_socket: "rpc.sock is gone",
+    _delete_database: "meta.db is gone",
+    _replace_database: "meta.db was replaced",
+}
+
+
+def test_a_daemon_that_has_lost_its_home_says_so_and_ends(tmp_path: Path) -> None:
+    """Side by side, as each of them looks at its home every few seconds only."""
+    daemons = {spoil: Daemon(tmp_path / spoil.__name__ / "home") for spoil in SPOILT}
     try:
-        daemon.wait(daemon.command("true"))
-        spoil(daemon.home)
-        gives_up(daemon, says)
+        for daemon in daemons.values():
+            daemon.home.parent.mkdir()
+            daemon.spawn()
+        for spoil, daemon in daemons.items():
+            daemon.wait_ready()
+            daemon.wait(daemon.command("true"))
+            spoil(daemon.home)
+        for spoil, daemon in daemons.items():
+            gives_up(daemon, SPOILT[spoil])
     finally:
-        stop_for_certain(daemon)
+        for daemon in daemons.values():
+            stop_for_certain(daemon)
 
 
 def test_what_runs_ends_with_it(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path / "home").start()
+    daemon = Daemon(tmp_path / "home")
+    settings = daemon.home / ".config" / "semtask" / "config.toml"
+    settings.parent.mkdir(parents=True)
+    daemon.home.chmod(0o700)
+    settings.write_text("shutdown_grace_ms = 300\n")
     try:
+        daemon.start()
         job_id = daemon.command("sleep", "600")
         pid = eventually(lambda: daemon.job(job_id)["pid"])
         shutil.rmtree(daemon.home)
