@@ -20,7 +20,7 @@ from msgspec import Raw
 
 from benchmarks.running import cpu_seconds, daemon, helpers_of, pss_kb, rss_kb, seconds
 from semtask import Client
-from semtask.protocol.messages import EnqueueParams
+from semtask.protocol.enqueue import EnqueueParams
 
 ROUNDS = 3
 COMMANDS = 1000

@@ -24,7 +24,7 @@ from demo.app import Parsed, app, flaky, join, parse, segfault
 from demo.witness import history
 from demo.words import words_of
 from semtask import Client, CompletedCommand, JobHandle
-from semtask.protocol.messages import Stats
+from semtask.protocol.admin import Stats
 
 ROOT = Path(__file__).resolve().parents[1]
 SEARCH = ROOT / "demo" / "search.py"

@@ -6,9 +6,11 @@ from typing import Any, get_args
 import msgspec
 from msgspec import inspect
 
-from generator.markdown import anchor, bullets, code, compare, gaps, paragraphs, sentence, table
-from semtask.protocol.meanings import ERRORS, MEANINGS
-from semtask.protocol.messages import METHODS, CommandPayload, EnqueueParams, Method, Params
+from generator.markdown import anchor, bullets, code, gaps, paragraphs, sentence, table
+from semtask.protocol.enqueue import CommandPayload, EnqueueParams
+from semtask.protocol.fields import Params
+from semtask.protocol.meanings import MEANINGS
+from semtask.protocol.methods import METHODS, Method
 
 _WHERE = "protocol/meanings.py"
 _SPELLED: dict[type, str] = {
@@ -23,7 +25,6 @@ _SPELLED: dict[type, str] = {
 
 
 def methods() -> str:
-    compare(ERRORS, METHODS, _WHERE)
     overview = table(
         ["method", "scope", ""],
         [(f"[`{m.name}`](#{anchor(m.name)})", f"`{m.scope}`", m.summary) for m in METHODS.values()],
@@ -47,7 +48,7 @@ def _method(method: Method) -> str:
         _own_docstring(method.params),
         _parameters(method.params, method.unserved) if has_parameters else "No parameters.",
         _answer(method),
-        bullets(f"{error.code} {error.kind}: {sentence(when)}" for error, when in ERRORS.get(method.name, {}).items()),
+        bullets(f"{error.code} {error.kind}: {sentence(when)}" for error, when in method.errors.items()),
     ]
     return "\n\n".join(part for part in parts if part)
 

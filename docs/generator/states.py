@@ -7,7 +7,7 @@ from generator import glossary
 from generator.markdown import code, compare, sentence, table
 from semtask.model.outcome import FailureClass
 from semtask.model.state import FINAL, RANK, TRANSITIONS, WAITING, EndCause, Event, State, StopReason
-from semtask.protocol.messages import Waiting
+from semtask.protocol.jobs import Waiting
 
 
 def diagram() -> str:

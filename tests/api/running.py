@@ -18,13 +18,30 @@ from semtask.api.http import RpcServer
 from semtask.model.job import ExecutionMode, OnInterrupt, QueueClass
 from semtask.model.scope import Scope
 from semtask.model.state import State
-from semtask.protocol import messages
+from semtask.protocol.admin import Maintained, MaintenanceParams, Stats, SystemView, ThrottleView
+from semtask.protocol.apps import Apps, ReloadAppsParams, Tasks, Workers
+from semtask.protocol.enqueue import Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
+from semtask.protocol.fields import NoParams
+from semtask.protocol.jobs import (
+    Cancelled,
+    CancelParams,
+    GetJobParams,
+    JobView,
+    QueriedJobs,
+    QueryJobsParams,
+    Retried,
+    RetryParams,
+    Waited,
+    WaitParams,
+)
+from semtask.protocol.logs import TailedChunk, TailedLines, TailParams
+from semtask.protocol.queues import ConfigureQueueParams, QueueParams, Queues, QueueView
 from semtask.telemetry.events import Events
 
 T = TypeVar("T")
 
 JOB_ID = "018f0000-0000-7000-8000-000000000001"
-QUEUE = messages.QueueView(
+QUEUE = QueueView(
     name="default",
     class_=QueueClass.NORMAL,
     paused=False,
@@ -38,7 +55,7 @@ QUEUE = messages.QueueView(
     superseded=0,
     skipped=0,
 )
-JOB = messages.JobView(
+JOB = JobView(
     job_id=JOB_ID,
     queue="default",
     job_type="shell",
@@ -76,65 +93,65 @@ class NotingOperations:
                 raise
         return result
 
-    async def enqueue(self, params: messages.EnqueueParams) -> messages.Enqueued:
+    async def enqueue(self, params: EnqueueParams) -> Enqueued:
         return await self._note("enqueue", params, self._enqueued())
 
-    async def enqueue_many(self, params: messages.EnqueueManyParams) -> messages.EnqueuedMany:
+    async def enqueue_many(self, params: EnqueueManyParams) -> EnqueuedMany:
         jobs = [self._enqueued() for _ in params.jobs]
-        return await self._note("enqueue_many", params, messages.EnqueuedMany(jobs=jobs))
+        return await self._note("enqueue_many", params, EnqueuedMany(jobs=jobs))
 
-    async def get_job(self, params: messages.GetJobParams) -> messages.JobView:
+    async def get_job(self, params: GetJobParams) -> JobView:
         return await self._note("get_job", params, JOB)
 
-    async def query_jobs(self, params: messages.QueryJobsParams) -> messages.QueriedJobs:
-        return await self._note("query_jobs", params, messages.QueriedJobs(items=[JOB]))
+    async def query_jobs(self, params: QueryJobsParams) -> QueriedJobs:
+        return await self._note("query_jobs", params, QueriedJobs(items=[JOB]))
 
-    async def wait(self, params: messages.WaitParams) -> messages.Waited:
-        return await self._note("wait", params, messages.Waited(jobs=[JOB], timed_out=False))
+    async def wait(self, params: WaitParams) -> Waited:
+        return await self._note("wait", params, Waited(jobs=[JOB], timed_out=False))
 
-    async def cancel(self, params: messages.CancelParams) -> messages.Cancelled:
-        return await self._note("cancel", params, messages.Cancelled(cancelled=True, cancelled_count=1))
+    async def cancel(self, params: CancelParams) -> Cancelled:
+        return await self._note("cancel", params, Cancelled(cancelled=True, cancelled_count=1))
 
-    async def retry(self, params: messages.RetryParams, scopes: frozenset[Scope]) -> messages.Retried:
-        return await self._note("retry", params, messages.Retried(retried_count=0, more=False, jobs=[]))
+    async def retry(self, params: RetryParams, scopes: frozenset[Scope]) -> Retried:
+        return await self._note("retry", params, Retried(retried_count=0, more=False, jobs=[]))
 
-    async def list_apps(self, params: messages.NoParams) -> messages.Apps:
-        return await self._note("list_apps", params, messages.Apps(apps=[]))
+    async def list_apps(self, params: NoParams) -> Apps:
+        return await self._note("list_apps", params, Apps(apps=[]))
 
-    async def reload_apps(self, params: messages.ReloadAppsParams) -> messages.Apps:
-        return await self._note("reload_apps", params, messages.Apps(apps=[]))
+    async def reload_apps(self, params: ReloadAppsParams) -> Apps:
+        return await self._note("reload_apps", params, Apps(apps=[]))
 
-    async def list_tasks(self, params: messages.NoParams) -> messages.Tasks:
-        return await self._note("list_tasks", params, messages.Tasks(tasks=[]))
+    async def list_tasks(self, params: NoParams) -> Tasks:
+        return await self._note("list_tasks", params, Tasks(tasks=[]))
 
-    async def list_workers(self, params: messages.NoParams) -> messages.Workers:
-        return await self._note("list_workers", params, messages.Workers(workers=[]))
+    async def list_workers(self, params: NoParams) -> Workers:
+        return await self._note("list_workers", params, Workers(workers=[]))
 
-    async def maintenance(self, params: messages.MaintenanceParams) -> messages.Maintained:
-        maintained = messages.Maintained(
+    async def maintenance(self, params: MaintenanceParams) -> Maintained:
+        maintained = Maintained(
             vacuum_run=False, jobs_deleted=0, artifacts_deleted=0, db_size_before=0, db_size_after=0
         )
         return await self._note("maintenance", params, maintained)
 
-    async def tail(self, params: messages.TailParams) -> messages.TailedLines | messages.TailedChunk:
-        lines = messages.TailedLines(job_id=params.job_id, log_path=None, lines=["out"])
+    async def tail(self, params: TailParams) -> TailedLines | TailedChunk:
+        lines = TailedLines(job_id=params.job_id, log_path=None, lines=["out"])
         return await self._note("tail", params, lines)
 
-    async def list_queues(self, params: messages.NoParams) -> messages.Queues:
-        return await self._note("list_queues", params, messages.Queues(queues=[QUEUE]))
+    async def list_queues(self, params: NoParams) -> Queues:
+        return await self._note("list_queues", params, Queues(queues=[QUEUE]))
 
-    async def pause_queue(self, params: messages.QueueParams) -> messages.QueueView:
+    async def pause_queue(self, params: QueueParams) -> QueueView:
         return await self._note("pause_queue", params, QUEUE)
 
-    async def resume_queue(self, params: messages.QueueParams) -> messages.QueueView:
+    async def resume_queue(self, params: QueueParams) -> QueueView:
         return await self._note("resume_queue", params, QUEUE)
 
-    async def configure_queue(self, params: messages.ConfigureQueueParams) -> messages.QueueView:
+    async def configure_queue(self, params: ConfigureQueueParams) -> QueueView:
         return await self._note("configure_queue", params, QUEUE)
 
-    async def stats(self, params: messages.NoParams) -> messages.Stats:
-        system = messages.SystemView(cpu_count=2, max_processes=4, running_processes=0)
-        stats = messages.Stats(
+    async def stats(self, params: NoParams) -> Stats:
+        system = SystemView(cpu_count=2, max_processes=4, running_processes=0)
+        stats = Stats(
             version="1",
             pid=1,
             total_jobs=0,
@@ -149,13 +166,13 @@ class NotingOperations:
             queues=[QUEUE],
             system=system,
             counters={},
-            throttle=messages.ThrottleView(active=False),
+            throttle=ThrottleView(active=False),
         )
         return await self._note("stats", params, stats)
 
     @staticmethod
-    def _enqueued() -> messages.Enqueued:
-        return messages.Enqueued(job_id=JOB_ID, state=State.QUEUED, queue="default")
+    def _enqueued() -> Enqueued:
+        return Enqueued(job_id=JOB_ID, state=State.QUEUED, queue="default")
 
 
 class Running:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from semtask.protocol.messages import METHODS, Method
+from semtask.protocol.methods import METHODS, Method
 from tests.api.running import JOB_ID, Running
 
 # The least that a method, or an object in its parameters, asks for.

@@ -21,8 +21,8 @@ from semtask.api.access import OWNER
 from semtask.api.methods import Caller, Responder
 from semtask.errors import Conflict, DatabaseError, StartupError
 from semtask.model.state import State
-from semtask.protocol import messages
-from semtask.protocol.messages import METHODS
+from semtask.protocol.enqueue import Enqueued
+from semtask.protocol.methods import METHODS
 from semtask.telemetry.events import Events, RequestAnswered
 from tests.api.running import JOB_ID, NotingOperations, Peer, Running, running
 
@@ -321,7 +321,7 @@ def test_close_lets_a_change_end_and_gives_up_a_wait(home: Path) -> None:
 
 def test_close_sends_what_was_answered(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what the client has not taken yet: this answer is larger than the buffers of the socket."""
-    big = messages.Enqueued(job_id="x" * 8_000_000, state=State.QUEUED, queue="default")
+    big = Enqueued(job_id="x" * 8_000_000, state=State.QUEUED, queue="default")
     monkeypatch.setattr(NotingOperations, "_enqueued", staticmethod(lambda: big))
     with running(home) as server, server.unix() as peer:
         peer.send(b"POST / HTTP/1.1\r\nContent-Type: application/json\r\n")

@@ -20,7 +20,10 @@ from semtask.client.client import Client
 from semtask.client.http import READS
 from semtask.model.job import ExecutionMode, OnDuplicate, QueueClass
 from semtask.model.state import State
-from semtask.protocol.messages import METHODS, EnqueueParams, QueryFilter, Schedule, TailParams
+from semtask.protocol.enqueue import EnqueueParams, Schedule
+from semtask.protocol.jobs import QueryFilter
+from semtask.protocol.logs import TailParams
+from semtask.protocol.methods import METHODS
 from tests.cli.rig import Shell, alive, eventually, kill
 
 ID = "01a207a1-0000-7000-8000-000000000000"

@@ -15,7 +15,7 @@ from semtask.client.address import NotRunning, TcpAddress, UnixAddress, address_
 from semtask.client.http import READS
 from semtask.client.transport import Transport
 from semtask.config import load
-from semtask.protocol.messages import METHODS
+from semtask.protocol.methods import METHODS
 from tests.client.fake import Fake, answer, failure, hang_up, raw, serving
 
 

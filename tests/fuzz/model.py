@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from semtask.model.job import OnDuplicate, OnInterrupt
 from semtask.model.state import FINAL, StopReason
-from semtask.protocol.messages import JobView, Schedule
+from semtask.protocol.enqueue import Schedule
+from semtask.protocol.jobs import JobView
 
 # $SEMANTICA_JOB_ID bears witness in the file $1.
 _BODY = 'echo "start $SEMANTICA_JOB_ID" >> "$1"; {}; code=$?; echo "end $SEMANTICA_JOB_ID" >> "$1"; exit $code'

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from semtask.protocol.messages import METHODS
+from semtask.protocol.methods import METHODS
 from semtask.protocol.openrpc import document
 
 DOCUMENT: Any = json.loads(json.dumps(document("1.2.3")))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from semtask import JobFailed, JobTimeout, errors
-from semtask.protocol.messages import JobView
+from semtask.protocol.jobs import JobView
 from semtask.sdk.failures import failure_of
 from semtask.sdk.results import any_of, result_of
 

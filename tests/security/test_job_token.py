@@ -13,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 from semtask.model.scope import ALL_SCOPES, Scope, held
-from semtask.protocol.messages import METHODS
+from semtask.protocol.methods import METHODS
 from tests.daemon.rig import Daemon, Json, RpcFailed, environ_of, eventually, running_daemon
 from tests.security.test_tokens import COMMAND, TASK, add, ask, post, semtask
 

@@ -12,7 +12,7 @@ import pytest
 from semtask.api import guard, listeners, parameters
 from semtask.api.access import OWNER, Credentials
 from semtask.protocol import jsonrpc
-from semtask.protocol.messages import METHODS
+from semtask.protocol.methods import METHODS
 from tests.api.running import Running, running
 from tests.security.table import (
     BODIES,

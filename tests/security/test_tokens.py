@@ -17,7 +17,7 @@ import pytest
 from semtask.errors import ConfigError
 from semtask.host.tokens import add_token, path_of, read_tokens
 from semtask.model.scope import ALL_SCOPES, Scope, held
-from semtask.protocol.messages import METHODS
+from semtask.protocol.methods import METHODS
 from tests.daemon.rig import Daemon, running_daemon
 
 COMMAND = {"job_type": "c", "execution_mode": "SUBPROCESS", "payload": {"command": "true"}}

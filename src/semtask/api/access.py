@@ -15,7 +15,9 @@ from semtask.host.file_version import FileVersion, version_of
 from semtask.host.tokens import Token, digest, path_of, read_tokens
 from semtask.model.job import ExecutionMode
 from semtask.model.scope import ALL_SCOPES, Grant, Scope, held
-from semtask.protocol.messages import CommandPayload, EnqueueManyParams, EnqueueParams, GetJobParams, Params
+from semtask.protocol.enqueue import CommandPayload, EnqueueManyParams, EnqueueParams
+from semtask.protocol.fields import Params
+from semtask.protocol.jobs import GetJobParams
 
 log = logging.getLogger("semtask.api")
 

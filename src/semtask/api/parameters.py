@@ -13,8 +13,10 @@ from msgspec import UNSET, inspect
 
 from semtask.config import suggestion
 from semtask.errors import InvalidParams, ValidationError
+from semtask.protocol.enqueue import EnqueueManyParams, EnqueueParams
+from semtask.protocol.fields import Params
 from semtask.protocol.jsonrpc import MAX_PAYLOAD_DEPTH, deeper_than
-from semtask.protocol.messages import EnqueueManyParams, EnqueueParams, Method, Params
+from semtask.protocol.methods import Method
 
 _PROBLEM = re.compile(r"(?P<what>.*?)(?: - at `(?P<path>\$.*)`)?", re.DOTALL)
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)

@@ -18,43 +18,25 @@ from semtask.client.http import DEFAULT_TIMEOUT, READS
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import State
-from semtask.protocol.messages import (
-    Apps,
-    AppView,
+from semtask.protocol.admin import Maintained, MaintenanceParams, Stats
+from semtask.protocol.apps import Apps, AppView, ReloadAppsParams, Tasks, TaskView, Workers, WorkerView
+from semtask.protocol.enqueue import Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams, Schedule
+from semtask.protocol.fields import NoParams, Params
+from semtask.protocol.jobs import (
     Cancelled,
     CancelParams,
-    ConfigureQueueParams,
-    Enqueued,
-    EnqueuedMany,
-    EnqueueManyParams,
-    EnqueueParams,
     GetJobParams,
     JobView,
-    Maintained,
-    MaintenanceParams,
-    NoParams,
-    Params,
     QueriedJobs,
     QueryFilter,
     QueryJobsParams,
-    QueueParams,
-    Queues,
-    QueueView,
-    ReloadAppsParams,
     Retried,
     RetryParams,
-    Schedule,
-    Stats,
-    TailedChunk,
-    TailedLines,
-    TailParams,
-    Tasks,
-    TaskView,
     Waited,
     WaitParams,
-    Workers,
-    WorkerView,
 )
+from semtask.protocol.logs import TailedChunk, TailedLines, TailParams
+from semtask.protocol.queues import ConfigureQueueParams, QueueParams, Queues, QueueView
 
 R = TypeVar("R")
 MAINTENANCE_LIMIT_MS = 600_000

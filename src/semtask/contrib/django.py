@@ -36,7 +36,7 @@ from semtask.client import calls
 from semtask.config import suggestion
 from semtask.errors import NotFound, ValidationError
 from semtask.model.state import State
-from semtask.protocol.messages import JobView
+from semtask.protocol.jobs import JobView
 from semtask.sdk.app import Semantica
 from semtask.sdk.failures import failure_of
 from semtask.sdk.options import EnqueueOptions, JobOptions

@@ -17,8 +17,8 @@ from semtask.errors import ValidationError
 from semtask.model.job import ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt
 from semtask.model.sandbox import SandboxLevel, confines
 from semtask.model.scope import Scope
+from semtask.protocol.enqueue import CommandPayload, EnqueueParams, SandboxWish
 from semtask.protocol.frames import TaskInfo
-from semtask.protocol.messages import CommandPayload, EnqueueParams, SandboxWish
 
 # What a retry takes over from the job that ended.
 _COPIED = (

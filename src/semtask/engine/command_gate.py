@@ -17,7 +17,7 @@ from semtask.model.command_policy import Policy, Refusal
 from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.outcome import Outcome, never_ran, spawn_failed
 from semtask.model.sandbox import SandboxLevel
-from semtask.protocol.messages import CommandPayload
+from semtask.protocol.enqueue import CommandPayload
 
 if TYPE_CHECKING:
     from semtask.engine.attempt import CommandDefaults

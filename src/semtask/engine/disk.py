@@ -11,7 +11,7 @@ from semtask.engine.supervision import supervised
 from semtask.errors import RpcError, Throttled
 from semtask.host.clocks import Clock
 from semtask.model.disk import SPARE_BYTES, DiskHealth, DiskState, Room, Trouble, low_mark
-from semtask.protocol.messages import DiskView
+from semtask.protocol.admin import DiskView
 
 log = logging.getLogger("semtask.disk")
 

@@ -15,7 +15,7 @@ from semtask.host.clocks import Clock
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, QueueClass, Taker
 from semtask.model.state import State
 from semtask.protocol.frames import TaskInfo
-from semtask.protocol.messages import WaitingReason
+from semtask.protocol.jobs import WaitingReason
 from semtask.store.base import Change, ClaimRequest, QueueRow, Store, TaskClaim, TaskClaimed
 from semtask.telemetry.events import Hold
 

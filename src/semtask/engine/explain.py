@@ -9,7 +9,7 @@ from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.slots import Slots
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.state import State
-from semtask.protocol.messages import Waiting, WaitingReason
+from semtask.protocol.jobs import Waiting, WaitingReason
 
 
 class Explain:

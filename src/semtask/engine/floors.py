@@ -11,7 +11,7 @@ from semtask.executors.sandbox import Sandbox
 from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.sandbox import SandboxLevel, confines, strongest
 from semtask.model.scope import Scope, held
-from semtask.protocol.messages import SandboxWish
+from semtask.protocol.enqueue import SandboxWish
 from semtask.store.base import QueueRow
 
 

@@ -15,7 +15,7 @@ from semtask.engine.supervision import supervised
 from semtask.errors import RpcError
 from semtask.host.clocks import Clock
 from semtask.model.state import FINAL
-from semtask.protocol.messages import Maintained
+from semtask.protocol.admin import Maintained
 from semtask.store.base import Change, Purge, Store
 
 log = logging.getLogger("semtask.janitor")

@@ -26,7 +26,26 @@ from semtask.host.clocks import Clock
 from semtask.model.job import Durability, ExecutionMode, Job, NewJob
 from semtask.model.scope import ALL_SCOPES, Scope
 from semtask.model.state import FINAL, State, StopReason
-from semtask.protocol import messages as m
+from semtask.protocol.admin import Maintained, MaintenanceParams, Stats, SystemView, ThrottleView
+from semtask.protocol.apps import Apps as AppList
+from semtask.protocol.apps import ReloadAppsParams, Tasks, Workers
+from semtask.protocol.enqueue import CommandPayload, Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
+from semtask.protocol.fields import NoParams
+from semtask.protocol.jobs import (
+    Cancelled,
+    CancelParams,
+    GetJobParams,
+    JobView,
+    QueriedJobs,
+    QueryJobsParams,
+    Retried,
+    RetriedJob,
+    RetryParams,
+    Waited,
+    WaitParams,
+)
+from semtask.protocol.logs import TailedChunk, TailedLines, TailParams
+from semtask.protocol.queues import ConfigureQueueParams, QueueParams, Queues, QueueView
 from semtask.store.base import JobFilter, QueueRow, Running, StopRequest, StopSelector, Store
 from semtask.telemetry import counters
 from semtask.telemetry.events import Committed, Events
@@ -86,10 +105,10 @@ class Operations:
 
     # --- enqueue -----------------------------------------------------------------------------------------------------
 
-    async def enqueue(self, params: m.EnqueueParams) -> m.Enqueued:
+    async def enqueue(self, params: EnqueueParams) -> Enqueued:
         return (await self._insert([self._admission.admit(params)]))[0]
 
-    async def enqueue_many(self, params: m.EnqueueManyParams) -> m.EnqueuedMany:
+    async def enqueue_many(self, params: EnqueueManyParams) -> EnqueuedMany:
         jobs = []
         for index, one in enumerate(params.jobs):
             try:
@@ -98,9 +117,9 @@ class Operations:
                 place = f"jobs[{index}]"
                 details = {**error.details, "parameter": f"{place}.{error.details.get('parameter', '')}".rstrip(".")}
                 raise ValidationError(f"{place}: {error.message}", details=details) from error
-        return m.EnqueuedMany(jobs=await self._insert(jobs))
+        return EnqueuedMany(jobs=await self._insert(jobs))
 
-    async def _insert(self, jobs: Sequence[NewJob]) -> list[m.Enqueued]:
+    async def _insert(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
         self._disk.require_room()
         self._floors.check(jobs)
         await self._gate.check(jobs)
@@ -116,7 +135,7 @@ class Operations:
             for running in one.stopping:
                 self._stop_running(running)
         return [
-            m.Enqueued(
+            Enqueued(
                 job_id=one.job_id,
                 state=one.state,
                 queue=one.queue,
@@ -129,7 +148,7 @@ class Operations:
 
     # --- look --------------------------------------------------------------------------------------------------------
 
-    async def get_job(self, params: m.GetJobParams) -> m.JobView:
+    async def get_job(self, params: GetJobParams) -> JobView:
         job = await self._job(params.job_id)
         view = self._view(
             job,
@@ -141,7 +160,7 @@ class Operations:
             view.attempts_list = attempt_views(job, await self._store.attempts(job.job_id))
         return view
 
-    async def query_jobs(self, params: m.QueryJobsParams) -> m.QueriedJobs:
+    async def query_jobs(self, params: QueryJobsParams) -> QueriedJobs:
         where = params.filter
         page = await self._store.query(
             JobFilter(
@@ -158,12 +177,12 @@ class Operations:
             limit=params.limit,
             after_seq=_seq_of(params.cursor) if params.cursor else None,
         )
-        return m.QueriedJobs(
+        return QueriedJobs(
             items=[self._view(job) for job in page.items],
             next_cursor=None if page.next_seq is None else _cursor_of(page.next_seq),
         )
 
-    async def wait(self, params: m.WaitParams) -> m.Waited:
+    async def wait(self, params: WaitParams) -> Waited:
         """Woken by commits. The jobs are read after the watch has begun, so no end is missed."""
         job_ids = set(params.job_ids)
         with self._changes.watch_ends(job_ids, enough=1 if params.mode == "any" else len(job_ids)) as watch:
@@ -177,14 +196,14 @@ class Operations:
             jobs.update(await self._store.get_many(live))
         with_result = "result" in params.include
         views = [self._view(jobs[job_id], with_result=with_result) for job_id in params.job_ids]
-        return m.Waited(jobs=views, timed_out=not met)
+        return Waited(jobs=views, timed_out=not met)
 
-    async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
+    async def tail(self, params: TailParams) -> TailedLines | TailedChunk:
         return await self._tailing.tail(params)
 
     # --- change ------------------------------------------------------------------------------------------------------
 
-    async def cancel(self, params: m.CancelParams) -> m.Cancelled:
+    async def cancel(self, params: CancelParams) -> Cancelled:
         given = [name for name in ("job_id", "tag", "chain_group_id") if getattr(params, name) is not UNSET]
         if len(given) != 1:
             raise ValidationError(
@@ -202,7 +221,7 @@ class Operations:
             self._stop_running(running)
         count = stopped.ended + len(stopped.stopping)
         if given[0] != "job_id":
-            return m.Cancelled(cancelled=count > 0, cancelled_count=count)
+            return Cancelled(cancelled=count > 0, cancelled_count=count)
         if not stopped.found:
             raise NotFound(f"there is no job {params.job_id}", details={"job_id": params.job_id})
         if stopped.final_state is not None:
@@ -211,9 +230,9 @@ class Operations:
                 details={"job_id": params.job_id, "state": stopped.final_state},
             )
         # A job that is already being cancelled is cancelled all the same.
-        return m.Cancelled(cancelled=True, cancelled_count=1, job_id=params.job_id or None)
+        return Cancelled(cancelled=True, cancelled_count=1, job_id=params.job_id or None)
 
-    async def retry(self, params: m.RetryParams, scopes: frozenset[Scope]) -> m.Retried:
+    async def retry(self, params: RetryParams, scopes: frozenset[Scope]) -> Retried:
         """`scopes` are those of the caller, who may give none to a job that they have not."""
         given = [name for name in ("job_id", "tag", "chain_group_id", "queue") if getattr(params, name) is not UNSET]
         if len(given) != 1:
@@ -235,9 +254,9 @@ class Operations:
             after_seq=None,
         )
         copies = await self._copy(page.items, scopes)
-        return m.Retried(retried_count=len(copies), more=page.next_seq is not None, jobs=copies)
+        return Retried(retried_count=len(copies), more=page.next_seq is not None, jobs=copies)
 
-    async def _retry_one(self, job_id: str, scopes: frozenset[Scope]) -> m.Retried:
+    async def _retry_one(self, job_id: str, scopes: frozenset[Scope]) -> Retried:
         job = await self._job(job_id)
         if job.state not in FINAL:
             raise Conflict(
@@ -245,27 +264,27 @@ class Operations:
                 details={"job_id": job_id, "state": job.state},
             )
         [copy] = await self._copy([job], scopes)
-        return m.Retried(retried_count=1, more=False, jobs=[copy], job_id=copy.job_id, retry_of=job_id)
+        return Retried(retried_count=1, more=False, jobs=[copy], job_id=copy.job_id, retry_of=job_id)
 
-    async def _copy(self, jobs: Sequence[Job], scopes: frozenset[Scope]) -> list[m.RetriedJob]:
+    async def _copy(self, jobs: Sequence[Job], scopes: frozenset[Scope]) -> list[RetriedJob]:
         if not jobs:
             return []
         for job in jobs:
             _require_grantable(job, scopes)
         copies = await self._insert([self._admission.copy(job) for job in jobs])
-        return [m.RetriedJob(job_id=new.job_id, retry_of=old.job_id) for new, old in zip(copies, jobs, strict=True)]
+        return [RetriedJob(job_id=new.job_id, retry_of=old.job_id) for new, old in zip(copies, jobs, strict=True)]
 
-    async def list_queues(self, params: m.NoParams) -> m.Queues:
+    async def list_queues(self, params: NoParams) -> Queues:
         del params
-        return m.Queues(queues=[self._queue(row) for row in await self._store.queues()])
+        return Queues(queues=[self._queue(row) for row in await self._store.queues()])
 
-    async def pause_queue(self, params: m.QueueParams) -> m.QueueView:
+    async def pause_queue(self, params: QueueParams) -> QueueView:
         return await self._configured(await self._store.configure_queue(params.queue, paused=True))
 
-    async def resume_queue(self, params: m.QueueParams) -> m.QueueView:
+    async def resume_queue(self, params: QueueParams) -> QueueView:
         return await self._configured(await self._store.configure_queue(params.queue, paused=False))
 
-    async def configure_queue(self, params: m.ConfigureQueueParams) -> m.QueueView:
+    async def configure_queue(self, params: ConfigureQueueParams) -> QueueView:
         row = await self._store.configure_queue(
             params.queue,
             concurrency="keep" if isinstance(params.concurrency, UnsetType) else params.concurrency,
@@ -274,12 +293,12 @@ class Operations:
         )
         return await self._configured(row)
 
-    async def stats(self, params: m.NoParams) -> m.Stats:
+    async def stats(self, params: NoParams) -> Stats:
         del params
         rows = await self._store.queues()
         total = {state: sum(row.counts[state] for row in rows) for state in State}
         load = self._load.load
-        return m.Stats(
+        return Stats(
             version=self._version,
             pid=self._pid,
             total_jobs=sum(total.values()),
@@ -292,7 +311,7 @@ class Operations:
             uptime_seconds=round(self._clock.monotonic() - self._started, 3),
             accepting=self.accepting,
             queues=[self._queue(row) for row in rows],
-            system=m.SystemView(
+            system=SystemView(
                 cpu_count=self._cpu_count,
                 max_processes=self._dispatcher.max_processes,
                 running_processes=self._slots.processes,
@@ -300,32 +319,32 @@ class Operations:
                 memory_usage=load.memory if load else None,
             ),
             counters=dict.fromkeys(counters.NAMES, 0) | await self._store.counters(),
-            throttle=m.ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
+            throttle=ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
             disk=self._disk.view(),
             commands_held=self._gate.problem,
         )
 
-    async def maintenance(self, params: m.MaintenanceParams) -> m.Maintained:
+    async def maintenance(self, params: MaintenanceParams) -> Maintained:
         return await self._janitor.maintain(force_vacuum=params.force_vacuum)
 
     # --- apps ---------------------------------------------------------------------------------------------------------
 
-    async def list_apps(self, params: m.NoParams) -> m.Apps:
+    async def list_apps(self, params: NoParams) -> AppList:
         del params
         workers = Counter(worker.app for worker in self._apps.workers)
-        return m.Apps(apps=[app_view(status, workers[status.app.name]) for status in self._apps.statuses])
+        return AppList(apps=[app_view(status, workers[status.app.name]) for status in self._apps.statuses])
 
-    async def reload_apps(self, params: m.ReloadAppsParams) -> m.Apps:
+    async def reload_apps(self, params: ReloadAppsParams) -> AppList:
         await self._apps.reload(params.app or None, params.wait_ms / 1000)
-        return await self.list_apps(m.NoParams())
+        return await self.list_apps(NoParams())
 
-    async def list_tasks(self, params: m.NoParams) -> m.Tasks:
+    async def list_tasks(self, params: NoParams) -> Tasks:
         del params
-        return m.Tasks(tasks=[task_view(app, task) for app, task in self._apps.tasks()])
+        return Tasks(tasks=[task_view(app, task) for app, task in self._apps.tasks()])
 
-    async def list_workers(self, params: m.NoParams) -> m.Workers:
+    async def list_workers(self, params: NoParams) -> Workers:
         del params
-        return m.Workers(workers=[worker_view(worker) for worker in self._apps.workers])
+        return Workers(workers=[worker_view(worker) for worker in self._apps.workers])
 
     # --- pieces ------------------------------------------------------------------------------------------------------
 
@@ -337,7 +356,7 @@ class Operations:
 
     def _view(
         self, job: Job, *, with_payload: bool = False, with_secrets: bool = False, with_result: bool = False
-    ) -> m.JobView:
+    ) -> JobView:
         return job_view(
             job,
             waiting=self._explain.waiting(job),
@@ -348,10 +367,10 @@ class Operations:
             with_result=with_result,
         )
 
-    def _queue(self, row: QueueRow) -> m.QueueView:
+    def _queue(self, row: QueueRow) -> QueueView:
         return queue_view(row, self._dispatcher.queue_concurrency)
 
-    async def _configured(self, row: QueueRow) -> m.QueueView:
+    async def _configured(self, row: QueueRow) -> QueueView:
         self._floors.configure(row)
         self._dispatcher.configure(row)
         return self._queue(row)
@@ -360,7 +379,7 @@ class Operations:
 def _require_grantable(job: Job, scopes: frozenset[Scope]) -> None:
     if job.execution_mode is not ExecutionMode.SUBPROCESS or scopes >= ALL_SCOPES:
         return
-    missing = set(msgspec.json.decode(job.payload, type=m.CommandPayload).access) - scopes
+    missing = set(msgspec.json.decode(job.payload, type=CommandPayload).access) - scopes
     if missing:
         raise Unauthorized(
             f"job {job.job_id} was given the access {', '.join(sorted(missing))}, which you have not",

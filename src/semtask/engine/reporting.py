@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from semtask.model.disk import DiskState
 from semtask.model.job import ExecutionMode
 from semtask.model.state import EndCause, State
-from semtask.protocol.messages import DiskView
+from semtask.protocol.admin import DiskView
 from semtask.store.base import Change, Store
 from semtask.telemetry.counters import RETRY_COUNT
 from semtask.telemetry.events import Events, Hold, JobsEnded, JobsEnqueued, JobsRetried, Levels

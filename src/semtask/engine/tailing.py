@@ -15,7 +15,7 @@ from semtask.errors import NotFound, SystemFailure, ValidationError
 from semtask.host.clocks import Clock
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.state import FINAL, State
-from semtask.protocol import messages as m
+from semtask.protocol.logs import TailedChunk, TailedLines, TailParams
 from semtask.store.base import Store
 
 DEFAULT_LINES = 50
@@ -63,7 +63,7 @@ class Tailing:
         path = self._logs.path(job.job_id, job.claim_no, "stdout")
         return str(path) if job.execution_mode is ExecutionMode.SUBPROCESS or path.exists() else None
 
-    async def tail(self, params: m.TailParams) -> m.TailedLines | m.TailedChunk:
+    async def tail(self, params: TailParams) -> TailedLines | TailedChunk:
         if params.lines is not UNSET and params.offset is not UNSET:
             raise ValidationError("`lines` and `offset` exclude each other", details={"parameter": "lines"})
         try:
@@ -75,19 +75,19 @@ class Tailing:
                 f"the log of job {params.job_id} cannot be read: {error.strerror}", details={"job_id": params.job_id}
             ) from error
 
-    async def _tail_lines(self, params: m.TailParams, lines: int) -> m.TailedLines:
+    async def _tail_lines(self, params: TailParams, lines: int) -> TailedLines:
         job = await self._job(params.job_id)
         attempt = _attempt_of(job, params)
         if attempt == 0:
-            return m.TailedLines(job_id=job.job_id, log_path=None, lines=[])
-        return m.TailedLines(
+            return TailedLines(job_id=job.job_id, log_path=None, lines=[])
+        return TailedLines(
             job_id=job.job_id,
             log_path=str(self._logs.path(job.job_id, attempt, params.stream)),
             # In a thread: it may have to read megabytes.
             lines=await asyncio.to_thread(self._logs.last_lines, job.job_id, attempt, params.stream, lines),
         )
 
-    async def _tail_chunk(self, params: m.TailParams, offset: int) -> m.TailedChunk:
+    async def _tail_chunk(self, params: TailParams, offset: int) -> TailedChunk:
         end = self._clock.monotonic() + params.wait_ms / 1000
         with self._changes.watch(params.job_id) as watch:
             while True:
@@ -107,15 +107,15 @@ class Tailing:
                         watch.changed(left),
                     )
 
-    def _chunk(self, job: Job, attempt: int, params: m.TailParams, offset: int, *, ended: bool) -> m.TailedChunk:
+    def _chunk(self, job: Job, attempt: int, params: TailParams, offset: int, *, ended: bool) -> TailedChunk:
         if attempt == 0:
-            return m.TailedChunk(
+            return TailedChunk(
                 chunk="", encoding="utf-8", next_offset=max(offset, 0), eof=ended, omitted_bytes=0, attempt=0
             )
         chunk = self._logs.read(job.job_id, attempt, params.stream, offset, params.limit)
         last = ended and chunk.next_offset >= chunk.size
         text, encoding, held_back = _as_text(chunk.data, last=last)
-        return m.TailedChunk(
+        return TailedChunk(
             chunk=text,
             encoding=encoding,
             next_offset=chunk.next_offset - held_back,
@@ -156,7 +156,7 @@ def _runs(job: Job, attempt: int) -> bool:
     return job.state is State.RUNNING and job.claim_no == attempt
 
 
-def _attempt_of(job: Job, params: m.TailParams) -> int:
+def _attempt_of(job: Job, params: TailParams) -> int:
     """The claim_no to read: the one asked for, else the newest; 0 if nothing was ever claimed."""
     if params.attempt is UNSET:
         return job.claim_no

@@ -11,19 +11,10 @@ from semtask.executors.base import AppStatus, WorkerStatus
 from semtask.model.job import Attempt, ExecutionMode, Job
 from semtask.model.redaction import hide_secrets
 from semtask.model.state import WAITING, State
+from semtask.protocol.apps import AppView, TaskView, WorkerView
 from semtask.protocol.frames import ArtifactInfo, TaskInfo
-from semtask.protocol.messages import (
-    AppView,
-    ArtifactView,
-    AttemptView,
-    ExceptionView,
-    JobView,
-    ProgressView,
-    QueueView,
-    TaskView,
-    Waiting,
-    WorkerView,
-)
+from semtask.protocol.jobs import ArtifactView, AttemptView, ExceptionView, JobView, ProgressView, Waiting
+from semtask.protocol.queues import QueueView
 from semtask.store.base import QueueRow
 
 T = TypeVar("T")

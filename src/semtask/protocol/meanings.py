@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from semtask.errors import Conflict, NotFound, RpcError, Throttled
-from semtask.protocol import messages as m
+from semtask.protocol import admin, apps, enqueue, jobs, logs, queues
 
 MEANINGS: dict[type[Struct], dict[str, str]] = {
-    m.Schedule: {
+    enqueue.Schedule: {
         "type": "IMMEDIATE, AT a time or AFTER a delay",
         "scheduled_at": "with AT: not before this time, epoch ms",
         "delay_ms": "with AFTER: not before this much time has passed, ms",
     },
-    m.CommandPayload: {
+    enqueue.CommandPayload: {
         "command": "the program: a path, or a name that is looked up in PATH of `env`",
         "args": "its arguments; no shell reads them",
         "env": "its variables, beside the daemon's own that the allowlist lets through",
@@ -26,7 +25,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "access": "scopes of the token that it gets in SEMANTICA_TOKEN, good while the attempt runs; none by default",
         "sandbox": "`none`, `limits`, `landlock`, `bwrap`, or an object with a level and more",
     },
-    m.SandboxWish: {
+    enqueue.SandboxWish: {
         "level": "`none`, `limits`, `landlock` or `bwrap`, the strongest",
         "read": "files and folders that it may read and execute, beside those of the system",
         "write": "files and folders that it may change, beside working_dir",
@@ -36,7 +35,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "open_files": "open files of a process (RLIMIT_NOFILE)",
         "file_mb": "the largest file that it can write, its log too, in MiB (RLIMIT_FSIZE)",
     },
-    m.EnqueueParams: {
+    enqueue.EnqueueParams: {
         "job_type": "what kind of job it is: the task's name, or any name for a command",
         "payload": "of a command its CommandPayload, of a task an object of arguments by name",
         "queue": "the lane it waits in; any name works without being declared",
@@ -62,7 +61,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "deadline": "when all of it must be over, epoch ms",
         "ttl_ms": "skip it if it was not started this long after it became due, ms",
     },
-    m.Enqueued: {
+    enqueue.Enqueued: {
         "job_id": "the id of the new job, or of the one that is there already",
         "state": "its state now",
         "queue": "its queue",
@@ -70,17 +69,17 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "deduplicated": "no job was made: the key was known, or it joined one",
         "superseded": "how many live jobs of its subject it replaced",
     },
-    m.EnqueueManyParams: {
+    enqueue.EnqueueManyParams: {
         "jobs": "each with the parameters of dev.enqueue.v1",
     },
-    m.EnqueuedMany: {
+    enqueue.EnqueuedMany: {
         "jobs": "one for each job, in their order",
     },
-    m.Waiting: {
+    jobs.Waiting: {
         "reason": "the reason in one word",
         "text": "the reason with its details, for people",
     },
-    m.AttemptView: {
+    jobs.AttemptView: {
         "claim_no": "which claim of the job this was; it names the log",
         "started_at": "epoch ms",
         "finished_at": "epoch ms; none while it runs",
@@ -93,7 +92,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "log_bytes": "how much it wrote",
         "sandbox": "the sandbox level that a command had; none for no sandbox",
     },
-    m.JobView: {
+    jobs.JobView: {
         "job_id": "its id, a UUIDv7",
         "queue": "its queue",
         "job_type": "its name",
@@ -146,29 +145,29 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "payload": "as enqueued; only where asked for",
         "attempts_list": "its attempts, oldest first; only where asked for",
     },
-    m.ProgressView: {
+    jobs.ProgressView: {
         "done": "so much is done",
         "total": "of so much",
         "text": "what it is about",
     },
-    m.ExceptionView: {
+    jobs.ExceptionView: {
         "type": "the class of the exception",
         "message": "what it says",
         "traceback": "where it was raised, as Python prints it",
         "cause": "the exception that it was raised from",
     },
-    m.ArtifactView: {
+    jobs.ArtifactView: {
         "name": "as the task named it",
         "size": "bytes",
         "sha256": "of its content, in hexadecimal digits",
         "path": "the file, on the machine of the daemon",
         "is_result": "it is the result of the task, as JSON",
     },
-    m.ReloadAppsParams: {
+    apps.ReloadAppsParams: {
         "app": "only this app; all of them if left out",
         "wait_ms": "wait so long until they were imported, ms",
     },
-    m.AppView: {
+    apps.AppView: {
         "name": "its name",
         "module": "what is imported, `package.module:attribute`",
         "directory": "where it is imported and its tasks run",
@@ -179,10 +178,10 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "error": "why it cannot be run, for people",
         "traceback": "where its import failed",
     },
-    m.Apps: {
+    apps.Apps: {
         "apps": "in the order of their names",
     },
-    m.TaskView: {
+    apps.TaskView: {
         "name": "the job_type of its jobs",
         "app": "the app that offers it",
         "is_async": "whether many of its jobs share a worker",
@@ -192,10 +191,10 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "defaults": "options of dev.enqueue.v1 that the SDK and the command line send for it",
         "concurrency": "at most so many of its jobs run at once",
     },
-    m.Tasks: {
+    apps.Tasks: {
         "tasks": "in the order of their names",
     },
-    m.WorkerView: {
+    apps.WorkerView: {
         "worker": "its name",
         "app": "the app that it has imported",
         "pid": "its process",
@@ -206,14 +205,14 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "started_at": "epoch ms",
         "python": "the version of its Python",
     },
-    m.Workers: {
+    apps.Workers: {
         "workers": "all worker processes",
     },
-    m.GetJobParams: {
+    jobs.GetJobParams: {
         "job_id": "the job",
         "include": "parts to add to the answer",
     },
-    m.QueryFilter: {
+    jobs.QueryFilter: {
         "state": "in one of these states",
         "queue": "in one of these queues",
         "job_type": "of this name",
@@ -223,27 +222,27 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "id_suffix": "with an id that ends like this, without hyphens; among the newest jobs",
         "subject_key_prefix": "with a subject that begins like this",
     },
-    m.QueryJobsParams: {
+    jobs.QueryJobsParams: {
         "filter": "all that is given must hold; without it all jobs",
         "sort": "which ones come first",
         "limit": "how many at most on one page",
         "cursor": "`next_cursor` of the page before",
     },
-    m.QueriedJobs: {
+    jobs.QueriedJobs: {
         "items": "the jobs, without payload and attempts",
         "next_cursor": "leads to the next page; none on the last one",
     },
-    m.WaitParams: {
+    jobs.WaitParams: {
         "job_ids": "the jobs",
         "mode": "until one of them has ended, or until all have",
         "timeout_ms": "how long to wait at most, ms",
         "include": "parts to add to the jobs of the answer",
     },
-    m.Waited: {
+    jobs.Waited: {
         "jobs": "in the order asked for",
         "timed_out": "they have not ended yet",
     },
-    m.TailParams: {
+    logs.TailParams: {
         "job_id": "the job",
         "lines": "the last ones, as text",
         "attempt": "a claim_no; if left out the newest",
@@ -252,12 +251,12 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "limit": "how many bytes at most",
         "wait_ms": "wait so long for new bytes or the end, ms",
     },
-    m.TailedLines: {
+    logs.TailedLines: {
         "job_id": "the job",
         "log_path": "the file",
         "lines": "without their ends",
     },
-    m.TailedChunk: {
+    logs.TailedChunk: {
         "chunk": "what was read",
         "encoding": "`base64` for bytes that are no UTF-8",
         "next_offset": "where to go on reading",
@@ -265,54 +264,54 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "omitted_bytes": "cut out before this chunk, because the log was over its limit",
         "attempt": "the claim_no that was read",
     },
-    m.CancelParams: {
+    jobs.CancelParams: {
         "job_id": "this job",
         "tag": "all live jobs with this tag",
         "chain_group_id": "all live jobs of this group",
         "grace_ms": "from SIGTERM to SIGKILL, ms; only a shorter one than the job's counts",
     },
-    m.Cancelled: {
+    jobs.Cancelled: {
         "cancelled": "at least one job was ended or is being stopped",
         "cancelled_count": "how many",
         "job_id": "the job, where one was named",
     },
-    m.RetryParams: {
+    jobs.RetryParams: {
         "job_id": "this job, whatever its end",
         "tag": "the FAILED jobs with this tag",
         "chain_group_id": "the FAILED jobs of this group",
         "queue": "the FAILED jobs of this queue",
     },
-    m.Retried: {
+    jobs.Retried: {
         "retried_count": "how many copies were made",
         "more": "there are further ones: call again",
         "jobs": "the copies",
         "job_id": "the copy, where one job was named",
         "retry_of": "the job it is a copy of",
     },
-    m.RetriedJob: {
+    jobs.RetriedJob: {
         "job_id": "the copy",
         "retry_of": "the finished job",
     },
-    m.QueueParams: {
+    queues.QueueParams: {
         "queue": "the queue",
     },
-    m.ConfigureQueueParams: {
+    queues.ConfigureQueueParams: {
         "queue": "the queue",
         "concurrency": "how many of its jobs may run at once; null returns to the daemon's default",
         "class": "`background` waits while the machine is busy, the others never do",
         "sandbox": "the least sandbox level of its commands; above `none` it takes no tasks",
     },
-    m.MaintenanceParams: {
+    admin.MaintenanceParams: {
         "force_vacuum": "give all free pages back to the file system, not only some",
     },
-    m.Maintained: {
+    admin.Maintained: {
         "vacuum_run": "pages were given back",
         "jobs_deleted": "finished jobs that were over their retention",
         "artifacts_deleted": "files that their jobs had kept",
         "db_size_before": "database with its write-ahead log, bytes",
         "db_size_after": "the same afterwards",
     },
-    m.QueueView: {
+    queues.QueueView: {
         "name": "the queue",
         "paused": "it starts no jobs",
         "concurrency": "how many of its jobs may run at once",
@@ -327,29 +326,29 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "superseded": "stored jobs that a newer one replaced",
         "skipped": "stored jobs whose ttl or deadline passed before they ran",
     },
-    m.Queues: {
+    queues.Queues: {
         "queues": "in the order of their names",
     },
-    m.SystemView: {
+    admin.SystemView: {
         "cpu_count": "CPUs of this machine",
         "max_processes": "commands and sync tasks that may run at once",
         "running_processes": "commands and sync tasks that run",
         "cpu_usage": "percent, smoothed; none while nothing needs it",
         "memory_usage": "percent; none while nothing needs it",
     },
-    m.ThrottleView: {
+    admin.ThrottleView: {
         "active": "background work waits",
         "reason": "why, for people",
         "since": "epoch ms",
     },
-    m.DiskView: {
+    admin.DiskView: {
         "state": "LOW takes no new jobs, FULL and DEGRADED start none either; OK does both",
         "reason": "why it is not OK and what helps, for people",
         "since": "epoch ms; none while it is OK",
         "free_bytes": "what is free on the disk of the home, or of the database where that has less",
         "low_bytes": "below it the disk is LOW",
     },
-    m.Stats: {
+    admin.Stats: {
         "version": "of the daemon",
         "pid": "of the daemon",
         "total_jobs": "all stored jobs",
@@ -368,45 +367,4 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "commands_held": "why no command is accepted or started: the policy for commands cannot be used",
         "disk": "whether the disk has room and works",
     },
-}
-
-_NO_JOB = "no stored job has this id"
-_DISK_FULL = "the disk is full or fails; it goes on by itself when that is over"
-_STOPPING = "the daemon is stopping (with HTTP status 503), or the disk is nearly full, full, or fails"
-
-# What a method may answer besides ValidationError for its parameters and the faults of the daemon (5000 to 5002).
-ERRORS: dict[str, dict[type[RpcError], str]] = {
-    "dev.enqueue.v1": {
-        Conflict: "the key was used for another content, or the subject has a live job and on_duplicate is `reject`",
-        Throttled: _STOPPING,
-    },
-    "dev.enqueue_many.v1": {
-        Conflict: "as dev.enqueue.v1, for any of the jobs; then none is stored",
-        Throttled: _STOPPING,
-    },
-    "dev.get_job.v1": {NotFound: _NO_JOB},
-    "dev.query_jobs.v1": {},
-    "dev.wait.v1": {NotFound: "one of the jobs is not stored", Throttled: "the daemon is stopping: ask again"},
-    "dev.cancel.v1": {
-        NotFound: _NO_JOB,
-        Conflict: "the job has ended already; a tag or a group without live jobs is no error",
-        Throttled: _DISK_FULL,
-    },
-    "dev.retry.v1": {
-        NotFound: _NO_JOB,
-        Conflict: "the job has not ended yet; a tag, group or queue without failed jobs is no error",
-        Throttled: _STOPPING,
-    },
-    "logs.tail.v1": {NotFound: "no stored job has this id, or it has no such attempt"},
-    "queues.list.v1": {},
-    "queues.pause.v1": {Throttled: _DISK_FULL},
-    "queues.resume.v1": {Throttled: _DISK_FULL},
-    "queues.configure.v1": {Throttled: _DISK_FULL},
-    "admin.stats.v1": {},
-    "admin.maintenance.v1": {},
-    "apps.list.v1": {},
-    "apps.reload.v1": {NotFound: "there is no such app", Throttled: "the daemon is stopping"},
-    "tasks.list.v1": {},
-    "workers.list.v1": {},
-    "rpc.discover": {},
 }

@@ -11,8 +11,9 @@ from typing import Any, get_args
 import msgspec
 
 from semtask.errors import BY_CODE, RpcError
+from semtask.protocol.enqueue import CommandPayload, EnqueueParams
 from semtask.protocol.meanings import MEANINGS
-from semtask.protocol.messages import METHODS, CommandPayload, EnqueueParams, Method
+from semtask.protocol.methods import METHODS, Method
 
 _SCHEMAS = "#/components/schemas/"
 _Schema = dict[str, Any]

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from semtask.client.calls import Call
-from semtask.protocol.messages import Enqueued
+from semtask.protocol.enqueue import Enqueued
 from semtask.sdk.command import Stderr, StrPath, Wish, command_call
 from semtask.sdk.connection import Connection
 from semtask.sdk.handle import JobHandle

@@ -14,7 +14,7 @@ from semtask.client.calls import Call
 from semtask.config import Settings, inherited
 from semtask.model.job import ExecutionMode
 from semtask.model.scope import Scope
-from semtask.protocol.messages import CommandPayload, Enqueued, SandboxWish
+from semtask.protocol.enqueue import CommandPayload, Enqueued, SandboxWish
 
 StrPath: TypeAlias = str | os.PathLike[str]
 Stderr: TypeAlias = Literal["merged", "split"]

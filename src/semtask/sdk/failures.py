@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from semtask.errors import SemtaskError
 from semtask.model.state import EndCause, State
-from semtask.protocol.messages import ExceptionView, JobView
+from semtask.protocol.jobs import ExceptionView, JobView
 
 
 class JobError(SemtaskError):

@@ -12,7 +12,7 @@ from semtask.client import calls
 from semtask.client.calls import Call
 from semtask.errors import Conflict
 from semtask.model.state import FINAL, State
-from semtask.protocol.messages import ArtifactView, Cancelled, ExceptionView, JobView, ProgressView
+from semtask.protocol.jobs import ArtifactView, Cancelled, ExceptionView, JobView, ProgressView
 from semtask.sdk import log_lines
 from semtask.sdk.connection import Connection
 from semtask.sdk.log_lines import Stream

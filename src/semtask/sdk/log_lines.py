@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeAlias
 from semtask.client import calls
 from semtask.client.calls import Call
 from semtask.model.state import FINAL, State
-from semtask.protocol.messages import JobView, TailedChunk
+from semtask.protocol.jobs import JobView
+from semtask.protocol.logs import TailedChunk
 from semtask.sdk.connection import Connection
 
 Stream: TypeAlias = Literal["stdout", "stderr"]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 from semtask.model.trace_context import trace_id_of
-from semtask.protocol.messages import Schedule
+from semtask.protocol.enqueue import Schedule
 from semtask.tasks.context import current_or_none
 from semtask.tasks.control import Retry
 from semtask.tasks.registry import Seconds, TaskOptions, milliseconds, retry_options

@@ -17,7 +17,7 @@ from semtask.config import Settings
 from semtask.errors import SemtaskError
 from semtask.host.app_list import add_app, read_apps, remove_app
 from semtask.model.app import App, AppState
-from semtask.protocol.messages import AppView
+from semtask.protocol.apps import AppView
 
 _IMPORT_MS = 60_000
 _PATIENCE_S = 30.0

@@ -12,7 +12,7 @@ import msgspec
 from semtask.errors import NotFound
 from semtask.model.job import ExecutionMode
 from semtask.model.state import EndCause
-from semtask.protocol.messages import JobView
+from semtask.protocol.jobs import JobView
 from semtask.sdk.failures import JobFailed, failure_of
 
 R = TypeVar("R")

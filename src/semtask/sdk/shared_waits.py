@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from semtask.client import calls
 from semtask.errors import DaemonUnavailable, NotFound, Throttled
 from semtask.model.state import FINAL
-from semtask.protocol.messages import JobView
+from semtask.protocol.jobs import JobView
 from semtask.sdk.connection import Connection
 from semtask.sdk.waiting import LONGEST_MS, PAUSE_S, Patience, still_going
 

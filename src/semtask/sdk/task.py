@@ -12,7 +12,8 @@ import msgspec
 from semtask.client import calls
 from semtask.client.calls import Call
 from semtask.model.job import ExecutionMode
-from semtask.protocol.messages import Enqueued, EnqueueParams, JobView
+from semtask.protocol.enqueue import Enqueued, EnqueueParams
+from semtask.protocol.jobs import JobView
 from semtask.sdk.connection import Connection
 from semtask.sdk.handle import JobHandle
 from semtask.sdk.options import EnqueueOptions, JobOptions

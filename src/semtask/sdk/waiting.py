@@ -7,7 +7,7 @@ import time
 from semtask.client import calls
 from semtask.errors import DaemonUnavailable, Throttled
 from semtask.model.state import FINAL
-from semtask.protocol.messages import JobView
+from semtask.protocol.jobs import JobView
 from semtask.sdk.connection import Connection
 
 PATIENCE_S = 15.0

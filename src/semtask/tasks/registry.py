@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import msgspec
 
-from semtask.protocol.messages import EnqueueParams
+from semtask.protocol.enqueue import EnqueueParams
 from semtask.tasks.codec import Signature
 from semtask.tasks.control import Retry
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from semtask.errors import SemtaskError
 from semtask.model.job import ExecutionMode
 from semtask.model.state import State
-from semtask.protocol.messages import JobView
+from semtask.protocol.jobs import JobView
 
 
 class JobNotEnded(SemtaskError):

@@ -20,7 +20,8 @@ from semtask.client.calls import Call
 from semtask.client.http import request
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.state import FINAL, State
-from semtask.protocol.messages import JobView, TailParams, Waited, WaitParams
+from semtask.protocol.jobs import JobView, Waited, WaitParams
+from semtask.protocol.logs import TailParams
 from semtask.sdk.failures import failure_of
 from semtask.sdk.task import AsyncTask, Task
 from semtask.tasks.codec import BadPayload
