@@ -197,6 +197,7 @@ class _Daemon:
                 upcalls.kill_failed,
                 upcalls.count,
                 protected=[str(path) for path in settings.protected],
+                open_port=settings.tcp and settings.tcp_auth == "off",
             ),
             workers=workers,
             read_apps=lambda: read_apps(settings),

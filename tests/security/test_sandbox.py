@@ -352,8 +352,25 @@ def test_no_sandbox_opens_the_home(daemon: Daemon, work: Path, level: str, way: 
         ]
     for job in jobs:
         assert (job["state"], job["end_cause"]) == ("FAILED", "spawn_failed")
-        assert f"{place!r}: semtask keeps what no job may reach in '{daemon.home}'" in job["error"]
+        assert f"{place!r}: no job may reach what is in '{daemon.home}'" in job["error"]
     assert not (work / "ran").exists()
+
+
+@pytest.mark.parametrize("level", CONFINED)
+def test_no_sandbox_opens_the_files_of_other_processes(daemon: Daemon, work: Path, level: str) -> None:
+    for place in ("/proc", f"/proc/{daemon.pid}/root", "/proc/sys/kernel"):
+        job = run(daemon, work, "touch", "ran", sandbox={"level": level, "write": [place]})
+        assert job["end_cause"] == "spawn_failed", job
+    assert not (work / "ran").exists()
+
+
+@landlocked
+def test_no_sandbox_beside_a_port_that_lets_everybody_in(tmp_path: Path, work: Path) -> None:
+    settings = {"SEMANTICA_TCP": "on", "SEMANTICA_RPC_PORT": "0", "SEMANTICA_TCP_AUTH": "off"}
+    with running_daemon(tmp_path / "home", **settings) as daemon:
+        job = run(daemon, work, "touch", "ran", sandbox="landlock")
+        assert (job["end_cause"], "SEMANTICA_TCP_AUTH=off" in job["error"]) == ("spawn_failed", True), job
+        assert not (work / "ran").exists()
 
 
 @pytest.mark.parametrize("level", CONFINED)

@@ -26,7 +26,8 @@ SYSTEM = (
 )
 # Where /etc/resolv.conf may lead to: for those that have a network.
 RESOLVER = ("/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf")
-# Of Landlock alone; bubblewrap makes its own. What others have on theirs cannot be read: Landlock stops ptrace, too.
+# Bubblewrap makes its own. With Landlock it can be read, but not what is of other processes: that takes ptrace. Nobody
+# gets more of it: it leads to the files of everybody.
 _PROC = "/proc"
 # No terminals: those of the user are among them. No /dev/shm: it has the memory of other programs.
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -174,10 +175,10 @@ def _opened(what: str, paths: Iterable[str], sandbox: Sandbox, *, writable: bool
             number = error.errno or 0
             raise SandboxError(number, f"{what} of the sandbox, {path!r}: {os.strerror(number)}") from None
         real = os.readlink(f"/proc/self/fd/{fd}")
-        if secret := next((secret for secret in sandbox.protected if _touch(real, secret)), None):
+        if secret := next((secret for secret in (*sandbox.protected, _PROC) if _touch(real, secret)), None):
             raise SandboxError(
                 errno.EACCES,
-                f"no sandbox can have {what} {path!r}: semtask keeps what no job may reach in {secret!r}; "
+                f"no sandbox can have {what} {path!r}: no job may reach what is in {secret!r}; "
                 "choose another folder (--cwd), or another home (SEMANTICA_HOME)",
             )
         yield Grant(path, real, fd, stat.S_ISDIR(os.fstat(fd).st_mode), writable)

@@ -85,7 +85,8 @@ class _Attempt:
 class SubprocessExecutor:
     """Implements `executors.base.Executor` for commands.
 
-    `protected` are the folders and files that no sandboxed command may reach.
+    `protected` are the folders and files that no sandboxed command may reach. `open_port`: the daemon does what anybody
+    on this machine asks of it by TCP.
     `kill_patience_s`: how long after its grace a stopped attempt may still have processes before `on_kill_failed`.
     """
 
@@ -98,10 +99,12 @@ class SubprocessExecutor:
         count: Callable[[str, int], None],
         *,
         protected: Sequence[str] = (),
+        open_port: bool = False,
         kill_patience_s: float = 5.0,
     ) -> None:
         self._attempts = attempts
         self._protected = [os.path.realpath(path) for path in (*protected, attempts.path)]
+        self._open_port = open_port
         self._confined = linux.has_no_new_privs()
         self._spawner = spawner
         self._open_logs = open_logs
@@ -148,7 +151,7 @@ class SubprocessExecutor:
     async def _run(self, spec: CommandSpec, attempt: _Attempt) -> Outcome:
         if spec.sandbox is not None:
             level = spec.sandbox.level
-            if why := isolation.why_not(level, daemon_confined=self._confined):
+            if why := isolation.why_not(level, daemon_confined=self._confined) or self._why_open(spec.sandbox):
                 return outcome.spawn_failed(f"the sandbox level {level.value} cannot be had here: {why}")
             spec = self._confine(spec, spec.sandbox, attempt.folder)
         try:
@@ -171,6 +174,14 @@ class SubprocessExecutor:
                 os.close(fd)
         attempt.convey_stop()  # a stop that came while the launcher was at work
         return await self._finish(spec, attempt)
+
+    def _why_open(self, sandbox: Sandbox) -> str | None:
+        """Why a job could get out of this sandbox by asking the daemon."""
+        # Landlock knows TCP, but not what speaks it under another name (MPTCP).
+        reaches_port = sandbox.network or sandbox.level is SandboxLevel.LANDLOCK
+        if self._open_port and confines(sandbox.level) and reaches_port:
+            return "the daemon's TCP port wants no token (SEMANTICA_TCP_AUTH=off), so it could ask there for anything"
+        return None
 
     def _confine(self, spec: CommandSpec, sandbox: Sandbox, folder: AttemptFolder) -> CommandSpec:
         """With the places of the sandbox. A folder for temporary files takes the place of that of the user."""
