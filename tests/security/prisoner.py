@@ -38,8 +38,13 @@ def write(path: str) -> None:
         file.write("here I was")
 
 
-def connect(family: int, address: Any) -> None:
-    with socket.socket(family) as sock:
+def send(port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"x", ("127.0.0.1", port))
+
+
+def connect(family: int, address: Any, protocol: int = 0) -> None:
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as sock:
         sock.settimeout(5)
         sock.connect(address)
 
@@ -89,6 +94,8 @@ def main(given: dict[str, Any]) -> None:
         "write inside": lambda: write("by-me"),
         "own temporary file": own_temporary_file,
         "connect by TCP": lambda: connect(socket.AF_INET, ("127.0.0.1", given["port"])),
+        "connect by MPTCP": lambda: connect(socket.AF_INET, ("127.0.0.1", given["port"]), protocol=262),
+        "send by UDP": lambda: send(given["port"]),
         "connect to an abstract socket": lambda: connect(socket.AF_UNIX, f"\0{given['abstract']}"),
         "signal the daemon": lambda: os.kill(daemon, signal.SIGCONT),
         "look into the daemon": lambda: read(f"/proc/{daemon}/environ"),

@@ -113,6 +113,8 @@ TABLE: dict[str, dict[str, Any]] = {
         "list the home": "EACCES",
         "write outside": "EACCES",
         "connect by TCP": "EACCES",
+        "connect by MPTCP": "EACCES",
+        "send by UDP": "EACCES",
         "connect to an abstract socket": "EPERM",
         "signal the daemon": "EPERM",
         "look into the daemon": "EACCES",

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from semtask.host import landlock, linux
+from semtask.host import landlock, linux, seccomp
 from semtask.model.sandbox import SandboxLevel
 
 # What every command may read and execute, as far as it is there.
@@ -116,6 +116,8 @@ def enter(sandbox: Sandbox, working_dir: str) -> None:
     else:
         linux.drop_capabilities()
         ruleset.restrict_self()
+        if not sandbox.network:
+            seccomp.deny_network()  # what is not TCP, or does not say that it is
 
 
 def set_limits(sandbox: Sandbox) -> None:

@@ -29,7 +29,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "level": "`none`, `limits`, `landlock` or `bwrap`, the strongest",
         "read": "files and folders that it may read and execute, beside those of the system",
         "write": "files and folders that it may change, beside working_dir",
-        "network": "whether it has one: TCP at the level landlock, all of it with bwrap",
+        "network": "whether it has one",
         "memory_mb": "data of a process, in MiB (RLIMIT_DATA)",
         "cpu_seconds": "CPU time of a process (RLIMIT_CPU)",
         "open_files": "open files of a process (RLIMIT_NOFILE)",
