@@ -66,13 +66,8 @@ def test_a_daemon_that_has_lost_its_home_says_so_and_ends(tmp_path: Path) -> Non
 
 
 def test_what_runs_ends_with_it(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path / "home")
-    settings = daemon.home / ".config" / "semtask" / "config.toml"
-    settings.parent.mkdir(parents=True)
-    daemon.home.chmod(0o700)
-    settings.write_text("shutdown_grace_ms = 300\n")
+    daemon = Daemon(tmp_path / "home").start()
     try:
-        daemon.start()
         job_id = daemon.command("sleep", "600")
         pid = eventually(lambda: daemon.job(job_id)["pid"])
         shutil.rmtree(daemon.home)
