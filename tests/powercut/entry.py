@@ -86,7 +86,9 @@ MUTATIONS = {
 
 
 def hurry(retry_s: float) -> None:
-    open_store.__kwdefaults__["disk_retry_s"] = retry_s
+    defaults = open_store.__kwdefaults__
+    assert defaults is not None
+    defaults["disk_retry_s"] = retry_s
     disk.CHECK_PAUSES_S = tuple(pause * retry_s for pause in disk.CHECK_PAUSES_S)
 
 

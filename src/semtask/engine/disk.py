@@ -18,7 +18,7 @@ log = logging.getLogger("semtask.disk")
 INTERVAL_S = 1.0
 RETRY_AFTER_MS = 5000
 # A damaged database is looked at again after these pauses; what was a whim of the disk is over by then.
-CHECK_PAUSES_S = (0.0, 5.0, 25.0)
+CHECK_PAUSES_S: Sequence[float] = (0.0, 5.0, 25.0)
 # A disk that is sound whenever it is looked through, and fails again and again, is not believed for ever.
 MAX_ACQUITTALS = 3
 
