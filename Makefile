@@ -38,8 +38,9 @@ docs: $(STAMP) ## write the generated reference again
 bench: $(STAMP) ## measure, side by side with the limits of this machine
 	$(BIN)/python -m benchmarks
 
-chaos: $(STAMP) ## kill -9 at random moments and at every step, the long version
+chaos: $(STAMP) ## kill -9 at random moments and at every step, floods, fuzzing, power cuts: the long versions
 	$(BIN)/python -m pytest -s -m chaos --chaos-kills=500 --kill-points=all tests/chaos
+	$(BIN)/python -m pytest -s -m chaos --flood-connections=10000 tests/security/test_flood.py
 	$(BIN)/python -m pytest -s --hypothesis-profile=long tests/fuzz
 	$(BIN)/python -m tests.powercut
 
