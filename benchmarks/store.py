@@ -20,7 +20,7 @@ from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ExecutionMode, NewJob, OnInterrupt, Taker
 from semtask.model.outcome import success
 from semtask.model.state import State
-from semtask.store.base import ClaimRequest, Finish, JobFilter, TaskClaim
+from semtask.store.requests import ClaimRequest, Finish, JobFilter, TaskClaim
 from semtask.store.sql import query
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.store.sqlite_file import SqliteFile

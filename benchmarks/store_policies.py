@@ -15,7 +15,7 @@ import msgspec
 from benchmarks.store import BATCH, FACTS, fill, folder, middle, new_jobs, opened, store_insert
 from semtask.model.job import ExecutionMode, NewJob, OnDuplicate
 from semtask.model.state import State
-from semtask.store.base import ClaimRequest, Purge
+from semtask.store.requests import ClaimRequest, Purge
 from semtask.store.sqlite import SqliteStore
 
 ROUNDS = 5

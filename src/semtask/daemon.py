@@ -35,8 +35,8 @@ from semtask.engine.tailing import Tailing
 from semtask.engine.watchdog import LoopWatchdog
 from semtask.errors import EXIT_DISK_FAILED, StartupError, Throttled
 from semtask.executors.attempt_files import AttemptFiles
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import AppStatus, TaskEnd
-from semtask.executors.folder import AttemptsDir
 from semtask.executors.former_attempts import FormerAttempts
 from semtask.executors.in_process import InProcessExecutor
 from semtask.executors.output import LogCap, LogFiles

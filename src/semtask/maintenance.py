@@ -19,7 +19,7 @@ from semtask.config import Settings
 from semtask.errors import StartupError
 from semtask.executors.abandon import StillThere, abandon
 from semtask.executors.attempt_files import AttemptFiles
-from semtask.executors.folder import AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.output import LogFiles
 from semtask.host import backups
 from semtask.host.ownership import owned_folders

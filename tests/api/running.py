@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from semtask import config
-from semtask.api.connection import Limits
 from semtask.api.http import RpcServer
+from semtask.api.site import Limits
 from semtask.model.job import ExecutionMode, OnInterrupt, QueueClass
 from semtask.model.scope import Scope
 from semtask.model.state import State

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from semtask.api.connection import Limits, Request
+from semtask.api.site import Limits, Request
 from semtask.protocol import jsonrpc
 from tests.api.running import JOB_ID, Running, running
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from semtask.api.connection import Standing
 from semtask.api.room import Room
+from semtask.api.site import Standing
 
 MINE, CROWD, NEW = 1, 2, 3
 

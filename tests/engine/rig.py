@@ -29,7 +29,7 @@ from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrup
 from semtask.model.outcome import Outcome
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import StopReason
-from semtask.store.base import StopRequest, StopSelector
+from semtask.store.requests import StopRequest, StopSelector
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.telemetry.events import Events
 from tests.engine.clock import FakeClock

@@ -23,7 +23,8 @@ from semtask.model.outcome import Outcome
 from semtask.model.retry import Decision, decide
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import State
-from semtask.store.base import Finish, Finished, Store
+from semtask.store.base import Store
+from semtask.store.requests import Finish, Finished
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
 
 DEFAULTS = CommandDefaults(env={}, working_dir="/", umask=0o22)

@@ -13,10 +13,10 @@ from semtask.engine import janitor as module
 from semtask.engine.janitor import DAY_MS, Janitor, Key, Retention
 from semtask.errors import DatabaseError
 from semtask.executors.attempt_files import AttemptFiles
-from semtask.executors.folder import AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.output import LogFiles
 from semtask.model.job import Job
-from semtask.store.base import Purge, Purged
+from semtask.store.requests import Purge, Purged
 from semtask.store.sqlite import SqliteStore, open_store
 from tests.engine.clock import FakeClock
 from tests.store.harness import NOW, Opened, new_id, new_job

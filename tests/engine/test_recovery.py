@@ -13,7 +13,7 @@ from semtask.engine.recovery import Recovery
 from semtask.errors import Throttled
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.outcome import Outcome, interrupted
-from semtask.store.base import ClaimRequest
+from semtask.store.requests import ClaimRequest
 from semtask.store.sqlite import SqliteStore, open_store
 from tests.engine.clock import FakeClock
 from tests.engine.rig import JOB_ID, _facts, _raise, new_job

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec
-from semtask.executors.folder import AttemptsDir
 from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
 from semtask.host import procfs

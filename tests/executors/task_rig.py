@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import AppStatus, TaskEnd
-from semtask.executors.folder import AttemptsDir
 from semtask.executors.in_process import InProcessExecutor
 from semtask.executors.output import LogFiles
 from semtask.executors.spawner import Spawner

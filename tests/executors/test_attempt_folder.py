@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from semtask.executors import folder
-from semtask.executors.folder import AttemptsDir, Record, Stop
+from semtask.executors.attempts_dir import AttemptsDir
+from semtask.executors.folder import Record, Stop
 from semtask.host.procfs import Mark
 
 RECORD = Record(

@@ -18,9 +18,9 @@ import pytest
 
 from semtask.executors import folder as folders
 from semtask.executors import shim
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec
 from semtask.executors.control import EXIT_POISONED
-from semtask.executors.folder import AttemptsDir
 from semtask.executors.former_attempts import FormerAttempts
 from semtask.executors.spawner import SpawnRequest
 from semtask.executors.sub_process import sealed

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from semtask.executors.folder import AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.former_attempts import FormerAttempts
 from semtask.host import procfs
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt

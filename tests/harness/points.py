@@ -102,7 +102,7 @@ STEPS: tuple[Step, ...] = (
     Step("daemon", "create_database", "semtask.store.sqlite_file:SqliteFile._create", "restart"),
     Step("daemon", "migrate", "semtask.store.sqlite_file:migrate", "restart"),
     Step("daemon", "take_epoch", "semtask.store.sqlite_file:SqliteFile.open", "restart", AFTER),
-    Step("daemon", "empty_trash", "semtask.executors.folder:AttemptsDir.empty_trash", "restart"),
+    Step("daemon", "empty_trash", "semtask.executors.attempts_dir:AttemptsDir.empty_trash", "restart"),
     Step("daemon", "start_launcher", "semtask.executors.spawner:Spawner.start", "restart", AFTER),
     Step("daemon", "judge", "semtask.executors.former_attempts:FormerAttempts.judge", "restart"),
     Step("daemon", "judge_worker", "semtask.executors.former_workers:FormerWorkers._end", "restart"),

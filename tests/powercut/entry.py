@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from semtask.api.connection import Connection, Response
+from semtask.api.connection import Connection
+from semtask.api.site import Response
 from semtask.cli.main import main
 from semtask.engine import disk
 from semtask.executors import launcher_process
-from semtask.store.base import Inserted
+from semtask.store.requests import Inserted
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.writer import Phase, Request, Tick, Writer

@@ -16,8 +16,8 @@ import pytest
 from semtask.errors import StartupError
 from semtask.model import outcome as outcomes
 from semtask.store import migrate as migrations
-from semtask.store.base import ClaimRequest, Finish, Purge
 from semtask.store.migrate import Migration, available
+from semtask.store.requests import ClaimRequest, Finish, Purge
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.store.sqlite_file import SqliteFile
 from tests.powercut import trace

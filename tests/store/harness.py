@@ -14,7 +14,8 @@ from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt
 from semtask.model.outcome import Outcome, success
 from semtask.model.state import State, StopReason
-from semtask.store.base import Change, ClaimRequest, Finish, Finished, Stopped, StopRequest, StopSelector, Store
+from semtask.store.base import Change, Store
+from semtask.store.requests import ClaimRequest, Finish, Finished, Stopped, StopRequest, StopSelector
 from semtask.store.sqlite import open_store
 
 STORES = ["sqlite"]

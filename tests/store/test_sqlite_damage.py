@@ -14,7 +14,7 @@ from semtask.errors import DatabaseError
 from semtask.model.job import ClaimFacts, OnDuplicate, OnInterrupt, Taker
 from semtask.model.outcome import success
 from semtask.model.state import EndCause, State
-from semtask.store.base import Finish, JobFilter, TaskClaim
+from semtask.store.requests import Finish, JobFilter, TaskClaim
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_rows import id_bytes
 from tests.store.harness import IN_PROCESS, NOW, Harness, new_job, seen

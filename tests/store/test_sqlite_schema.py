@@ -12,7 +12,7 @@ import pytest
 
 from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, QueueClass, Taker
 from semtask.model.state import FINAL, LIVE, TRANSITIONS, WAITING, EndCause, Event, State, StopReason
-from semtask.store.base import JobFilter, TaskClaim
+from semtask.store.requests import JobFilter, TaskClaim
 from semtask.store.sql import folder, query
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import listing_statement

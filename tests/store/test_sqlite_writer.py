@@ -22,7 +22,7 @@ from semtask.model.disk import DiskState, Trouble
 from semtask.model.job import ClaimFacts, OnInterrupt, ProcessIdentity, ProgressNote, Taker
 from semtask.model.outcome import success
 from semtask.model.state import State
-from semtask.store.base import Finish, JobFilter, TaskClaim
+from semtask.store.requests import Finish, JobFilter, TaskClaim
 from semtask.store.sqlite import SqliteStore
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import Readers

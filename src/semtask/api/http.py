@@ -19,11 +19,12 @@ import msgspec
 from semtask.api import guard, listeners
 from semtask.api.acceptor import Acceptor
 from semtask.api.access import Access, Credentials, Grants, no_grants
-from semtask.api.connection import Connection, Limits, Request, Response, Standing
+from semtask.api.connection import Connection
 from semtask.api.guard import Head, Place, Refused
 from semtask.api.methods import Caller, Operations, Responder
 from semtask.api.rate import RateLimit
 from semtask.api.room import Room
+from semtask.api.site import Limits, Request, Response, Standing
 from semtask.config import Settings
 from semtask.errors import SemtaskError
 from semtask.host import isolation, linux, peers

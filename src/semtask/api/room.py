@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 
-from semtask.api.connection import Connection, Standing
+from semtask.api.connection import Connection
+from semtask.api.site import Standing
 
 # A connection that stands so for less than this may have its request on the way.
 _FRESH_S = 1.0

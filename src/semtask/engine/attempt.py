@@ -23,7 +23,8 @@ from semtask.model.outcome import Outcome, bad_payload, never_ran, spawn_failed
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW, is_last_straw
 from semtask.model.state import StopReason
 from semtask.protocol.enqueue import CommandPayload
-from semtask.store.base import Finish, Running, Store
+from semtask.store.base import Store
+from semtask.store.requests import Finish, Running
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
 from semtask.telemetry.logs import about
 

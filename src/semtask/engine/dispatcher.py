@@ -16,7 +16,8 @@ from semtask.model.job import ClaimFacts, ExecutionMode, Job, QueueClass, Taker
 from semtask.model.state import State
 from semtask.protocol.frames import TaskInfo
 from semtask.protocol.jobs import WaitingReason
-from semtask.store.base import Change, ClaimRequest, QueueRow, Store, TaskClaim, TaskClaimed
+from semtask.store.base import Change, Store
+from semtask.store.requests import ClaimRequest, QueueRow, TaskClaim, TaskClaimed
 from semtask.telemetry.events import Hold
 
 log = logging.getLogger("semtask.dispatcher")

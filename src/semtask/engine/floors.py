@@ -12,7 +12,7 @@ from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.sandbox import SandboxLevel, confines, strongest
 from semtask.model.scope import Scope, held
 from semtask.protocol.enqueue import SandboxWish
-from semtask.store.base import QueueRow
+from semtask.store.requests import QueueRow
 
 
 class SandboxFloors:

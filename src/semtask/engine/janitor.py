@@ -16,7 +16,8 @@ from semtask.errors import RpcError
 from semtask.host.clocks import Clock
 from semtask.model.state import FINAL
 from semtask.protocol.admin import Maintained
-from semtask.store.base import Change, Purge, Store
+from semtask.store.base import Change, Store
+from semtask.store.requests import Purge
 
 log = logging.getLogger("semtask.janitor")
 

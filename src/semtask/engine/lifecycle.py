@@ -38,7 +38,8 @@ from semtask.model.job import ClaimFacts, Job
 from semtask.model.outcome import FailureClass, Outcome, spawn_failed
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import StopReason
-from semtask.store.base import Running, StopRequest, StopSelector, Store
+from semtask.store.base import Store
+from semtask.store.requests import Running, StopRequest, StopSelector
 from semtask.telemetry.events import Events, Hold
 
 log = logging.getLogger("semtask.engine")

@@ -46,7 +46,8 @@ from semtask.protocol.jobs import (
 )
 from semtask.protocol.logs import TailedChunk, TailedLines, TailParams
 from semtask.protocol.queues import ConfigureQueueParams, QueueParams, Queues, QueueView
-from semtask.store.base import JobFilter, QueueRow, Running, StopRequest, StopSelector, Store
+from semtask.store.base import Store
+from semtask.store.requests import JobFilter, QueueRow, Running, StopRequest, StopSelector
 from semtask.telemetry import counters
 from semtask.telemetry.events import Committed, Events
 

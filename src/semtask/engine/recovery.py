@@ -12,7 +12,8 @@ from semtask.errors import RpcError
 from semtask.model.job import Job
 from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
-from semtask.store.base import StopRequest, StopSelector, Store
+from semtask.store.base import Store
+from semtask.store.requests import StopRequest, StopSelector
 from semtask.telemetry.counters import ORPHANED_JOBS
 from semtask.telemetry.logs import about
 

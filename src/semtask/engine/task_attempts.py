@@ -13,7 +13,8 @@ from semtask.errors import RpcError
 from semtask.executors.base import TaskEnd, TaskExecutor
 from semtask.host.clocks import Clock
 from semtask.model.job import Job, ProgressNote
-from semtask.store.base import Finish, Running, Store
+from semtask.store.base import Store
+from semtask.store.requests import Finish, Running
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
 from semtask.telemetry.logs import about
 

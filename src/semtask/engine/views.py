@@ -15,7 +15,7 @@ from semtask.protocol.apps import AppView, TaskView, WorkerView
 from semtask.protocol.frames import ArtifactInfo, TaskInfo
 from semtask.protocol.jobs import ArtifactView, AttemptView, ExceptionView, JobView, ProgressView, Waiting
 from semtask.protocol.queues import QueueView
-from semtask.store.base import QueueRow
+from semtask.store.requests import QueueRow
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-from semtask.executors.folder import AttemptFolder, AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
+from semtask.executors.folder import AttemptFolder
 from semtask.executors.former_workers import unlocked
 from semtask.executors.leftovers import end_leftovers
 

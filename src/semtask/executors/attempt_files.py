@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 
-from semtask.executors.folder import AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.output import STREAMS, LogFiles
 from semtask.executors.task_outcome import crash_exception
 from semtask.executors.worker_death import end_of_log

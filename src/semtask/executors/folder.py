@@ -20,10 +20,9 @@ import fcntl
 import itertools
 import os
 from _thread import allocate_lock  # threading would be a part of every shim
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from semtask.host.procfs import Mark
 
@@ -34,10 +33,6 @@ STOP = "stop"
 RECORD = "record"
 PRIVATE = "tmp"
 
-_TRASH = ".trash"
-_SPARE = ".spare"
-_ID = ".id"
-_MAX_SPARES = 64
 _OURS = 0o600
 _removing = allocate_lock()  # of two threads that remove one folder, the second one must find nothing
 
@@ -156,10 +151,22 @@ def replace_at(folder: int, name: str, data: bytes) -> None:
     os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
+class Spares(Protocol):
+    """Folders of former attempts that can be used again."""
+
+    def take(self, path: str) -> bool:
+        """Put one to `path`; False if there is none. FileExistsError if something is there."""
+        ...
+
+    def keep(self, path: str) -> bool:
+        """Take the folder of an attempt over; False if it must be removed."""
+        ...
+
+
 class AttemptFolder:
     """`attempts/<job_id>.<claim_no>`, seen from the daemon."""
 
-    def __init__(self, path: str, trash: str, spares: _Spares | None = None) -> None:
+    def __init__(self, path: str, trash: str, spares: Spares | None = None) -> None:
         self.path = path
         self._trash = trash
         self._spares = spares
@@ -237,7 +244,7 @@ class AttemptFolder:
             return
         except OSError:
             # A disk without room for a file: a shim without a lock file does not start either.
-            _unlink(self._file(LOCK))
+            unlink(self._file(LOCK))
 
     def remove(self) -> None:
         """Remove the folder; only after the end of the attempt was committed.
@@ -248,7 +255,7 @@ class AttemptFolder:
             if self.poisoned():
                 self._throw_away()
             elif self._spares is None or not self._spares.keep(self.path):
-                _remove_folder(self.path)
+                remove_folder(self.path)
 
     def remove_unlocked(self) -> bool:
         """The same for a folder that may be held, or be removed by another thread. False: a shim holds it.
@@ -259,7 +266,7 @@ class AttemptFolder:
             if free and self.poisoned():
                 self._throw_away()
             elif free:
-                _remove_folder(self.path)
+                remove_folder(self.path)
             return free
 
     def _throw_away(self) -> None:
@@ -279,118 +286,11 @@ class AttemptFolder:
             os.close(fd)
 
 
-class _Spares:
-    """Empty folders with their locks, for later attempts. Making and removing them costs more than running /bin/true.
-
-    Methods may be called from any thread.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._free: deque[str] = deque()
-        self._names = itertools.count()
-        os.makedirs(path, 0o700, exist_ok=True)
-        for name in os.listdir(path):
-            _remove_folder(os.path.join(path, name))
-
-    def take(self, path: str) -> bool:
-        """Move a spare folder to `path`; False if there is none."""
-        try:
-            spare = self._free.pop()
-        except IndexError:
-            return False
-        if os.path.exists(path):
-            self._free.append(spare)
-            raise FileExistsError(errno.EEXIST, "the folder of this claim is there already", path)
-        try:
-            os.rename(spare, path)
-        except FileNotFoundError:  # somebody removed it, and the others too
-            self._free.clear()
-            return False
-        return True
-
-    def keep(self, path: str) -> bool:
-        """Empty a folder and make it a spare; False if it must not be: without a record its shim may still come."""
-        if len(self._free) >= _MAX_SPARES or not _unlink(f"{path}/{RECORD}"):
-            return False
-        _unlink(f"{path}/{STARTED}")
-        if os.listdir(path) != [LOCK]:
-            return False
-        spare = f"{self._path}/{next(self._names)}"
-        try:
-            os.rename(path, spare)
-        except FileNotFoundError:
-            return False
-        self._free.append(spare)
-        return True
-
-
-class AttemptsDir:
-    """The folder of all attempts. Its random id tells it apart from a copy or a new folder in the same place."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self._trash = os.path.join(self.path, _TRASH)
-        os.makedirs(self.path, 0o700, exist_ok=True)
-        os.chmod(self.path, 0o700)
-        os.makedirs(self._trash, 0o700, exist_ok=True)
-        self._spares = _Spares(os.path.join(self.path, _SPARE))
-        self.attempts_id, self._copied_from = self._load_id()
-
-    def attempt(self, job_id: str, claim_no: int) -> AttemptFolder:
-        return AttemptFolder(os.path.join(self.path, f"{job_id}.{claim_no}"), self._trash, self._spares)
-
-    def is_foreign(self, attempts_id: str) -> bool:
-        """Whether a claim with this id is known from a copy alone: what it names belongs to the original."""
-        return attempts_id in {"", self._copied_from}
-
-    def scratch(self) -> str:
-        """The path of a folder that does not exist; whatever is left of it is removed with the trash."""
-        return os.path.join(self._trash, os.urandom(8).hex())
-
-    def empty_trash(self) -> None:
-        """Remove what was poisoned. Only when no launcher is left that could still start it."""
-        with suppress(FileNotFoundError):
-            for name in os.listdir(self._trash):
-                _remove_folder(os.path.join(self._trash, name))
-
-    def forget_id(self) -> None:
-        """The next start makes another one: no claim of before is then taken for one whose folder must be here."""
-        _unlink(os.path.join(self.path, _ID))
-
-    def _load_id(self) -> tuple[str, str]:
-        try:
-            with open(os.path.join(self.path, _ID), encoding="ascii") as file:
-                known, place, copied_from, *_ = [*file.read().split("\n"), "", ""]
-        except FileNotFoundError:
-            known = place = copied_from = ""
-        status = os.stat(self.path)
-        here = f"{status.st_dev}:{status.st_ino}"  # a copy has that of the original in its file
-        if known and place == here:
-            return known, copied_from
-        if place:
-            self._forget_starts()
-            known, copied_from = "", known
-        known = known or os.urandom(16).hex()
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            replace_at(folder, _ID, f"{known}\n{here}\n{copied_from}".encode())
-        finally:
-            os.close(folder)
-        return known, copied_from
-
-    def _forget_starts(self) -> None:
-        """In a copy: only records say what has become of an attempt; the processes are those of the original."""
-        for name in os.listdir(self.path):
-            if not name.startswith(".") and not os.path.exists(f"{self.path}/{name}/{RECORD}"):
-                _remove_folder(os.path.join(self.path, name))
-
-
-def _remove_folder(path: str) -> None:
+def remove_folder(path: str) -> None:
     """`lock` goes first and `poison` last: whoever opened the lock before sees the poison, or a lock without a name."""
-    _unlink(f"{path}/{LOCK}")
+    unlink(f"{path}/{LOCK}")
     for name in (RECORD, STARTED):  # there in nearly every folder
-        _unlink(f"{path}/{name}")
+        unlink(f"{path}/{name}")
     try:
         os.rmdir(path)
         return
@@ -402,7 +302,7 @@ def _remove_folder(path: str) -> None:
         if os.path.isdir(f"{path}/{name}"):
             _remove_tree(f"{path}/{name}")
         else:
-            _unlink(f"{path}/{name}")
+            unlink(f"{path}/{name}")
     os.rmdir(path)
 
 
@@ -424,7 +324,7 @@ def _remove_tree(path: str) -> None:
         os.rmdir(folder)
 
 
-def _unlink(path: str) -> bool:
+def unlink(path: str) -> bool:
     """Whether it was there."""
     try:
         os.unlink(path)

@@ -9,7 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from semtask.executors.folder import AttemptFolder, AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
+from semtask.executors.folder import AttemptFolder
 from semtask.executors.former_workers import FormerWorkers, unlocked
 from semtask.executors.leftovers import end_leftovers
 from semtask.executors.sub_process import outcome_of

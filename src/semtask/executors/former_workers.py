@@ -9,7 +9,8 @@ import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
-from semtask.executors.folder import AttemptFolder, AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
+from semtask.executors.folder import AttemptFolder
 from semtask.executors.leftovers import end_leftovers
 from semtask.executors.spawner import readable
 from semtask.executors.worker_process import CLAIM_NO, WORKER_PREFIX

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import AppStatus, TaskEnd, TaskListener, WorkerStatus
-from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import LogFiles
 from semtask.executors.pool import Hiring, Pool
 from semtask.executors.spawner import Spawner

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from semtask.config import ENV_ATTEMPT
 from semtask.errors import StartupError
 from semtask.executors import control
-from semtask.executors.folder import AttemptFolder, AttemptsDir
+from semtask.executors.attempts_dir import AttemptsDir
+from semtask.executors.folder import AttemptFolder
 from semtask.executors.launcher_process import LauncherProcess
 from semtask.host import identity, linux, procfs, tree
 from semtask.host.procfs import Mark

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from msgspec import structs
 
 from semtask.executors import control
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec, KillFailed
-from semtask.executors.folder import DAEMON_DIED, AttemptFolder, AttemptsDir, Record, Stop
+from semtask.executors.folder import DAEMON_DIED, AttemptFolder, Record, Stop
 from semtask.executors.sandbox import Sandbox
 from semtask.executors.shim import NO_ROOM
 from semtask.executors.shim_end import Lost, ShimEnd

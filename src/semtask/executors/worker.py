@@ -10,6 +10,7 @@ import msgspec
 
 from semtask.executors import crash
 from semtask.executors.base import TaskEnd, WorkerStatus
+from semtask.executors.calls import batches, call_of
 from semtask.executors.pace import Pace
 from semtask.executors.task_outcome import of_frame
 from semtask.executors.worker_death import Death
@@ -18,13 +19,12 @@ from semtask.model import outcome
 from semtask.model.app import App
 from semtask.model.job import ClaimFacts, Job, ProgressNote
 from semtask.model.state import StopReason
-from semtask.protocol.frames import Blocked, Call, Ended, Hello, Progress, Recalled, Run, Stop, ToDaemon, encode
+from semtask.protocol.frames import Blocked, Ended, Hello, Progress, Recalled, Run, Stop, ToDaemon, encode
 
 Key = tuple[str, int]
 
 RECALL_AFTER_S = 0.010
 _SHOW_S = 0.02  # what a worker needs to write where it is, before it is killed
-_BATCH_BYTES = 16 * 1024 * 1024  # a Run is no longer than this and one payload
 _RECALLED = "taken back before it began"
 
 _json = msgspec.json.Encoder()
@@ -168,7 +168,7 @@ class Worker:
             self._calls += 1
             self._held[job.job_id, job.claim_no] = job, self._calls
         tokens = self.kind == "sync"
-        for batch in _batches(jobs):
+        for batch in batches(jobs):
             self.process.link.run(encode(Run(calls=[call_of(job) for job in batch])), len(batch), tokens=tokens)
 
     def stop(self, key: Key, reason: StopReason, grace_ms: int) -> None:
@@ -391,35 +391,3 @@ class Worker:
             if named:
                 return named
         return list(self._held)
-
-
-def _batches(jobs: Sequence[Job]) -> Sequence[Sequence[Job]]:
-    if sum(len(job.payload) for job in jobs) <= _BATCH_BYTES:
-        return (jobs,)
-    batches: list[list[Job]] = [[]]
-    size = 0
-    for job in jobs:
-        if batches[-1] and size + len(job.payload) > _BATCH_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(job)
-        size += len(job.payload)
-    return batches
-
-
-def call_of(job: Job) -> Call:
-    """A claimed job as its worker is told of it."""
-    return Call(
-        job_id=job.job_id,
-        claim_no=job.claim_no,
-        task=job.job_type,
-        payload=job.payload,
-        attempt=job.attempts + 1,
-        max_attempts=job.max_attempts,
-        queue=job.queue,
-        timeout_ms=job.timeout_ms,
-        deadline=job.deadline,
-        traceparent=job.trace_context,
-        tag=job.tag,
-        subject_key=job.subject_key,
-    )

@@ -14,7 +14,8 @@ import msgspec
 
 from semtask.config import ENV_ATTEMPT, ENV_JOB_ID
 from semtask.executors import control, worker_death
-from semtask.executors.folder import AttemptsDir, Stop
+from semtask.executors.attempts_dir import AttemptsDir
+from semtask.executors.folder import Stop
 from semtask.executors.output import LogFiles
 from semtask.executors.shim_end import ShimEnd
 from semtask.executors.spawner import NotSpawnedError, SpawnedShim, Spawner, SpawnRequest

@@ -20,14 +20,14 @@ from semtask.store import sqlite_stop as stopping
 from semtask.store import sqlite_tasks as tasks
 from semtask.store import sqlite_upkeep as upkeep
 from semtask.store import sqlite_writes as writes
-from semtask.store.base import (
+from semtask.store.base import OnCommit, StoreWatch
+from semtask.store.requests import (
     ClaimRequest,
     Expired,
     Finish,
     Finished,
     Inserted,
     JobFilter,
-    OnCommit,
     Page,
     Promoted,
     Purge,
@@ -35,7 +35,6 @@ from semtask.store.base import (
     QueueRow,
     Stopped,
     StopRequest,
-    StoreWatch,
     TaskClaim,
     TaskClaimed,
 )

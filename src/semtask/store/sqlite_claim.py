@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt
 from semtask.model.state import State
-from semtask.store.base import Change, ClaimRequest
+from semtask.store.base import Change
+from semtask.store.requests import ClaimRequest
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, Damage, quarantine
 from semtask.store.sqlite_rows import Row, fetch, id_text, to_claimed_job, to_job, to_json

@@ -12,7 +12,8 @@ from semtask.model.job import ExecutionMode, Job
 from semtask.model.outcome import FailureClass, Outcome, unstorable
 from semtask.model.retry import Decision, decide
 from semtask.model.state import FINAL, EndCause, Event, State
-from semtask.store.base import Change, Finish, Finished
+from semtask.store.base import Change
+from semtask.store.requests import Finish, Finished
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, Damage, quarantine
 from semtask.store.sqlite_rows import fetch, fetch_value, id_bytes, job_change, to_job, to_json

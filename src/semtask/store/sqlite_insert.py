@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from semtask.errors import Conflict
 from semtask.model.job import NewJob, OnDuplicate
 from semtask.model.state import EndCause, State
-from semtask.store.base import Inserted, Running
+from semtask.store.requests import Inserted, Running
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, job_change, of_new_job, to_json
 from semtask.store.sqlite_stop import Superseded, live_of, subject_of

@@ -17,7 +17,7 @@ import apsw
 from semtask.errors import DatabaseError
 from semtask.model.job import Attempt, Job
 from semtask.model.state import State
-from semtask.store.base import JobFilter, Page, QueueRow
+from semtask.store.requests import JobFilter, Page, QueueRow
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, readable_jobs
 from semtask.store.sqlite_faults import DamageMet, is_damage

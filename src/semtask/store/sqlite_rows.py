@@ -12,7 +12,8 @@ from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, O
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.schedule import expires_at
 from semtask.model.state import State
-from semtask.store.base import Change, QueueRow
+from semtask.store.base import Change
+from semtask.store.requests import QueueRow
 
 Row: TypeAlias = tuple[Any, ...]
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from semtask.model.job import NewJob
 from semtask.model.state import FINAL, TRANSITIONS, EndCause, Event, State, StopReason, may_raise
-from semtask.store.base import Expired, Running, Stopped, StopRequest, StopSelector
+from semtask.store.requests import Expired, Running, Stopped, StopRequest, StopSelector
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, row_change, to_json
 from semtask.store.writer import Tick

@@ -12,7 +12,7 @@ import apsw
 
 from semtask.model.job import ExecutionMode, OnInterrupt, ProgressNote, Taker
 from semtask.model.state import State
-from semtask.store.base import PASSED_OVER, PASSED_OVER_WHEN_FULL, TaskClaim, TaskClaimed
+from semtask.store.requests import PASSED_OVER, PASSED_OVER_WHEN_FULL, TaskClaim, TaskClaimed
 from semtask.store.sql import query
 from semtask.store.sqlite_claim import claim_rows, free_lanes_behind
 from semtask.store.sqlite_rows import Row, fetch, id_bytes, row_change

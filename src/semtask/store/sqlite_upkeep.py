@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from semtask.model.state import State
-from semtask.store.base import Purge, Purged
+from semtask.store.requests import Purge, Purged
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import fetch, fetch_value, id_text, to_json
 from semtask.store.writer import Tick

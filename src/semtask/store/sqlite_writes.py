@@ -10,7 +10,7 @@ from typing import Any
 
 from semtask.model.job import ProcessIdentity
 from semtask.model.state import State
-from semtask.store.base import Promoted
+from semtask.store.requests import Promoted
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import fetch, fetch_value, id_bytes, row_change, to_json
 from semtask.store.writer import Tick

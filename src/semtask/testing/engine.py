@@ -24,8 +24,8 @@ from semtask.engine.operations import Operations
 from semtask.engine.tailing import Tailing
 from semtask.engine.throttle import NEVER
 from semtask.executors.attempt_files import AttemptFiles
+from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec, TaskEnd
-from semtask.executors.folder import AttemptsDir
 from semtask.executors.output import LogFiles
 from semtask.executors.task_outcome import of_frame
 from semtask.host.command_policy import PolicyFile

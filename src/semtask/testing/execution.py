@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semtask.executors.worker import call_of
+from semtask.executors.calls import call_of
 from semtask.model.job import Job
 from semtask.model.state import StopReason
 from semtask.protocol.frames import PROTOCOL, ProgressInfo, Setup

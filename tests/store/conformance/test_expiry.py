@@ -11,7 +11,7 @@ from semtask.model import outcome as outcomes
 from semtask.model.job import OnInterrupt, QueueClass
 from semtask.model.schedule import expires_at
 from semtask.model.state import EndCause, State, StopReason
-from semtask.store.base import ClaimRequest
+from semtask.store.requests import ClaimRequest
 from tests.store.harness import NOW, SUBPROCESS, Harness, facts, new_job, seen
 
 

@@ -23,7 +23,7 @@ from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.retry import Decision, decide
 from semtask.model.schedule import expires_at
 from semtask.model.state import FINAL, WAITING, Event, State, StopReason, may_raise
-from semtask.store.base import PASSED_OVER, PASSED_OVER_WHEN_FULL, Finish, Purge, TaskClaim
+from semtask.store.requests import PASSED_OVER, PASSED_OVER_WHEN_FULL, Finish, Purge, TaskClaim
 from tests.store.harness import IN_PROCESS, NOW, STORES, SUBPROCESS, Harness, Opened, new_job
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import pytest
 from semtask.model import outcome as outcomes
 from semtask.model.job import OnDuplicate
 from semtask.model.state import State
-from semtask.store.base import Purge, Purged
+from semtask.store.requests import Purge, Purged
 from tests.store.harness import NOW, Harness, Opened, new_id, new_job
 
 

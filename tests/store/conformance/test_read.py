@@ -12,7 +12,8 @@ from semtask.errors import DatabaseError
 from semtask.model import outcome as outcomes
 from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.state import State, StopReason
-from semtask.store.base import Change, JobFilter, Store
+from semtask.store.base import Change, Store
+from semtask.store.requests import JobFilter
 from tests.store.harness import NOW, Harness, Opened, new_id, new_job, seen
 
 

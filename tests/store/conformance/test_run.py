@@ -10,7 +10,7 @@ from semtask.model.job import ClaimFacts, OnDuplicate, OnInterrupt, ProcessIdent
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.retry import decide
 from semtask.model.state import FINAL, EndCause, State, StopReason
-from semtask.store.base import ClaimRequest
+from semtask.store.requests import ClaimRequest
 from tests.store.harness import IN_PROCESS, NOW, SUBPROCESS, Harness, facts, new_job, seen
 
 PROCESS = ProcessIdentity(boot_id="boot", pid_namespace=4026531836, pid=4711, start_ticks=99, pidfs_inode=1 << 40)

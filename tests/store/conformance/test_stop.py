@@ -9,7 +9,7 @@ import pytest
 
 from semtask.model import outcome as outcomes
 from semtask.model.state import RANK, EndCause, State, StopReason, may_raise
-from semtask.store.base import Running
+from semtask.store.requests import Running
 from tests.store.harness import NOW, Harness, new_id, new_job, seen
 
 

@@ -11,7 +11,7 @@ from semtask.errors import Conflict
 from semtask.model import outcome as outcomes
 from semtask.model.job import Job, NewJob, OnDuplicate, OnInterrupt
 from semtask.model.state import EndCause, Event, State, StopReason
-from semtask.store.base import Inserted, Running
+from semtask.store.requests import Inserted, Running
 from tests.store.harness import IN_PROCESS, NOW, Harness, Opened, new_job, seen
 
 SUPERSEDE, SUPERSEDE_RUNNING = OnDuplicate.SUPERSEDE, OnDuplicate.SUPERSEDE_RUNNING

@@ -12,7 +12,7 @@ from semtask.model import outcome as outcomes
 from semtask.model.job import ClaimFacts, Job, NewJob, OnDuplicate, OnInterrupt, ProgressNote, Taker
 from semtask.model.outcome import Outcome
 from semtask.model.state import EndCause, State, StopReason
-from semtask.store.base import Finish, Finished, TaskClaim, TaskClaimed
+from semtask.store.requests import Finish, Finished, TaskClaim, TaskClaimed
 from tests.store.harness import IN_PROCESS, NOW, Harness, Opened, new_job, seen
 
 
