@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from semtask import daemon
+from semtask.daemon.composition import Composition
 from semtask.executors import launcher_process
 from semtask.executors.worker_process import WorkerSettings
 from semtask.store.sqlite_file import SqliteFile
@@ -39,12 +39,12 @@ def main() -> None:
 
 
 def _tell_workers(plan: Plan) -> None:
-    settings = daemon._Daemon._worker_settings
+    settings = Composition._worker_settings
 
     def with_plan(self: Any, env: Any) -> WorkerSettings:
         return settings(self, {**env, ENV_PLAN: plan.folder})
 
-    daemon._Daemon._worker_settings = with_plan  # type: ignore[method-assign]
+    Composition._worker_settings = with_plan  # type: ignore[method-assign]
 
 
 def kinds_of(batch: Sequence[Request]) -> list[str]:

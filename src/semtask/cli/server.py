@@ -224,7 +224,7 @@ def daemon(session: Session, /, ready_fd: int | None, detached: bool, life_fd: i
     Exit code 100: another daemon owns this home.
     """
     require_linux()  # elsewhere the daemon's modules cannot even be imported
-    from semtask.daemon import main as run_daemon
+    from semtask.daemon.process import main as run_daemon
 
     session.flags |= flags
     return run_daemon(session.settings, ready_fd=ready_fd, detached=detached, life_fd=life_fd)
