@@ -38,11 +38,8 @@ docs: $(STAMP) ## write the generated reference again
 bench: $(STAMP) ## measure, side by side with the limits of this machine
 	$(BIN)/python -m benchmarks
 
-chaos: $(STAMP) ## kill -9 at random moments and at every step, floods, fuzzing, power cuts: the long versions
-	$(BIN)/python -m pytest -s -m chaos --chaos-kills=500 --kill-points=all tests/chaos
-	$(BIN)/python -m pytest -s -m chaos --flood-connections=10000 tests/security/test_flood.py
-	$(BIN)/python -m pytest -s --hypothesis-profile=long tests/fuzz
-	$(BIN)/python -m tests.powercut
+chaos: $(STAMP) ## kill -9 at random moments and at every step, floods, fuzzing, power cuts: the long versions, and a table of their figures
+	@$(BIN)/python -u -m tests.chaos
 
 soak: $(STAMP) ## steady load with faults for MINUTES=10; fails if anything grows; samples and plot in OUT=soak
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[soak]'

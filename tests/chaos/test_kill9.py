@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.rig import Daemon, processes_of, stop_for_certain
+from tests.figures import tell
 from tests.harness.chaos import Chaos
 from tests.harness.ground import Ground
 
@@ -43,6 +44,12 @@ def test_nothing_is_lost_and_nothing_overlaps(tmp_path: Path, request: pytest.Fi
         f"superseded, {verdict.brought_down} brought down, {chaos.producer.repeats} enqueues repeated, "
         f"{stats['counters']}"
     )
+    tell("kill -9 at random moments", asked=kills, got=chaos.count)
+    tell("  jobs under them", asked="", got=len(ground.jobs))
+    tell("  jobs lost", asked=0, got=len(verdict.lost))
+    tell("  overlaps", asked=0, got=len(verdict.overlaps))
+    tell("  started twice, though at most once was asked for", asked=0, got=len(verdict.twice))
+    tell("  processes left", asked=0, got=len(left))
     assert not wrong
     assert not left
     assert not chaos.changed(ended), "final rows have changed"

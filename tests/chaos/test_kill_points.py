@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.rig import stop_for_certain
+from tests.figures import tell
 from tests.harness.crew import Case, Crew
 from tests.harness.ground import Ground
 from tests.harness.points import OURS, scenes
@@ -67,10 +68,15 @@ def test_every_kill_point(tmp_path: Path, request: pytest.FixtureRequest) -> Non
     crew = Crew(tmp_path, cases, GROUNDS)
     crew.run()
     print(
-        f"{crew.kills.total()} kills {dict(crew.kills)} at {len({case.point for case in cases})} of {len(POINTS)} "
+        f"{crew.kills.total()} kills {dict(crew.kills)} at {len(crew.met)} of {len(POINTS)} "
         f"points, {crew.seconds} of them in the recovery from another one, {crew.jobs} jobs, "
         f"{len(crew.failures)} failures in {time.monotonic() - began:.0f} s"
     )
+    tell("kill points reached", asked=len(POINTS), got=len(crew.met))
+    tell("  kills there", asked=len(cases), got=crew.kills.total() - crew.seconds)
+    tell("  kills in the recovery from these", asked="", got=crew.seconds)
+    tell("  jobs under these", asked="", got=crew.jobs)
+    tell("  kills there that broke a promise", asked=0, got=len(crew.failures))
     assert not crew.failures, "\n".join(crew.failures)
 
 
@@ -90,6 +96,8 @@ def test_every_call_of_a_shim(tmp_path: Path, request: pytest.FixtureRequest) ->
     crew = Crew(tmp_path, cases, GROUNDS)
     crew.run()
     print(f"\n{crew.kills.total()} kills {dict(crew.kills)} at calls of shims, {crew.jobs} jobs")
+    tell("kills at system calls of shims", asked="", got=crew.kills.total())
+    tell("  of these, broke a promise", asked=0, got=len(crew.failures))
     assert not crew.failures, "\n".join(crew.failures)
 
 

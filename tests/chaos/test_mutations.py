@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.rig import eventually, processes_of, stop_for_certain
+from tests.figures import tell
 from tests.harness.chaos import Chaos
 from tests.harness.ground import Ground
 from tests.harness.load import Planned
@@ -86,8 +87,7 @@ def first_word(mutations: str) -> str:
 @pytest.mark.parametrize("mutations", FAULTS, ids=first_word)
 def test_a_fault_is_found(tmp_path: Path, mutations: str) -> None:
     scene, finding, _ = FAULTS[mutations]
-    found = findings(tmp_path, mutations, scene)
-    assert any(re.match(finding, text) for text in found), found
+    hold(findings(tmp_path, mutations, scene), finding)
 
 
 @pytest.mark.chaos
@@ -118,8 +118,13 @@ def test_random_kills_find_the_fault(
     def scene(ground: Ground) -> None:
         Chaos(ground, random.Random()).run(KILLS)
 
-    found = findings(tmp_path, mutations, scene)
-    assert any(re.match(finding, text) for text in found), found
+    hold(findings(tmp_path, mutations, scene), finding)
+
+
+def hold(found: list[str], finding: str) -> None:
+    seen = any(re.match(finding, text) for text in found)
+    tell("faults put in on purpose, and found", asked=1, got=int(seen))
+    assert seen, found
 
 
 def findings(folder: Path, mutations: str, scene: Callable[[Ground], None]) -> list[str]:

@@ -15,6 +15,7 @@ import apsw
 import pytest
 
 from tests.daemon.rig import Daemon, eventually, processes_of, running_daemon, stop_for_certain
+from tests.figures import tell
 from tests.harness.books import contradictions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,7 @@ def killed(before: Path, place: Path, steps: list[int], *words: str) -> int:
     done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     if steps:
+        tell("kills of db backup and db restore, one at each step", asked="", got=len(steps))
         return 0
     count, code = done.stdout.split()[-2:]
     assert code == "0", done.stdout + done.stderr

@@ -41,6 +41,7 @@ class Crew:
         self.kills: Counter[str] = Counter()
         self.seconds = 0  # kills in the recovery from another one
         self.jobs = 0
+        self.met: set[str] = set()  # the points where somebody was killed
         self.failures: list[str] = []
         self._scenes = scenes()
         self._cases: SimpleQueue[Case] = SimpleQueue()
@@ -101,6 +102,7 @@ class Crew:
         else:
             return [] if case.may_miss else ["the point was not reached"]
         with self._counting:
+            self.met.add(case.point)
             self.kills[case.killed] += 1
             if case.second is not None and plan.met(case.second) > (case.second == case.point):
                 self.seconds += 1

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.disk import FULL, READ_ONLY, SYNC
+from tests.figures import tell
 from tests.powercut.load import record
 from tests.powercut.replay import replay
 from tests.powercut.upkeep import cleaning, migration
@@ -32,31 +33,43 @@ def main() -> int:
     begin = time.monotonic()
     print(f"power cuts, seed {options.seed}")
     share = options.images // len(RECORDINGS)
-    bad = 0
-    total = 0
+    corrupt: list[str] = []
+    lost: list[str] = []
+    images = 0
     for number, (name, (kill, ills)) in enumerate(RECORDINGS.items()):
         with tempfile.TemporaryDirectory(prefix="semtask-powercut-") as folder:
             recorded = record(Path(folder) / "home", SECONDS, kill=kill, ills=ills)
             verdict = replay(recorded, share, options.seed + number)
         print(f"{name}: {verdict}", flush=True)
-        bad += _tell([*verdict.corrupt, *verdict.lost])
-        total += verdict.images
+        _show([*verdict.corrupt, *verdict.lost])
+        corrupt += verdict.corrupt
+        lost += verdict.lost
+        images += verdict.images
     with tempfile.TemporaryDirectory(prefix="semtask-powercut-") as folder:
-        old, new, wrong = migration(Path(folder), share, options.seed)
-    print(f"migration: {share} images, {old} with the old schema, {new} with the new one, {len(wrong)} bad", flush=True)
-    bad += _tell(wrong)
+        old, new, halves = migration(Path(folder), share, options.seed)
+    print(
+        f"migration: {share} images, {old} with the old schema, {new} with the new one, {len(halves)} bad", flush=True
+    )
+    _show(halves)
     with tempfile.TemporaryDirectory(prefix="semtask-powercut-") as folder:
         wrong = cleaning(Path(folder), share, options.seed)
     print(f"deleting history and shrinking the file: {share} images, {len(wrong)} bad", flush=True)
-    bad += _tell(wrong)
-    print(f"{total + 2 * share} power-cut images, {bad} bad, in {time.monotonic() - begin:.0f} s")
+    _show(wrong)
+    bad = len(corrupt) + len(lost) + len(halves) + len(wrong)
+    print(f"{images + 2 * share} power-cut images, {bad} bad, in {time.monotonic() - begin:.0f} s")
+    tell("power-cut images of a daemon, replayed", asked=options.images, got=images)
+    tell("  with something lost that was acknowledged under fsync", asked=0, got=len(lost))
+    tell("  corrupt", asked=0, got=len(corrupt))
+    tell("power-cut images of a migration, old schema or new one", asked=share, got=old + new)
+    tell("  corrupt, or without a whole backup", asked=0, got=len(halves))
+    tell("power-cut images of deleting history and vacuum", asked=share, got=share)
+    tell("  corrupt, or with something lost", asked=0, got=len(wrong))
     return 1 if bad else 0
 
 
-def _tell(wrong: Sequence[str]) -> int:
+def _show(wrong: Sequence[str]) -> None:
     for line in wrong:
         print(f"  {line}")
-    return len(wrong)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pytest
 from semtask.client.address import UnixAddress
 from semtask.client.transport import Transport
 from tests.daemon.rig import Daemon, command_params, running_daemon
+from tests.figures import tell
 
 WITHIN_S = 0.050
 WINDOWS = 4
@@ -83,6 +84,9 @@ def hold(tmp_path: Path, connections: int, *, again_per_s: float, seconds: float
             f"\n{connections} hostile connections in {opened_s:.1f} s, {again_per_s:g} again per s: {told(took)}; "
             f"before: {quiet}; memory of the daemon {memory / 2**20:.0f} MiB"
         )
+        tell("hostile or slow connections", asked=connections, got=connections)
+        tell("  a normal client waits, 95 of 100 requests", asked="< 50 ms", got=f"< {1000 * of(took, 95):.1f} ms")
+        tell("  memory of the daemon", asked="< 400 MiB", got=f"{memory / 2**20:.0f} MiB")
         assert of(took, 95) < WITHIN_S, told(took)
         assert memory < MOST_BYTES
         assert daemon.get("/readyz")[0] == 200
