@@ -80,6 +80,15 @@ def lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
+def limit(pid: int) -> None:
+    """With its own limit, and as it is: whoever can do this can set one that ends it."""
+    resource.prlimit(pid, resource.RLIMIT_CPU, resource.prlimit(pid, resource.RLIMIT_CPU))
+
+
+def open_to_write(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY))
+
+
 def effective_uid(program: str) -> int:
     return int(subprocess.run([program, "-u"], capture_output=True, check=True).stdout)
 
@@ -98,6 +107,8 @@ def main(given: dict[str, Any]) -> None:
         "send by UDP": lambda: send(given["port"]),
         "connect to an abstract socket": lambda: connect(socket.AF_UNIX, f"\0{given['abstract']}"),
         "signal the daemon": lambda: os.kill(daemon, signal.SIGCONT),
+        "end the daemon by a limit": lambda: limit(daemon),
+        "switch the machine": lambda: open_to_write("/proc/sys/kernel/core_pattern"),
         "look into the daemon": lambda: read(f"/proc/{daemon}/environ"),
         "lift a limit": lift_limit,
         "no_new_privs": lambda: status("NoNewPrivs"),

@@ -18,7 +18,7 @@ import pytest
 
 from semtask.host import isolation, landlock
 from tests.daemon.rig import Daemon, RpcFailed, alive, eventually, running_daemon, stop_for_certain
-from tests.security import prisoner
+from tests.security import flipper, prisoner
 
 NO_LANDLOCK = landlock.why_not()
 NO_BWRAP = None if isolation.bubblewrap() else "there is no bubblewrap here"
@@ -97,10 +97,12 @@ ALLOWED = dict.fromkeys(
         "connect by TCP",
         "connect to an abstract socket",
         "signal the daemon",
+        "end the daemon by a limit",
         "look into the daemon",
     ),
     "ok",
 )
+ALLOWED["switch the machine"] = "ok" if os.geteuid() == 0 else "EACCES"
 WITH_LIMITS = {"no_new_privs": "1", "lift a limit": "ValueError", "user of a set-uid program": os.geteuid()}
 TABLE: dict[str, dict[str, Any]] = {
     "none": {**ALLOWED, "no_new_privs": "0", "enqueue": 200, "user of a set-uid program": OTHER_USER},
@@ -117,6 +119,8 @@ TABLE: dict[str, dict[str, Any]] = {
         "send by UDP": "EACCES",
         "connect to an abstract socket": "EPERM",
         "signal the daemon": "EPERM",
+        "end the daemon by a limit": "EACCES",
+        "switch the machine": "EACCES",
         "look into the daemon": "EACCES",
         "capabilities": 0,
         "enqueue": 401,
@@ -131,6 +135,8 @@ TABLE: dict[str, dict[str, Any]] = {
         "connect by TCP": "ECONNREFUSED",  # a loopback of its own
         "connect to an abstract socket": "ECONNREFUSED",
         "signal the daemon": "ESRCH",
+        "end the daemon by a limit": "ESRCH",
+        "switch the machine": "EROFS" if os.geteuid() == 0 else "EACCES",
         "look into the daemon": "ENOENT",
         "capabilities": 0,
         "enqueue": "ENOENT",
@@ -191,6 +197,7 @@ def test_the_network_is_there_if_it_is_asked_for(
     assert came["connect by TCP"] == "ok"
     assert came["read the token"] != "ok"
     assert came["signal the daemon"] != "ok"
+    assert came["end the daemon by a limit"] != "ok"
 
 
 @pytest.mark.parametrize("level", CONFINED)
@@ -364,6 +371,23 @@ def test_no_sandbox_opens_the_files_of_other_processes(daemon: Daemon, work: Pat
         job = run(daemon, work, "touch", "ran", sandbox={"level": level, "write": [place]})
         assert job["end_cause"] == "spawn_failed", job
     assert not (work / "ran").exists()
+
+
+@pytest.mark.parametrize("level", CONFINED)
+def test_no_sandbox_opens_what_takes_the_place_of_a_folder(daemon: Daemon, work: Path, level: str) -> None:
+    """Between the look at a folder and its use somebody exchanges it for a link to the home, again and again."""
+    place, link = work.parent / "place", work.parent / "link"
+    place.mkdir()
+    link.symlink_to(daemon.home)
+    with subprocess.Popen([sys.executable, "-I", "-S", flipper.__file__, str(place), str(link)]) as flips:
+        try:
+            sandbox = {"level": level, "write": [str(place)]}
+            jobs = [enqueue(daemon, work, "ls", str(place), sandbox=sandbox) for _ in range(60)]
+            ends = {job_id: ended(daemon, job_id) for job_id in jobs}
+        finally:
+            flips.kill()
+    assert {job["state"] for job in ends.values()} == {"DONE", "FAILED"}
+    assert not [job_id for job_id in jobs if "meta.db" in daemon.log(job_id)]
 
 
 @landlocked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 
@@ -35,9 +36,14 @@ def _try_bubblewrap() -> str | None:
     """Whether it is allowed to make namespaces shows only when it does."""
     program = isolation.bubblewrap()
     assert program is not None, "it was found just now"
-    words = [program, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--proc", "/proc", "--", "true"]
+    root = os.open("/", os.O_PATH)
+    words = [program, "--unshare-all", "--die-with-parent", "--ro-bind-fd", str(root), "/", "--proc", "/proc"]
     try:
-        said = subprocess.run(words, capture_output=True, text=True, timeout=_PROBE_S, check=False)
+        said = subprocess.run(
+            [*words, "--", "true"], pass_fds=[root], capture_output=True, text=True, timeout=_PROBE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"{program} does not come to an end"
+    finally:
+        os.close(root)
     return None if said.returncode == 0 else said.stderr.strip().removeprefix("bwrap: ") or "it does not say why"

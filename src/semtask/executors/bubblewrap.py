@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from semtask.executors.sandbox import Grant, Sandbox, SandboxError
 
 _CHILD = re.compile(rb'"child-pid": (\d+)')
 _MAX_TEXT = 4096
+_ABOVE = 64
 
 
 class Bubble:
@@ -30,6 +32,7 @@ class Bubble:
         if sandbox.network:
             words.append("--share-net")
         words += ["--tmpfs", "/tmp", "--proc", "/proc", "--dev", "/dev"]  # noqa: S108 - its own
+        words += ["--ro-bind", "/proc/sys", "/proc/sys"]  # the switches of the machine belong to root, which it may be
         for grant in sorted(given, key=lambda grant: (grant.writable, grant.real)):
             words += _mounts(grant)
         words += ["--chdir", os.getcwd(), "--"]
@@ -64,7 +67,14 @@ class Bubble:
 
 
 def _mounts(grant: Grant) -> list[str]:
+    """By descriptor: what was judged is what is bound, whatever has that name by then."""
     if not grant.writable and os.path.dirname(grant.path) == "/" and os.path.islink(grant.path):
         return ["--symlink", os.readlink(grant.path), grant.path]  # /bin
-    how = "--bind" if grant.writable else "--ro-bind"
-    return [word for place in dict.fromkeys((grant.real, grant.path)) for word in (how, grant.real, place)]
+    how = "--bind-fd" if grant.writable else "--ro-bind-fd"
+    places = dict.fromkeys((grant.real, grant.path))
+    return [word for place in places for word in (how, _inherited(grant.fd), place)]
+
+
+def _inherited(fd: int) -> str:
+    """One of its own for each use: bwrap closes it, so the command has none. Above what a limit lets bwrap open."""
+    return str(fcntl.fcntl(fd, fcntl.F_DUPFD, _ABOVE))

@@ -116,8 +116,7 @@ def enter(sandbox: Sandbox, working_dir: str) -> None:
     else:
         linux.drop_capabilities()
         ruleset.restrict_self()
-        if not sandbox.network:
-            seccomp.deny_network()  # what is not TCP, or does not say that it is
+        seccomp.confine(network=sandbox.network)
 
 
 def set_limits(sandbox: Sandbox) -> None:
