@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.running import cpu_seconds, helpers_of
-from semtask import Client, config
+from semtask import Client
+from semtask.config.loading import load
 from semtask.host.app_list import add_app
 from semtask.model.app import App
 
@@ -89,7 +90,7 @@ class Home:
 
     def add_app(self) -> None:
         app = App(name="measured", module="benchmarks.task_app:app", directory=str(ROOT), python=sys.executable)
-        add_app(config.load(self._env), app)
+        add_app(load(self._env), app)
 
     def close(self) -> None:
         self.client.close()

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from semtask import Client, config
+from semtask import Client
+from semtask.config.loading import load
 from semtask.host.app_list import add_app
 from semtask.model.app import App
 
@@ -23,7 +24,7 @@ def daemon(apps: Sequence[App] = (), **env: str) -> Iterator[tuple[Client, Path,
     """A client, the home, and the pid of the daemon."""
     home = Path(tempfile.mkdtemp(prefix="semtask-bench-"))
     for app in apps:
-        add_app(config.load({**os.environ, "SEMANTICA_HOME": str(home)}), app)
+        add_app(load({**os.environ, "SEMANTICA_HOME": str(home)}), app)
     process = subprocess.Popen(
         [sys.executable, "-m", "semtask", "daemon", "--detached"],  # as a client starts it
         env={**os.environ, "SEMANTICA_HOME": str(home), **env},

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from semtask import config
-from semtask.config import DEFAULT_ENV_ALLOWLIST, Settings, inherited, load, unknown_environment
+from semtask.config.environment import DEFAULT_ENV_ALLOWLIST, inherited
+from semtask.config.loading import configured_apps, load
+from semtask.config.settings import Settings, documented, environment_names
+from semtask.config.unused import unknown_environment
 from semtask.errors import ConfigError
 
 
@@ -98,7 +100,7 @@ def test_the_folders_of_xdg_are_used(place: Place, tmp_path: Path) -> None:
 def test_a_deleted_working_directory_only_means_that_there_is_no_project(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    code = "import os, semtask.config as c; os.rmdir(os.getcwd()); print(c.load({'HOME': '/x'}).home)"
+    code = "import os; from semtask.config.loading import load; os.rmdir(os.getcwd()); print(load({'HOME': '/x'}).home)"
     done = subprocess.run([sys.executable, "-c", code], cwd=gone, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("/x/.local/share/semtask\n", "")
 
@@ -262,7 +264,7 @@ def test_apps_of_the_user_file(place: Place) -> None:
     }
     assert settings.origin["apps"] == str(place.user_file)
     assert settings.user_file == place.user_file
-    assert config.configured_apps(place.user_file) == settings.apps
+    assert configured_apps(place.user_file) == settings.apps
 
 
 @pytest.mark.parametrize(
@@ -339,18 +341,18 @@ def test_variables_without_effect_are_named_with_the_reason() -> None:
 
 def test_every_setting_has_a_rule_that_accepts_its_own_default(place: Place) -> None:
     settings = place.load()
-    for name, variable, doc in config.documented():
+    for name, variable, doc in documented():
         value = getattr(settings, name)
         assert doc
         if value is not None:
             assert getattr(place.load({name: value}), name) == value
         if variable:
-            assert variable in config.environment_names()
+            assert variable in environment_names()
 
 
 def test_the_settings_are_quick_to_import() -> None:
     """The command line reads them before every request: nothing heavy may come along."""
-    code = "import sys, semtask.config; print(*sys.modules)"
+    code = "import sys, semtask.config.loading; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"asyncio", "ctypes", "json", "logging", "msgspec", "socket", "ssl", "subprocess", "tomllib", "difflib"}
     assert not heavy & set(loaded)

@@ -1,4 +1,4 @@
-"""The settings and the environment variables, from config.py."""
+"""The settings and the environment variables, from config/settings.py."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -6,25 +6,26 @@ from typing import Any
 
 from generator import glossary
 from generator.markdown import code, compare, gaps, sentence, table
-from semtask import config
+from semtask.config.environment import OTHER_ENV
+from semtask.config.settings import Settings, documented, schema
 
 
 def settings() -> str:
-    defaults = {f.name: f.default for f in dataclasses.fields(config.Settings)}
-    computed = [name for name, _, _ in config.documented() if defaults[name] in {dataclasses.MISSING, None}]
+    defaults = {f.name: f.default for f in dataclasses.fields(Settings)}
+    computed = [name for name, _, _ in documented() if defaults[name] in {dataclasses.MISSING, None}]
     compare(glossary.DEFAULTS, computed, "docs/generator/glossary.py, DEFAULTS")
-    values = config.schema()["properties"]
+    values = schema()["properties"]
     rows = []
-    for name, variable, meaning in config.documented():
+    for name, variable, meaning in documented():
         if not meaning:
-            gaps.append(f"config.py: nothing explains {name}")
+            gaps.append(f"config/settings.py: nothing explains {name}")
         default = glossary.DEFAULTS.get(name) or code(_written(defaults[name]))
         rows.append((code(name), code(variable) if variable else "", default, _values(values[name]), sentence(meaning)))
     return table(["in a file", "environment", "default", "values", "meaning"], rows)
 
 
 def variables() -> str:
-    compare(glossary.ENVIRONMENT, config.OTHER_ENV, "docs/generator/glossary.py, ENVIRONMENT")
+    compare(glossary.ENVIRONMENT, OTHER_ENV, "docs/generator/glossary.py, ENVIRONMENT")
     return table(["environment", "meaning"], [(code(n), sentence(what)) for n, what in glossary.ENVIRONMENT.items()])
 
 

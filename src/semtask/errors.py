@@ -23,6 +23,7 @@ The docstring of a class is its default message.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -197,3 +198,11 @@ class ConfigError(StartupError):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message, exit_code=2)
+
+
+def suggestion(name: str, known: Iterable[str], *, alike: float = 0.6) -> str:
+    """' (did you mean ...?)' for a message, or '': the name that is most alike, if it is so by this much (0 to 1)."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=alike)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import apsw
 
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.errors import StartupError
 from semtask.executors.abandon import StillThere, abandon
 from semtask.executors.attempt_files import AttemptFiles

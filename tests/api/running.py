@@ -12,9 +12,10 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from semtask import config
 from semtask.api.http import RpcServer
 from semtask.api.site import Limits
+from semtask.config.loading import load
+from semtask.config.settings import Settings
 from semtask.model.job import ExecutionMode, OnInterrupt, QueueClass
 from semtask.model.scope import Scope
 from semtask.model.state import State
@@ -178,7 +179,7 @@ class NotingOperations:
 class Running:
     """The server, its operations, and ways to talk to it."""
 
-    def __init__(self, settings: config.Settings, limits: Limits | None) -> None:
+    def __init__(self, settings: Settings, limits: Limits | None) -> None:
         self.settings = settings
         self.operations = NotingOperations()
         self.events = Events()
@@ -317,7 +318,7 @@ class Peer:
 def running(home: Path, *, limits: Limits | None = None, **settings: Any) -> Iterator[Running]:
     """A server with its home in `home`, until the block ends."""
     home.mkdir(mode=0o700, exist_ok=True)
-    server = Running(config.load({}, {"home": str(home), **settings}, cwd="/"), limits)
+    server = Running(load({}, {"home": str(home), **settings}, cwd="/"), limits)
     thread = threading.Thread(target=server.loop.run_forever, name="loop")
     thread.start()
     try:

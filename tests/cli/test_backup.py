@@ -44,7 +44,7 @@ def rows(path: Path, sql: str) -> list[tuple[Any, ...]]:
 def test_a_backup_while_jobs_come_in_is_whole_and_holds_nobody_up(shell: Shell, copy: Path) -> None:
     """As large as takes a while to copy; the counts of its queues are those of its rows, so it is of one moment."""
     fill = (
-        "import sys, time, threading; from semtask.config import load\n"
+        "import sys, time, threading; from semtask.config.loading import load\n"
         "from semtask.client.autostart import open_transport\n"
         "client = open_transport(load(), autostart=False)\n"
         "job = dict(job_type='wait', execution_mode='IN_PROCESS', payload={'text': 'x' * 3000})\n"

@@ -89,7 +89,7 @@ def test_a_daemon_of_another_home_owns_the_folder_of_the_database(shell: Shell, 
 
 def test_no_daemon_starts_while_the_schema_is_changed(stopped: Shell) -> None:
     held = (
-        "import sys; from semtask.config import load; from semtask.host.ownership import owned_folders\n"
+        "import sys; from semtask.config.loading import load; from semtask.host.ownership import owned_folders\n"
         "with owned_folders(load()): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -254,7 +254,7 @@ def test_a_finding_says_what_to_do(shell: Shell) -> None:
 def test_a_home_that_cannot_be_written_to() -> None:
     """In this process, as somebody else where root tests: another one might not even be able to read the package."""
     from semtask.cli import checks
-    from semtask.config import load
+    from semtask.config.loading import load
 
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
@@ -370,7 +370,7 @@ def test_another_program_of_the_name(shell: Shell, tmp_path: Path) -> None:
 def test_a_home_on_a_network_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Such a mount cannot be had in a test, so the check is called with what the kernel would say."""
     from semtask.cli import checks
-    from semtask.config import load
+    from semtask.config.loading import load
     from semtask.errors import StartupError
 
     def refuse(path: Path) -> None:
@@ -384,7 +384,7 @@ def test_a_home_on_a_network_file_system(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 def test_little_room_slow_disk_and_wrong_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from semtask.cli import checks
-    from semtask.config import load
+    from semtask.config.loading import load
 
     settings = load({"HOME": str(tmp_path), "SEMANTICA_HOME": str(tmp_path)}, cwd=str(tmp_path))
 
@@ -411,7 +411,7 @@ def test_little_room_slow_disk_and_wrong_clock(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_database_that_takes_too_long_to_check(monkeypatch: pytest.MonkeyPatch, stopped: Shell) -> None:
     from semtask import maintenance
-    from semtask.config import load
+    from semtask.config.loading import load
 
     monkeypatch.setattr(maintenance, "_CHECK_EVERY", 1)
     settings = load({"HOME": stopped.env["HOME"], "SEMANTICA_HOME": str(stopped.home)})

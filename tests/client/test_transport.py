@@ -14,7 +14,7 @@ from semtask import errors
 from semtask.client.address import NotRunning, TcpAddress, UnixAddress, address_of
 from semtask.client.http import READS
 from semtask.client.transport import Transport
-from semtask.config import load
+from semtask.config.loading import load
 from semtask.protocol.methods import METHODS
 from tests.client.fake import Fake, answer, failure, hang_up, raw, serving
 

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.executors.output import LogFiles
 from semtask.host.filesystem import make_private
 from semtask.model.job import Job

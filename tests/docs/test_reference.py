@@ -14,8 +14,9 @@ import click
 import pytest
 
 import semtask
-from semtask import config, testing
+from semtask import testing
 from semtask.cli import main, session
+from semtask.config.settings import documented
 from semtask.model.state import TRANSITIONS
 from semtask.protocol.enqueue import EnqueueParams
 from semtask.protocol.jobs import JobView
@@ -82,7 +83,7 @@ def test_other_words_that_nothing_explains_are_noticed(
         glossary.SDK,
     ):
         del table[next(iter(table))]
-    monkeypatch.setattr(config, "documented", lambda: [("home", None, "")])
+    monkeypatch.setattr(generator["settings"], "documented", lambda: [("home", None, "")])
     option = next(iter(session.common_options()))
     option.help = None
     monkeypatch.setattr(generator["command_line"].session, "common_options", lambda: [option])
@@ -117,7 +118,7 @@ def test_nothing_is_left_out() -> None:
             assert f"| `{parameter['name']}` |" in section, (method["name"], parameter["name"])
 
     settings = (DOCS / "reference" / "settings.md").read_text()
-    for name, variable, _ in config.documented():
+    for name, variable, _ in documented():
         assert f"| `{name}` | {f'`{variable}`' if variable else ''} |" in settings
 
     commands = (DOCS / "reference" / "command-line.md").read_text()

@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from semtask import config
 from semtask.cli import arguments
 from semtask.cli.ids import job_ids
+from semtask.config.loading import load
 from semtask.engine.signatures import Arguments
 from semtask.errors import ConfigError, NotFound
 from semtask.executors import folder
@@ -231,7 +231,7 @@ APPS = [
 @fuzzed
 def test_a_list_of_apps_is_one_or_refused(home: Path, data: bytes) -> None:
     write(home / "apps.json", data)
-    read = config.load({"SEMANTICA_HOME": str(home), "HOME": str(home)}, cwd=str(home))
+    read = load({"SEMANTICA_HOME": str(home), "HOME": str(home)}, cwd=str(home))
     found, refused = understood(lambda: app_list.read_apps(read), ConfigError)
     assert "apps.json" in refused or all(os.path.isabs(app.directory) for app in found or [])
 
@@ -250,7 +250,7 @@ def test_settings_are_read_or_refused_in_one_line(home: Path, data: bytes) -> No
     place.parent.mkdir(parents=True, exist_ok=True)
     write(place, data)
     env = {"SEMANTICA_HOME": str(home), "HOME": str(home)}
-    found, refused = understood(lambda: config.load(env, cwd=str(home)), ConfigError)
+    found, refused = understood(lambda: load(env, cwd=str(home)), ConfigError)
     place.unlink()
     assert found.max_processes >= 1 if found else refused and "\n" not in refused
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from semtask.config import Settings, load
+from semtask.config.loading import load
+from semtask.config.settings import Settings
 from semtask.errors import ConfigError, Conflict
 from semtask.host.app_list import add_app, read_apps, remove_app
 from semtask.model.app import App
@@ -72,7 +73,7 @@ def test_adding_it_again_changes_nothing_and_another_of_its_name_takes_its_place
 
 def test_many_at_once_lose_none(settings: Settings, user: Path) -> None:
     code = (
-        "import sys; from semtask.config import load; from semtask.host.app_list import add_app;"
+        "import sys; from semtask.config.loading import load; from semtask.host.app_list import add_app;"
         "from semtask.model.app import App; settings = load({'HOME': sys.argv[1]}, cwd='/');"
         "[add_app(settings, App(name=f'{sys.argv[2]}-{n}', module='a:b', directory='/d', python='/p'))"
         " for n in range(20)]"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.errors import StartupError
 from semtask.model.job import ExecutionMode, Job, OnInterrupt
 from semtask.model.retry import Decision
@@ -166,7 +166,7 @@ def test_the_log_is_rotated_and_all_parts_are_private(tmp_path: Path, monkeypatc
 def test_in_the_foreground_the_log_goes_to_stderr_too(tmp_path: Path) -> None:
     code = (
         "import logging, pathlib, sys\n"
-        "from semtask.config import Settings\n"
+        "from semtask.config.settings import Settings\n"
         "from semtask.telemetry.logs import configure_logging\n"
         "configure_logging(Settings(home=pathlib.Path(sys.argv[1])), foreground=sys.argv[2] == 'yes')\n"
         "logging.getLogger('x').info('hello')\n"

@@ -25,7 +25,7 @@ from semtask.api.methods import Caller, Operations, Responder
 from semtask.api.rate import RateLimit
 from semtask.api.room import Room
 from semtask.api.site import Limits, Request, Response, Standing
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.errors import SemtaskError
 from semtask.host import isolation, linux, peers
 from semtask.model.sandbox import SandboxLevel

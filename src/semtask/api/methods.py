@@ -13,8 +13,7 @@ from msgspec import UNSET
 
 from semtask.api.access import Access, require_for
 from semtask.api.parameters import ParameterReader
-from semtask.config import suggestion
-from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled
+from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled, suggestion
 from semtask.model.scope import Scope
 from semtask.model.trace_context import new_trace_id
 from semtask.protocol import jsonrpc, openrpc

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, inspect
 
-from semtask.config import suggestion
-from semtask.errors import InvalidParams, ValidationError
+from semtask.errors import InvalidParams, ValidationError, suggestion
 from semtask.protocol.enqueue import EnqueueManyParams, EnqueueParams
 from semtask.protocol.fields import Params
 from semtask.protocol.jsonrpc import MAX_PAYLOAD_DEPTH, deeper_than

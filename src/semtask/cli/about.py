@@ -30,10 +30,10 @@ def config() -> None:
 @pass_session
 def show(session: Session, origin: bool) -> None:
     """Print every setting that is in force."""
-    from semtask import config as settings_of
+    from semtask.config.settings import documented
 
     settings = session.settings
-    shown = {name: _plain(getattr(settings, name)) for name, _, _ in settings_of.documented()}
+    shown = {name: _plain(getattr(settings, name)) for name, _, _ in documented()}
     sources = {name: settings.origin.get(name, "default") for name in shown}
     if session.json:
         extra = {"origin": sources} if origin else {}
@@ -62,27 +62,28 @@ def validate(session: Session) -> None:
     One daemon serves all projects of its home. What only the daemon reads (max_processes, retention_days, ...) has no
     effect in the semantica.toml of a project and belongs to ~/.config/semtask/config.toml.
     """
-    from semtask import config as settings_of
+    from semtask.config.settings import USER_FILE
+    from semtask.config.unused import misplaced, unknown_environment
 
     settings = session.settings
-    unknown = settings_of.unknown_environment()
-    misplaced = settings_of.misplaced(settings)
+    unknown = unknown_environment()
+    in_vain = misplaced(settings)
     if session.json:
         session.emit(
             {
                 "schema": "config_check.v1",
                 "valid": True,
                 "unknown_environment": [{"name": name, "problem": problem} for name, problem in unknown.items()],
-                "without_effect": [{"name": name, "file": file} for name, file in misplaced.items()],
+                "without_effect": [{"name": name, "file": file} for name, file in in_vain.items()],
             }
         )
         return
     for name, problem in unknown.items():
         session.warn(f"{name} {problem}")
-    for name, file in misplaced.items():
+    for name, file in in_vain.items():
         session.warn(
             f"{name} in {file} has no effect: one daemon serves all projects of its home; "
-            f"move it to the user file ~/.config/semtask/{settings_of.USER_FILE}"
+            f"move it to the user file ~/.config/semtask/{USER_FILE}"
         )
     if not session.quiet:
         session.line(f"the settings are valid (home {settings.home})")
@@ -94,6 +95,6 @@ def schema(session: Session) -> None:
     """Print the JSON Schema of the settings files, for editors."""
     import json
 
-    from semtask import config as settings_of
+    from semtask.config.settings import schema as schema_of_files
 
-    session.line(json.dumps(settings_of.schema(), indent=None if session.json else 2))
+    session.line(json.dumps(schema_of_files(), indent=None if session.json else 2))

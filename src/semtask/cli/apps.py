@@ -17,7 +17,7 @@ from semtask.cli.complete import app_names
 from semtask.cli.failure import TRY_LATER, Ended
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
 from semtask.client.address import NotRunning
-from semtask.config import app_module, app_name
+from semtask.config.apps import app_module, app_name
 from semtask.errors import Conflict, NotFound, SemtaskError
 
 if TYPE_CHECKING:

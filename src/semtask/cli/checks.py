@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from semtask import __version__, config, maintenance
+from semtask import __version__, maintenance
 from semtask.cli import render
 from semtask.cli.access_checks import command_policy, tokens
 from semtask.cli.app_checks import apps
@@ -21,7 +21,8 @@ from semtask.cli.patient import FAIL, Finding, Patient, fail, ok, warn
 from semtask.cli.sandbox_checks import sandbox
 from semtask.client.address import UnixAddress, address_of
 from semtask.client.transport import Transport
-from semtask.config import Settings
+from semtask.config.settings import Settings
+from semtask.config.unused import misplaced, unknown_environment
 from semtask.errors import DaemonUnavailable, SemtaskError, StartupError
 from semtask.host.filesystem import free_bytes, require_local
 
@@ -83,10 +84,10 @@ def _daemon(patient: Patient) -> Iterator[Finding]:
 
 def _settings(patient: Patient) -> Iterator[Finding]:
     good = True
-    for name, problem in config.unknown_environment().items():
+    for name, problem in unknown_environment().items():
         good = False
         yield warn(f"{name} {problem}", f"unset {name}")
-    for name, path in config.misplaced(patient.settings).items():
+    for name, path in misplaced(patient.settings).items():
         good = False
         yield warn(
             f"{name} in {path} has no effect: one daemon serves all projects of its home",

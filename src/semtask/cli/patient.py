@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from semtask.client.address import NotRunning, address_of
 from semtask.client.transport import Transport
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.errors import SemtaskError
 
 OK, WARN, FAIL = "ok", "warn", "fail"

@@ -11,7 +11,7 @@ import click
 from semtask.cli import render
 from semtask.cli.arguments import existing_folder, variables
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
-from semtask.config import inherited
+from semtask.config.environment import inherited
 
 if TYPE_CHECKING:
     from semtask.host.command_policy import PolicyFile

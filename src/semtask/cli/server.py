@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import time
 from typing import Any
 
@@ -16,8 +17,7 @@ from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
 from semtask.client.address import NotRunning, address_of
 from semtask.client.transport import Transport
-from semtask.config import require_linux
-from semtask.errors import DaemonUnavailable, MethodNotFound, SystemFailure
+from semtask.errors import ConfigError, DaemonUnavailable, MethodNotFound, SystemFailure
 
 
 @click.command(cls=Command)
@@ -223,8 +223,14 @@ def daemon(session: Session, /, ready_fd: int | None, detached: bool, life_fd: i
 
     Exit code 100: another daemon owns this home.
     """
-    require_linux()  # elsewhere the daemon's modules cannot even be imported
+    _require_linux()  # elsewhere the daemon's modules cannot even be imported
     from semtask.daemon.process import main as run_daemon
 
     session.flags |= flags
     return run_daemon(session.settings, ready_fd=ready_fd, detached=detached, life_fd=life_fd)
+
+
+def _require_linux() -> None:
+    """Raises ConfigError elsewhere: the supervision of processes is written for Linux."""
+    if sys.platform != "linux":
+        raise ConfigError(f"semtask runs its daemon on Linux only for now, and this is {sys.platform}")

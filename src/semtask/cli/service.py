@@ -15,7 +15,7 @@ from semtask.cli.session import Command, Session, pass_session
 from semtask.errors import EXIT_DISK_FAILED, EXIT_OTHER_DAEMON, StartupError
 
 if TYPE_CHECKING:
-    from semtask.config import Settings
+    from semtask.config.settings import Settings
 
 _MARK = "# Written by `semtask install-service`; `semtask uninstall-service` removes it.\n"
 _SYSTEM_FOLDER = Path("/etc/systemd/system")

@@ -13,7 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from semtask.client.transport import Transport
-    from semtask.config import Settings
+    from semtask.config.settings import Settings
 
 TABLE, JSON, QUIET = "table", "json", "quiet"
 
@@ -85,9 +85,9 @@ class Session:
 
     @cached_property
     def settings(self) -> Settings:
-        from semtask import config  # `semtask version` needs none
+        from semtask.config.loading import load  # `semtask version` needs none
 
-        return config.load(flags=self.flags)
+        return load(flags=self.flags)
 
     def connect(self, *, start: bool) -> Transport:
         """A connected transport; `start`: the daemon is started where none answers."""

@@ -27,7 +27,7 @@ from semtask.cli.arguments import (
 from semtask.cli.complete import queue_names, tag_names, task_names
 from semtask.cli.sandbox import sandbox_options, take_sandbox
 from semtask.cli.session import Command, Session, pass_session
-from semtask.config import inherited
+from semtask.config.environment import inherited
 from semtask.model.trace_context import trace_id_of
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ def tasks_show(session: Session, name: str) -> None:
 
 def no_task(name: str, listed: list[dict[str, Any]]) -> str:
     """'no app offers the task ...', and which one may be meant."""
-    from semtask.config import suggestion
+    from semtask.errors import suggestion
 
     names = [task["name"] for task in listed]
     functions = [known for known in names if known.endswith(f":{name}")]  # the module was left out

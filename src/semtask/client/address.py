@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from semtask import errors
-from semtask.config import ENV_TOKEN, Settings
+from semtask.config.environment import ENV_TOKEN
+from semtask.config.settings import Settings
 
 
 class NotRunning(errors.DaemonUnavailable):

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from semtask import config
 from semtask.client import autostart as starter
 from semtask.client import calls
 from semtask.client.address import NotRunning, address_of
@@ -17,6 +16,7 @@ from semtask.client.calls import Call
 from semtask.client.client import as_method
 from semtask.client.http import Notice, print_notice
 from semtask.client.transport import Transport
+from semtask.config.loading import load
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,7 +45,7 @@ class AsyncClient:
         *,
         notice: Notice = print_notice,
     ) -> None:
-        self._settings = config.load(flags={"home": home, "autostart": autostart})
+        self._settings = load(flags={"home": home, "autostart": autostart})
         self._notice = notice
         self._transport = AsyncTransport(address_of(self._settings, url), notice=notice)
         self._starting = asyncio.Lock()

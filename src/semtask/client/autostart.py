@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from semtask.client.address import NotRunning, UnixAddress, address_of
 from semtask.client.http import Notice, print_notice
 from semtask.client.transport import Transport
-from semtask.config import OF_ONE_JOB, Settings, inherited
+from semtask.config.environment import OF_ONE_JOB, inherited
+from semtask.config.settings import Settings
 from semtask.errors import EXIT_OTHER_DAEMON, DaemonUnavailable, StartupError
 
 if TYPE_CHECKING:

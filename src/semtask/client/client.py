@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from semtask import config
 from semtask.client import autostart as starter
 from semtask.client import calls
 from semtask.client.address import NotRunning, address_of
 from semtask.client.calls import Call
 from semtask.client.http import Notice, print_notice
 from semtask.client.transport import Transport
+from semtask.config.loading import load
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,7 +57,7 @@ class Client:
         *,
         notice: Notice = print_notice,
     ) -> None:
-        self._settings = config.load(flags={"home": home, "autostart": autostart})
+        self._settings = load(flags={"home": home, "autostart": autostart})
         self._notice = notice
         self._transport = Transport(address_of(self._settings, url), notice=notice)
 

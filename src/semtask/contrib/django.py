@@ -33,8 +33,7 @@ from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
 from semtask.client import calls
-from semtask.config import suggestion
-from semtask.errors import NotFound, ValidationError
+from semtask.errors import NotFound, ValidationError, suggestion
 from semtask.model.state import State
 from semtask.protocol.jobs import JobView
 from semtask.sdk.app import Semantica

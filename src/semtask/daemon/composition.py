@@ -14,7 +14,8 @@ import apsw
 
 import semtask
 from semtask.api.http import RpcServer
-from semtask.config import Settings, inherited
+from semtask.config.environment import inherited
+from semtask.config.settings import Settings
 from semtask.engine.admission import Admission
 from semtask.engine.attempt import CommandDefaults, draw_jitter
 from semtask.engine.background import background

@@ -15,7 +15,7 @@ import signal
 import sys
 from typing import Any
 
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.daemon.composition import Composition
 from semtask.engine.background import background
 from semtask.engine.lifecycle import Engine

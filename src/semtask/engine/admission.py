@@ -11,9 +11,8 @@ from typing import Protocol
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from semtask.config import suggestion
 from semtask.engine.floors import why_not_together, wish_of
-from semtask.errors import ValidationError
+from semtask.errors import ValidationError, suggestion
 from semtask.model.job import ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt
 from semtask.model.sandbox import SandboxLevel, confines
 from semtask.model.scope import Scope

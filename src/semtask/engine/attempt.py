@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from semtask.config import ENV_ATTEMPT, ENV_JOB_ID, ENV_TOKEN
+from semtask.config.environment import ENV_ATTEMPT, ENV_JOB_ID, ENV_TOKEN
 from semtask.engine.background import Background
 from semtask.engine.command_gate import CommandGate
 from semtask.engine.floors import SandboxFloors, why_not_together

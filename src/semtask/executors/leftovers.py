@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 
-from semtask.config import ENV_ATTEMPT
+from semtask.config.environment import ENV_ATTEMPT
 from semtask.host import identity, procfs
 from semtask.model.job import ProcessIdentity
 

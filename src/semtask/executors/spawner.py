@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from semtask.config import ENV_ATTEMPT
+from semtask.config.environment import ENV_ATTEMPT
 from semtask.errors import StartupError
 from semtask.executors import control
 from semtask.executors.attempts_dir import AttemptsDir

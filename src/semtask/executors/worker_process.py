@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from semtask.config import ENV_ATTEMPT, ENV_JOB_ID
+from semtask.config.environment import ENV_ATTEMPT, ENV_JOB_ID
 from semtask.executors import control, worker_death
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.folder import Stop

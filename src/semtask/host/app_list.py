@@ -17,8 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from semtask import config
-from semtask.config import Settings
+from semtask.config.apps import app_module, app_name
+from semtask.config.loading import configured_apps
+from semtask.config.settings import Settings
 from semtask.errors import ConfigError, Conflict
 from semtask.host.replaced_file import locked, replace
 from semtask.model.app import App
@@ -66,7 +67,7 @@ def remove_app(home: Path, name: str) -> bool:
 def _configured(settings: Settings) -> dict[str, App]:
     if settings.user_file is None:
         return {}
-    tables = config.configured_apps(settings.user_file)
+    tables = configured_apps(settings.user_file)
     if tables:
         _require_safe(settings.user_file, settings.user_file.stat())
     return {name: _app(name, {"python": sys.executable, **table}) for name, table in tables.items()}
@@ -105,8 +106,8 @@ def _checked(name: str, entry: _Entry) -> App:
         if not os.path.isabs(place) or "\0" in place:
             raise ValueError(f"{place!r} is no absolute path")
     return App(
-        name=config.app_name(name),
-        module=config.app_module(entry.module),
+        name=app_name(name),
+        module=app_module(entry.module),
         directory=entry.directory,
         python=entry.python,
     )

@@ -13,16 +13,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from semtask.config import suggestion
-from semtask.errors import ConfigError
+from semtask.errors import ConfigError, suggestion
 from semtask.host.file_version import FileVersion, version_of
-from semtask.model.command_policy import Command, Policy, Program, Refusal, Rule, Rules, refusal
+from semtask.model.command_policy import Command, Policy, Program, Refusal, Rule, Rules, allowing, refusal
 
 _MAX_BYTES = 1 << 20
 
 
 class Judged(NamedTuple):
-    """What a policy makes of a command. `program` and `working_dir` are what was judged."""
+    """What a policy makes of a command. `program` and `working_dir` are what is to be started, and where."""
 
     refusal: Refusal | None
     program: Program | None
@@ -87,8 +86,10 @@ def judge(rules: Rules, argv: Sequence[str], env: Mapping[str, str], working_dir
     """Look the program and the folder of a command up as its start would, and apply the rules."""
     folder = os.path.realpath(working_dir)
     program = find_program(argv[0], env.get("PATH", os.defpath), folder)
-    refused = refusal(rules, Command(argv, program, folder, env))
-    return Judged(refused, program, folder)
+    command = Command(argv, program, folder, env)
+    rule = allowing(rules.allow or (), command)
+    # The same file, in the place of the policy: in that of the job another one can take its place until it is started.
+    return Judged(refusal(rules, command), program if rule is None else rule.program, folder)
 
 
 def find_program(name: str, search_path: str, folder: str) -> Program | None:

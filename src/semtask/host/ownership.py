@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.errors import EXIT_OTHER_DAEMON, StartupError
 from semtask.host.filesystem import make_private, require_local
 from semtask.host.locks import FolderBusy, FolderLocks

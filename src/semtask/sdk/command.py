@@ -11,7 +11,8 @@ from msgspec import UNSET
 
 from semtask.client import calls
 from semtask.client.calls import Call
-from semtask.config import Settings, inherited
+from semtask.config.environment import inherited
+from semtask.config.settings import Settings
 from semtask.model.job import ExecutionMode
 from semtask.model.scope import Scope
 from semtask.protocol.enqueue import CommandPayload, Enqueued, SandboxWish

@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from semtask import config
 from semtask.client.calls import Call
 from semtask.client.client import Client
-from semtask.config import Settings
+from semtask.config.loading import load
+from semtask.config.settings import Settings
 from semtask.tasks.registry import Registry
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Connection:
 
     @cached_property
     def settings(self) -> Settings:
-        return config.load(flags={"home": self._home, "autostart": self._autostart})
+        return load(flags={"home": self._home, "autostart": self._autostart})
 
     def _forget(self) -> None:
         self._pid = os.getpid()

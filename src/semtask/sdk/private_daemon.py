@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 
-from semtask import config
 from semtask.client.autostart import start_private
 from semtask.client.client import Client
-from semtask.config import Settings
+from semtask.config.loading import load
+from semtask.config.settings import Settings
 from semtask.errors import SemtaskError
 from semtask.host.app_list import add_app, read_apps, remove_app
 from semtask.model.app import App, AppState
@@ -103,7 +103,7 @@ class PrivateDaemon:
     def _settings(self) -> Settings:
         """Its own, not those of the daemon that the user may have: no port, no apps of theirs."""
         flags = {"home": self.home, "db_path": self.home / "meta.db", "tcp": False, "autostart": False}
-        return dataclasses.replace(config.load(flags=flags), user_file=None)
+        return dataclasses.replace(load(flags=flags), user_file=None)
 
 
 def _named(name: str, apps: list[AppView]) -> AppView:

@@ -8,7 +8,7 @@ import site
 import sys
 from typing import TYPE_CHECKING
 
-from semtask import config
+from semtask.config.apps import app_module
 from semtask.model.app import App
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def app_of(semantica: Semantica, module: str | None = None) -> App:
     if module is None:
         name, attribute = _find(semantica)
     else:
-        name, _, attribute = config.app_module(module).partition(":")
+        name, _, attribute = app_module(module).partition(":")
     own = re.sub(r"[^A-Za-z0-9_-]", "-", name, flags=re.ASCII)[-64:]
     return App(name=own, module=f"{name}:{attribute}", directory=_directory(name), python=sys.executable)
 

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from semtask.config import Settings
+from semtask.config.settings import Settings
 from semtask.errors import StartupError
 from semtask.host.filesystem import make_private
 from semtask.model.job import ExecutionMode, Job
