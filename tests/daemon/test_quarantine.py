@@ -75,11 +75,12 @@ def test_the_third_crash_of_a_command_leaves_the_end_of_its_log(tmp_path: Path) 
         assert "about to lose its shim" in Shell(daemon.home)("show", job_id).out
 
 
-def test_the_last_interruption_leaves_the_end_of_its_log(tmp_path: Path) -> None:
+def test_the_last_interruption_leaves_the_end_of_its_log_and_its_memory(tmp_path: Path) -> None:
     """The row says that there were twenty before: so many kills take too long."""
     daemon = Daemon(tmp_path / "home").start()
     try:
-        job_id = daemon.command("sh", "-c", "echo before the end; sleep 600", on_interrupt="requeue")
+        line = "import time; kept = b'x' * 150_000_000; print('before the end', flush=True); time.sleep(600)"
+        job_id = daemon.command(sys.executable, "-c", line, on_interrupt="requeue")
         eventually(lambda: "before the end" in daemon.log(job_id))
         daemon.kill()
         eventually(lambda: not processes_of(daemon.home))
@@ -89,6 +90,8 @@ def test_the_last_interruption_leaves_the_end_of_its_log(tmp_path: Path) -> None
         [job] = daemon.wait(job_id)
         assert (job["state"], job["end_cause"]) == ("FAILED", "quarantined")
         assert job["error"].startswith("interrupted 21 times")
-        assert "before the end" in daemon.job(job_id, "result")["exception"]["traceback"]
+        evidence = daemon.job(job_id, "result")["exception"]["traceback"]
+        assert "before the end" in evidence
+        assert 143 <= int(evidence.partition("Most memory of the command: ")[2].split()[0]) < 400
     finally:
         stop_for_certain(daemon)

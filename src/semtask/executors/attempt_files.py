@@ -48,9 +48,16 @@ class AttemptFiles:
                     os.unlink(path)
 
     def evidence(self, job_id: str, claim_no: int, error: str) -> str | None:
-        """JSON text for the exception of a job that goes to quarantine; None without a log."""
-        lines = end_of_log(self._logs.name(job_id, claim_no, "stdout"))
-        return crash_exception(error, lines, kind="Quarantined") if lines else None
+        """JSON text for the exception of a job that goes to quarantine; None if nothing is known.
+
+        To be asked for before `remove_folder`: the record of a command says how much memory it had.
+        """
+        parts = [end_of_log(self._logs.name(job_id, claim_no, "stdout"))]
+        record = self._attempts.attempt(job_id, claim_no).record()
+        if record is not None and record.max_rss_kib:
+            parts.append(f"Most memory of the command: {record.max_rss_kib / 1024:.0f} MiB")
+        known = "\n\n".join(filter(None, parts))
+        return crash_exception(error, known, kind="Quarantined") if known else None
 
     def remove_logs(self, jobs: Iterable[Key]) -> None:
         """Remove all logs of these jobs, given with their last claim_no. What cannot be removed is logged."""
