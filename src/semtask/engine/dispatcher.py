@@ -128,6 +128,7 @@ class Dispatcher:
         return waited
 
     def configure(self, row: QueueRow) -> None:
+        """The settings of a queue are these from now on; claims that are under way are not undone."""
         self._limits[row.name] = row.concurrency or self.queue_concurrency
         self._known.add(row.name)
         if row.queue_class is QueueClass.BACKGROUND:
@@ -159,6 +160,7 @@ class Dispatcher:
         self._pump()
 
     def on_changes(self, changes: Sequence[Change]) -> None:
+        """Look for work where a commit has brought some: a job that is ready, or a subject that is free."""
         wanted = False
         for change in changes:
             if change.after is State.QUEUED:
@@ -186,6 +188,7 @@ class Dispatcher:
             self._slots.occupy(job, worker=worker)
 
     def release(self, jobs: Iterable[Job]) -> None:
+        """These jobs hold their slots no longer."""
         for job in jobs:
             self._slots.release(job)
             if job.execution_mode is TASKS:
@@ -260,6 +263,7 @@ class Dispatcher:
         return "no_room" if self._suspended else None
 
     def limit(self, queue: str) -> int:
+        """How many jobs of the queue may run at once."""
         return self._limits.get(queue, self.queue_concurrency)
 
     def has_worker_for(self, task: str) -> bool:

@@ -75,6 +75,7 @@ DAEMON_DIED = "daemon_died"
 
 
 def encode_record(record: Record) -> bytes:
+    """A line for each field, and a checksum over them."""
     status = "" if record.wait_status is None else record.wait_status
     body = (
         f"wait_status {status}\nstop {record.stop}\nstarted_ms {record.started_ms}\nended_ms {record.ended_ms}\n"
@@ -110,11 +111,13 @@ def _read_record(values: dict[str, str]) -> Record:
 
 
 def decode_stop(data: bytes) -> Stop | None:
+    """None unless it is whole."""
     reason, _, grace = data.decode("ascii", "replace").partition(" ")
     return Stop(reason, int(grace)) if grace.endswith("\n") and grace.strip().isdigit() else None
 
 
 def decode_started(data: bytes) -> Started:
+    """As much as was written; the shim comes first, the command when there is one."""
     marks: dict[str, Mark | None] = {}
     for line in data.decode("ascii", "replace").splitlines(keepends=True):
         if line.endswith("\n"):  # a torn last line says nothing
@@ -206,9 +209,11 @@ class AttemptFolder:
         return None if data is None else decode_record(data)
 
     def poisoned(self) -> bool:
+        """Whether the claim was given up, so that no shim starts anything here."""
         return os.path.exists(self._file(POISON))
 
     def ask_to_stop(self, stop: Stop) -> None:
+        """Write what the shim reads at its next SIGTERM. Raises OSError, FileNotFoundError without a folder."""
         folder = self.open()
         try:
             replace_at(folder, STOP, f"{stop.reason} {stop.grace_ms}\n".encode())

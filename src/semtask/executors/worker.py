@@ -97,6 +97,7 @@ class Worker:
 
     @property
     def is_idle(self) -> bool:
+        """Whether it could take any job, as it has none."""
         return self.ready and not self.leaving and not self._held
 
     @property
@@ -191,6 +192,7 @@ class Worker:
 
     @property
     def has_jobs(self) -> bool:
+        """Whether the end of a job is still to be told."""
         return bool(self._held or self._owed)
 
     def holds(self, key: Key) -> bool:
@@ -216,6 +218,7 @@ class Worker:
     # --- what it says ----------------------------------------------------------------------------------------------
 
     def on_hello(self, hello: Hello) -> None:
+        """It has imported its app, and can take jobs."""
         self.sync_tasks = frozenset(task.name for task in hello.tasks if not task.is_async)
         self.async_tasks = frozenset(task.name for task in hello.tasks if task.is_async)
         self.ready = True
@@ -223,6 +226,7 @@ class Worker:
         self._pool.said_hello(self)
 
     def on_frames(self, messages: Sequence[ToDaemon]) -> None:
+        """What came in one read, in order. A frame that it may not send now is its end."""
         ends: list[TaskEnd] = []
         notes: list[ProgressNote] = []
         for message in messages:

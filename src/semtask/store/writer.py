@@ -82,6 +82,11 @@ class Tick:
 
 
 class Request(NamedTuple):
+    """A write that was submitted: its future gets what `apply` answers, or its error, after the commit.
+
+    `rows` is about how many it writes; `relaxed`: its commit need not be synced.
+    """
+
     phase: Phase
     relaxed: bool
     rows: int
