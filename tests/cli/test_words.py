@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 
-from semtask.cli import render
+from semtask.cli import arguments, render
 from semtask.cli.arguments import deadline, moment, parse_duration, past, task_arguments, variables
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import describe
@@ -55,6 +55,31 @@ def test_times() -> None:
     assert moment("2026-11-23T18:00+02:00") == int(datetime(2026, 11, 23, 16, tzinfo=UTC).timestamp()) * 1000
     later = moment("00:00") / 1000 - time.time()
     assert 0 < later <= 25 * 3600
+
+
+@pytest.mark.parametrize(
+    ("now", "text", "following", "last"),
+    [
+        ("2027-03-27T18:00Z", "18:00", "2027-03-28T16:00Z", "2027-03-27T17:00Z"),  # of another offset
+        ("2027-10-30T17:00Z", "18:00", "2027-10-31T17:00Z", "2027-10-30T16:00Z"),
+        ("2027-03-28T00:30Z", "02:30", "2027-03-28T01:30Z", "2027-03-27T01:30Z"),  # 02:30 is 03:30 there
+        ("2027-10-30T23:00Z", "02:30", "2027-10-31T00:30Z", "2027-10-30T00:30Z"),  # the first of two
+        ("2027-10-31T01:10Z", "02:40", "2027-10-31T01:40Z", "2027-10-30T00:40Z"),  # in the second one
+        ("2028-02-28T12:00Z", "11:00", "2028-02-29T10:00Z", "2028-02-28T10:00Z"),
+    ],
+)
+def test_a_time_of_day_where_daylight_saving_begins_and_ends(
+    monkeypatch: pytest.MonkeyPatch, now: str, text: str, following: str, last: str
+) -> None:
+    monkeypatch.setattr(arguments, "now_ms", lambda: datetime.fromisoformat(now).timestamp() * 1000)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+        time.tzset()
+        found = moment(text), past(text)
+    time.tzset()
+    assert [datetime.fromtimestamp(ms / 1000, UTC) for ms in found] == list(
+        map(datetime.fromisoformat, (following, last))
+    )
 
 
 @pytest.mark.parametrize("text", ["", "tomorrow", "25:00", "12:60", "2026-13-01", "99999-01-01", "1960-01-01T00:00Z"])

@@ -127,10 +127,10 @@ def _moment(text: str, *, future: bool) -> int:
 
 
 def _time_of_day(hour: int, minute: int, *, future: bool) -> datetime:
-    """The next one, or the last one."""
+    """The next one, or the last one. Where the clock skips it that day, it is as much later as the clock skips."""
     from datetime import datetime, timedelta
 
-    now = datetime.now()  # noqa: DTZ005 - local on purpose: the offset is that of the day which it names
+    now = datetime.fromtimestamp(now_ms() / 1000)  # noqa: DTZ006 - local on purpose: the offset is that of its day
     wanted = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     if future:
         return wanted if wanted > now else wanted + timedelta(days=1)
