@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.figures import FILE, table
 
-PYTEST = ("pytest", "-s")
+PYTEST = ("pytest", "-s", "--timeout=3600")
 PARTS: dict[str, tuple[str, ...]] = {
     "kill -9": (*PYTEST, "-m", "chaos", "--chaos-kills=500", "--kill-points=all", "tests/chaos"),
     "floods": (*PYTEST, "-m", "chaos", "--flood-connections=10000", "tests/security/test_flood.py"),
