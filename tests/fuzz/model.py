@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from semtask.model.job import OnDuplicate, OnInterrupt
+from semtask.model.job import ExecutionMode, OnDuplicate, OnInterrupt
 from semtask.model.state import FINAL, StopReason
 from semtask.protocol.enqueue import Schedule
 from semtask.protocol.jobs import JobView
@@ -21,30 +21,49 @@ CANCELLED = ("CANCELLED", "cancelled")
 SUPERSEDED = ("SUPERSEDED", "superseded")
 
 
+class Act(NamedTuple):
+    """What a task does."""
+
+    seconds: float = 0.0
+    fails: bool = False
+
+
 class Kind(NamedTuple):
     """`ends` are those that a job comes to by itself; none: it must be cancelled."""
 
-    script: str
+    does: str | Act  # the script of a command, or what the task does
     ends: Ends
     options: Mapping[str, Any] = {}
 
 
+TASK = "tests.fuzz.work:act"
+_RETRIED = {"max_attempts": 3, "retry_base_delay_ms": 20}
 _FAR = Schedule(type="AFTER", delay_ms=600_000)
 KINDS = {
     "ok": Kind("true", frozenset({DONE})),
     "slow": Kind("sleep 0.1", frozenset({DONE})),
     "soon": Kind("true", frozenset({DONE}), {"schedule": Schedule(type="AFTER", delay_ms=50)}),
     "fails": Kind("false", frozenset({("FAILED", "exit_code")})),
-    "retried": Kind("false", frozenset({("FAILED", "exit_code")}), {"max_attempts": 3, "retry_base_delay_ms": 20}),
+    "retried": Kind("false", frozenset({("FAILED", "exit_code")}), _RETRIED),
     "timed": Kind("sleep 600", frozenset({("FAILED", "timeout")}), {"timeout_ms": 60, "grace_ms": 0}),
     "stale": Kind("true", frozenset({DONE, ("SKIPPED_TTL", "ttl")}), {"ttl_ms": 30}),
     "endless": Kind("sleep 600", frozenset(), {"grace_ms": 0}),
     "later": Kind("true", frozenset(), {"schedule": _FAR}),
+    "task": Kind(Act(), frozenset({DONE})),
+    "slow task": Kind(Act(0.05), frozenset({DONE})),
+    "task fails": Kind(Act(fails=True), frozenset({("FAILED", "exception")}), _RETRIED),
+    "timed task": Kind(Act(600), frozenset({("FAILED", "timeout")}), {"timeout_ms": 60, "grace_ms": 0}),
+    "endless task": Kind(Act(600), frozenset(), {"grace_ms": 0}),
 }
 
 
-def payload(kind: str, history: str) -> dict[str, Any]:
-    return {"command": "sh", "args": ["-c", _BODY.format(KINDS[kind].script), "sh", history]}
+def call(kind: str, history: str) -> dict[str, Any]:
+    does = KINDS[kind].does
+    if isinstance(does, str):
+        payload = {"command": "sh", "args": ["-c", _BODY.format(does), "sh", history]}
+        return {"job_type": "fuzzed", "payload": payload, "execution_mode": ExecutionMode.SUBPROCESS}
+    payload = {"history": history, **does._asdict()}
+    return {"job_type": TASK, "payload": payload, "execution_mode": ExecutionMode.IN_PROCESS}
 
 
 @dataclass
@@ -53,7 +72,7 @@ class Known:
 
     kind: str
     queue: str
-    subject: str | None
+    subject: str | None  # with the job type: each has lanes of its own
     once: bool
     cancelled: bool = False
     superseded: bool = False
@@ -121,7 +140,8 @@ def at_most_one_runs(jobs: Iterable[Known], queue_limit: int) -> None:
     running = [known for known in jobs if known.seen and known.seen[-1].state.value == "RUNNING"]
     subjects = Counter(known.subject for known in running if known.subject)
     assert all(count == 1 for count in subjects.values()), "two jobs of a subject run"
-    queues = Counter(known.queue for known in running)
+    # A worker may be given tasks ahead: they are RUNNING, and share its seat.
+    queues = Counter(known.queue for known in running if isinstance(KINDS[known.kind].does, str))
     assert all(count <= queue_limit for count in queues.values()), "a queue runs more than it may"
 
 

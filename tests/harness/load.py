@@ -87,10 +87,10 @@ def params(folder: Path, job: Planned) -> dict[str, Any]:
     return {"job_type": f"{MODULE}:{job.kind}", "execution_mode": "IN_PROCESS", "payload": payload, **options}
 
 
-def write_apps(home: Path) -> None:
-    """Have the daemon of this home run the tasks of the harnesses."""
+def write_apps(home: Path, module: str = MODULE) -> None:
+    """Have the daemon of this home run the tasks of a module, else those of the harnesses."""
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    app = {"module": f"{MODULE}:app", "directory": str(ROOT), "python": sys.executable}
+    app = {"module": f"{module}:app", "directory": str(ROOT), "python": sys.executable}
     path = home / "apps.json"
     path.write_text(json.dumps({"apps": {"harness": app}}))
     path.chmod(0o600)

@@ -136,6 +136,14 @@ def late_reports(_folder: str) -> None:
     SqliteStore.claim = claim_and_repeat  # type: ignore[method-assign]
 
 
+@_mutation("daemon")
+def what_may_start_once_is_started_again(_folder: str) -> None:
+    """After an interruption, as if on_interrupt were always `requeue`."""
+    from semtask.model import retry
+
+    _rewrite(retry, "_interrupted", "job.on_interrupt is OnInterrupt.FAIL", "False")
+
+
 @_mutation("launcher")
 def no_poison(_folder: str) -> None:
     """A shim that comes to its lock does not ask whether its claim was given up meanwhile."""
