@@ -246,7 +246,7 @@ class Composition:
             grants=engine.job_tokens.find,
             ready=ready,
             metrics=scrape,
-            short=engine.dispatcher.back_off,
+            short=engine.dispatcher.holds.back_off,
             events=self._events,
             version=semtask.__version__,
         )

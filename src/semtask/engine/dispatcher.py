@@ -1,4 +1,4 @@
-"""Which job runs next, and when: slots per queue and over the machine, and the claim that fills them."""
+"""Which job runs next, and when: the claims that fill the slots, of each queue and of the machine."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from semtask.engine.holds import Holds
 from semtask.engine.slots import Key, Slots
 from semtask.errors import RpcError
 from semtask.executors.base import TaskExecutor
 from semtask.host.clocks import Clock
-from semtask.model.job import ClaimFacts, ExecutionMode, Job, QueueClass, Taker
+from semtask.model.job import ClaimFacts, ExecutionMode, Job, Taker
 from semtask.model.state import State
 from semtask.protocol.frames import TaskInfo
-from semtask.protocol.jobs import WaitingReason
 from semtask.store.base import Change, Store
 from semtask.store.requests import ClaimRequest, QueueRow, TaskClaim, TaskClaimed
-from semtask.telemetry.events import Hold
 
 log = logging.getLogger("semtask.dispatcher")
-
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 30.0
-STORE_PAUSE_S = 1.0
-LOWEST_PRIORITY = -100
 
 COMMANDS = ExecutionMode.SUBPROCESS
 TASKS = ExecutionMode.IN_PROCESS
@@ -80,12 +74,8 @@ class Dispatcher:
         self._node_id = node_id
         self.max_processes = max_processes
         self.queue_concurrency = queue_concurrency
+        self.holds = Holds(self._pump)
         self._limits: dict[str, int] = {}
-        self._paused: set[str] = set()
-        self._background: set[str] = set()
-        self._throttled: str | None = None
-        self._suspended: str | None = None
-        self._commands_held: str | None = None
         self._known: set[str] = set()
         self._ready: dict[ExecutionMode, set[str]] = {COMMANDS: set(), TASKS: set()}
         self._full: set[str] = set()  # queues without a slot, where no task was found to be taken ahead
@@ -93,11 +83,6 @@ class Dispatcher:
         self._freed_since = False  # something became free since the last claim of tasks was made
         self._commands_first = True
         self._claiming: asyncio.Task[None] | None = None
-        self._open = False
-        self._pause_s = 0.0
-        self._why_pause = ""
-        self._pause: Hold = "no_room"
-        self._resume: asyncio.TimerHandle | None = None
 
     # --- what the others tell it ---------------------------------------------------------------------------------
 
@@ -105,14 +90,12 @@ class Dispatcher:
         """Begin to claim."""
         for row in queues:
             self.configure(row)
-        self._open = True
+        self.holds.open()
         self._pump()
 
     def close(self) -> None:
         """Claim nothing more. A claim that is under way is still started or given back by its own commit."""
-        self._open = False
-        if self._resume is not None:
-            self._resume.cancel()
+        self.holds.close()
 
     async def closed(self) -> None:
         """Wait for the claim that is under way."""
@@ -131,14 +114,8 @@ class Dispatcher:
         """The settings of a queue are these from now on; claims that are under way are not undone."""
         self._limits[row.name] = row.concurrency or self.queue_concurrency
         self._known.add(row.name)
-        if row.queue_class is QueueClass.BACKGROUND:
-            self._background.add(row.name)
-        else:
-            self._background.discard(row.name)
-        if row.paused:
-            self._paused.add(row.name)
-        else:
-            self._paused.discard(row.name)
+        self.holds.configure(row)
+        if not row.paused:
             self._mark_ready({row.name})
         self._pump()
 
@@ -207,7 +184,7 @@ class Dispatcher:
 
     def throttle(self, reason: str | None) -> None:
         """While there is a reason, background queues and jobs with priority below 0 are not claimed; others go on."""
-        before, self._throttled = self._throttled, reason
+        before, self.holds.throttled = self.holds.throttled, reason
         if reason is None and before is not None:
             # Queues that were passed over have work that nothing will announce again.
             self._mark_ready(self._known)
@@ -215,31 +192,15 @@ class Dispatcher:
 
     def suspend(self, reason: str | None) -> None:
         """While there is a reason, nothing is claimed."""
-        self._suspended = reason
+        self.holds.suspended = reason
         self._pump()
 
     def hold_commands(self, reason: str | None) -> None:
         """While there is a reason, no command is claimed; tasks go on."""
-        before, self._commands_held = self._commands_held, reason
+        before, self.holds.commands = self.holds.commands, reason
         if reason is None and before is not None:
             self._ready[COMMANDS] |= self._known
             self._pump()
-
-    def back_off(self, why: str) -> None:
-        """The machine had no room to start a process: claim nothing for 1 s, doubling to 30 s."""
-        if self._resume is None:
-            self._pause_s = min(self._pause_s * 2 or FIRST_PAUSE_S, LONGEST_PAUSE_S)
-            self._rest(self._pause_s, why, "no_room")
-
-    def _rest(self, seconds: float, why: str, pause: Hold) -> None:
-        log.warning("claiming pauses for %.0f s: %s", seconds, why)
-        self._why_pause = why
-        self._pause = pause
-        self._resume = asyncio.get_running_loop().call_later(seconds, self._end_pause)
-
-    def room_again(self) -> None:
-        """A process was started: the next shortage begins with the short pause again."""
-        self._pause_s = 0.0
 
     def _look_at_tasks_again(self) -> None:
         self._freed_since = True
@@ -255,13 +216,6 @@ class Dispatcher:
 
     # --- what it says ----------------------------------------------------------------------------------------------
 
-    @property
-    def hold(self) -> Hold | None:
-        """Why nothing at all is claimed now."""
-        if self._resume is not None:
-            return self._pause
-        return "no_room" if self._suspended else None
-
     def limit(self, queue: str) -> int:
         """How many jobs of the queue may run at once."""
         return self._limits.get(queue, self.queue_concurrency)
@@ -270,26 +224,10 @@ class Dispatcher:
         """Whether the last claim that found a job of this task had a worker for it."""
         return task not in self._unserved
 
-    def held(self, job: Job) -> tuple[WaitingReason, str] | None:
-        """Why jobs like this are not claimed now, whatever slots are free."""
-        if not self._open:
-            return "stopping_daemon", "the daemon is stopping; it runs after the next start"
-        if job.queue in self._paused:
-            return "queue_paused", f"queue {job.queue!r} is paused: semtask resume {job.queue}"
-        if self._suspended:
-            return "machine_full", f"nothing is started now: {self._suspended}"
-        if self._resume is not None:
-            return "machine_full", f"claiming pauses for a moment: {self._why_pause}"
-        if self._commands_held and job.execution_mode is COMMANDS:
-            return "policy", f"no command is started now: {self._commands_held}"
-        if self._throttled and (job.queue in self._background or job.priority < 0):
-            return "throttled", f"background work waits: {self._throttled}"
-        return None
-
     # --- claiming ---------------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
-        if not self._open or self._suspended or self._claiming is not None or self._resume is not None:
+        if self.holds.everything or self._claiming is not None:
             return
         if not self._ready[COMMANDS] and not self._ready[TASKS]:
             return
@@ -307,19 +245,16 @@ class Dispatcher:
         return {
             queue: max(self.limit(queue) - self._slots.busy(queue), 0)
             for queue in self._ready[mode]
-            if self._is_open(queue)
+            if self.holds.lets(queue)
         }
 
-    def _is_open(self, queue: str) -> bool:
-        return queue not in self._paused and not (self._throttled and queue in self._background)
-
     def _has_slot(self, queue: str) -> bool:
-        return self._is_open(queue) and self._slots.busy(queue) < self.limit(queue)
+        return self.holds.lets(queue) and self._slots.busy(queue) < self.limit(queue)
 
     def _processes_for(self, mode: ExecutionMode) -> int:
         """The free processes; where commands and tasks both want them, half of them, the odd one in turns."""
         free = max(self.max_processes - self._slots.processes, 0)
-        if self._commands_held or not (self._ready[COMMANDS] and self._ready[TASKS]):
+        if self.holds.commands or not (self._ready[COMMANDS] and self._ready[TASKS]):
             return free
         odd = free % 2 if (mode is COMMANDS) is self._commands_first else 0
         return free // 2 + odd
@@ -327,7 +262,7 @@ class Dispatcher:
     def _command_claim(self) -> ClaimRequest | None:
         limit = self._processes_for(COMMANDS)
         room = {queue: min(slots, limit) for queue, slots in self._room(COMMANDS).items() if slots > 0}
-        if self._commands_held or limit <= 0 or not room:
+        if self.holds.commands or limit <= 0 or not room:
             return None
         return ClaimRequest(
             mode=COMMANDS,
@@ -335,7 +270,7 @@ class Dispatcher:
             limit=limit,
             now=self._clock.now_ms(),
             node_id=self._node_id,
-            min_priority=self._min_priority,
+            min_priority=self.holds.min_priority,
             facts=self._facts,
         )
 
@@ -358,15 +293,11 @@ class Dispatcher:
             rooms=self._offers.rooms(),
             now=self._clock.now_ms(),
             node_id=self._node_id,
-            min_priority=self._min_priority,
+            min_priority=self.holds.min_priority,
         )
 
     def _may_queue_ahead(self, taker: Taker) -> bool:
-        return taker.queues is None or not taker.queues.isdisjoint(self._ready[TASKS] - self._paused)
-
-    @property
-    def _min_priority(self) -> int:
-        return 0 if self._throttled else LOWEST_PRIORITY
+        return taker.queues is None or not taker.queues.isdisjoint(self._ready[TASKS] - self.holds.paused)
 
     async def _claim(self, commands: ClaimRequest | None, tasks: TaskClaim | None) -> None:
         self._commands_first = not self._commands_first
@@ -423,16 +354,11 @@ class Dispatcher:
 
     def _refused(self, mode: ExecutionMode, queues: Iterable[str], error: RpcError) -> None:
         self._ready[mode].update(queues)
-        if self._resume is None:
-            self._rest(STORE_PAUSE_S, error.message, "store")
+        self.holds.store_refused(error.message)
 
     def _claimed(self, task: asyncio.Task[None]) -> None:
         self._claiming = None
         if not task.cancelled() and task.exception() is not None:
             log.error("a claim failed", exc_info=task.exception())
             return
-        self._pump()
-
-    def _end_pause(self) -> None:
-        self._resume = None
         self._pump()

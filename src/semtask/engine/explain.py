@@ -31,7 +31,7 @@ class Explain:
         if job.execution_mode is ExecutionMode.IN_PROCESS and (why := self._apps.why_not(job.job_type)):
             reason, text = why
             return Waiting(reason=cast("WaitingReason", reason), text=text)
-        held = self._dispatcher.held(job)
+        held = self._dispatcher.holds.why(job)
         return Waiting(reason=held[0], text=held[1]) if held else None
 
     def _busy_for(self, job: Job) -> Waiting:

@@ -272,7 +272,8 @@ class Engine:
         holds: set[Hold] = {"host_busy"} if self.load.active else set()
         if self.gate.problem:
             holds.add("policy")
-        return holds | {self.dispatcher.hold} if self.dispatcher.hold else holds
+        shortage = self.dispatcher.holds.shortage
+        return holds | {shortage} if shortage else holds
 
     def count(self, name: str, by: int) -> None:
         """Add to a persistent counter."""
@@ -378,15 +379,15 @@ class Engine:
 
     def _finishing(self, job: Job, outcome: Outcome) -> None:
         if outcome.failure is FailureClass.INFRA:
-            self.dispatcher.back_off(outcome.error or "")
+            self.dispatcher.holds.back_off(outcome.error or "")
         elif outcome.executed:
-            self.dispatcher.room_again()
+            self.dispatcher.holds.room_again()
         self.dispatcher.release([job])
 
     def _tasks_finishing(self, ends: Sequence[TaskEnd]) -> None:
         for end in ends:
             if end.outcome.failure is FailureClass.INFRA:
-                self.dispatcher.back_off(end.outcome.error or "")
+                self.dispatcher.holds.back_off(end.outcome.error or "")
         self.dispatcher.release(end.job for end in ends)
 
     def _ended(self, job: Job) -> None:
