@@ -39,12 +39,28 @@ from semtask.cli.main import main
 sys.argv = ["semtask", "daemon"]
 main()
 """
+# A fault that the harness must find.
+WALL_CLOCK_TIMEOUTS = """
+import asyncio
+from semtask.engine.attempt import Attempts
+
+async def end_at(self, job, at):
+    while self._clock.now_ms() < at:
+        await self._clock.wait_until(at, asyncio.Event())
+    self._on_timeout(job)
+
+def start_timer(self, job):
+    if job.timeout_ms is not None:
+        return asyncio.create_task(end_at(self, job, self._clock.now_ms() + job.timeout_ms))
+
+Attempts._start_timer = start_timer
+"""
 HOUR_S = 3600.0
 
 
-def wrong_clock(folder: Path, seconds: float) -> Daemon:
+def wrong_clock(folder: Path, seconds: float, fault: str = "") -> Daemon:
     """A daemon that has not been started yet."""
-    (folder / "wrong_clock.py").write_text(WRONG_CLOCK)
+    (folder / "wrong_clock.py").write_text(fault + WRONG_CLOCK)
     daemon = Daemon(folder / "home", PYTHONPATH=str(folder))
     daemon.entry = ("wrong_clock",)
     daemon.home.mkdir(mode=0o700)
@@ -59,7 +75,15 @@ def set_clock(daemon: Daemon, seconds: float) -> None:
 
 def test_only_what_is_bound_to_the_wall_clock_heeds_that_it_is_set(tmp_path: Path) -> None:
     """Back by an hour, and then three days on, as at the first contact with a time server, or after a long sleep."""
-    daemon = wrong_clock(tmp_path, 0.0)
+    assert set_back_and_on(wrong_clock(tmp_path, 0.0)) == "RUNNING"
+
+
+def test_the_harness_sees_timeouts_on_the_wall_clock(tmp_path: Path) -> None:
+    assert set_back_and_on(wrong_clock(tmp_path, 0.0, WALL_CLOCK_TIMEOUTS)) == "FAILED"
+
+
+def set_back_and_on(daemon: Daemon) -> str:
+    """What has become of a job with a timeout that is not over."""
     try:
         daemon.start()
         now = time.time_ns() // 1_000_000
@@ -79,7 +103,8 @@ def test_only_what_is_bound_to_the_wall_clock_heeds_that_it_is_set(tmp_path: Pat
         assert ends == [("FAILED", "deadline", 1), ("SKIPPED_TTL", "ttl", 0), ("DONE", "success", 1)]
         set_clock(daemon, 0.0)
         daemon.wait(daemon.command("true"))
-        assert (daemon.job(runs)["state"], daemon.job(later)["claim_no"]) == ("RUNNING", 1)
+        assert daemon.job(later)["claim_no"] == 1
+        return str(daemon.job(runs)["state"])
     finally:
         stop_for_certain(daemon)
 

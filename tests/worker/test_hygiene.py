@@ -95,6 +95,23 @@ def test_a_forked_child_does_not_answer_for_its_job(shared: Rig) -> None:
     is_clean(shared)
 
 
+UNGUARDED = """
+import os
+from semtask.worker.channel import Channel
+own = os.getpid()
+os.getpid = lambda: own
+Channel._close = lambda self: None
+"""
+
+
+def test_without_its_guards_a_forked_child_answers_for_its_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault is put in on purpose: the test above finds it."""
+    (tmp_path / "sitecustomize.py").write_text(UNGUARDED)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with worker(tmp_path, TASKS) as rig:
+        assert rig.run("fork_returns").result == '"child"'
+
+
 @pytest.mark.parametrize(("what", "code"), [("sys.exit(4)", 4), ("sys.exit('text')", 1), ("raise KeyError", 1)])
 def test_a_forked_child_that_raises_ends_as_a_program(shared: Rig, what: str, code: int) -> None:
     ended = shared.run("fork_raises", what=what)
