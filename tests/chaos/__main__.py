@@ -1,6 +1,6 @@
-"""The long versions of all that attacks semtask, one after the other, and one table of their figures: `python -m tests.chaos`.
+"""The long versions of all that attacks semtask, one after the other, and a table of their figures.
 
-Exit code 1: something did not hold. A part that fails does not keep the others from running.
+`python -m tests.chaos`. Exit code 1: something did not hold. A part that fails does not keep the others from running.
 """
 
 from __future__ import annotations
