@@ -8,14 +8,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from semtask.host import isolation
 from tests.daemon.rig import Daemon, Json, RpcFailed, command_params, eventually, running_daemon
 from tests.daemon.test_isolation import write_apps
 from tests.executors.rig import make_spec, rig
+from tests.security import flipper
 
 UNAUTHORIZED = 4004
 
@@ -246,6 +249,53 @@ def test_a_program_keeps_its_name_in_every_sandbox(tmp_path: Path) -> None:
         assert daemon.log(job_id) == "ls sh\n"
 
 
+@pytest.mark.parametrize("kind", ["link", "hard link"])
+@pytest.mark.parametrize("sandbox", ["none", "bwrap"])
+def test_what_takes_the_place_of_an_allowed_program_is_not_started(tmp_path: Path, kind: str, sandbox: str) -> None:
+    """Between the judgement and the start, in a folder of the job's, again and again."""
+    tools, own = tmp_path / "tools", tmp_path / "own"
+    program(tools / "git", "good")
+    program(own / "other", "evil")
+    (own / "git").symlink_to(tools / "git") if kind == "link" else os.link(tools / "git", own / "git")
+    write_policy(tmp_path / "home", path=str(tools), allow=[["git"]])
+    payload = {"command": "git", "env": {"PATH": str(own)}, "working_dir": str(own)}
+    if sandbox == "bwrap":
+        if isolation.bubblewrap() is None:
+            pytest.skip("there is no bubblewrap here")
+        payload["sandbox"] = {"level": "bwrap", "read": [str(tools)]}
+    said = run_while_exchanged(tmp_path / "home", payload, own / "git", own / "other")
+    assert {word for word in said if word.strip()} == {"good\n"}
+
+
+def test_what_takes_the_place_of_an_allowed_folder_is_not_entered(tmp_path: Path) -> None:
+    place, way_out = tmp_path / "work" / "place", tmp_path / "work" / "way-out"
+    place.mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    way_out.symlink_to(tmp_path / "outside")
+    write_policy(tmp_path / "home", directories=[str(tmp_path / "work")])
+    said = run_while_exchanged(
+        tmp_path / "home", {"command": "/bin/pwd", "args": ["-P"], "working_dir": str(place)}, place, way_out
+    )
+    # While it runs the folder itself goes to and fro.
+    assert {word for word in said if word.strip()} <= {f"{place}\n", f"{way_out}\n"}
+
+
+def run_while_exchanged(home: Path, payload: dict[str, Any], one: Path, other: Path) -> list[str]:
+    """What a hundred jobs say while one name and the other one are exchanged for each other. Each of them ends."""
+    params = {"job_type": "t", "execution_mode": "SUBPROCESS", "payload": payload}
+    jobs = []
+    with running_daemon(home) as daemon:
+        with subprocess.Popen([sys.executable, "-I", "-S", flipper.__file__, str(one), str(other)]) as flips:
+            try:
+                for _ in range(100):
+                    with suppress(RpcFailed):  # refused: it was another one just then
+                        jobs.append(daemon.rpc("dev.enqueue.v1", **params)["job_id"])
+                daemon.wait(*jobs)
+            finally:
+                flips.kill()
+        return [daemon.log(job_id) for job_id in jobs]
+
+
 # --- a policy that changes -----------------------------------------------------------------------------------------
 
 
@@ -345,6 +395,11 @@ def a_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def a_link_to_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.parent / "elsewhere.toml")
+
+
 HARMS = [
     broken,
     nested,
@@ -358,6 +413,7 @@ HARMS = [
     foreign,
     a_folder,
     a_pipe,
+    a_link_to_nowhere,
 ]
 
 

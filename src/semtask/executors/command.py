@@ -49,6 +49,8 @@ def start(specification: int, signal_mask: Collection[int], passed: Sequence[int
     """
     spec = _load(specification)
     _enter(spec.working_dir)
+    if spec.executable and not _is_in(spec.working_dir):
+        raise RefusedError(errno.EXDEV, f"the working directory {_shown(spec.working_dir)} has just become another one")
     if spec.sandbox is not None:
         return _start_confined(spec, spec.sandbox, signal_mask)
     # Out of the way first: one of them may have the number that another one shall get.
@@ -191,6 +193,13 @@ def _enter(folder: bytes) -> None:
         else:
             why = f"the working directory {_shown(folder)} cannot be entered: {os.strerror(error.errno or 0)}"
         raise RefusedError(error.errno or 0, why) from None
+
+
+def _is_in(folder: bytes) -> bool:
+    try:
+        return os.getcwdb() == folder
+    except OSError:  # removed
+        return False
 
 
 def _not_found(spec: Specification) -> str:

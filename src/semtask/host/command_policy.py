@@ -43,7 +43,8 @@ class PolicyFile:
         """The policy in force; None restricts nothing. Raises ConfigError for one that cannot be used."""
         version = version_of(self.path)
         # What is wrong with it may be a folder's mode, which its own version does not tell.
-        if not self._known or version != self._version or self._error is not None:
+        # And what is not there may be a link that leads nowhere.
+        if not self._known or version is None or version != self._version or self._error is not None:
             self._known, self._version = True, version
             self._policy, self._error = None, None
             try:
@@ -76,7 +77,7 @@ def rules_of(policy: Policy) -> Rules:
     """The policy with what it names looked up now."""
     folders = policy.directories
     return Rules(
-        directories=None if folders is None else tuple(os.path.realpath(folder) for folder in folders),
+        directories=None if folders is None else tuple(map(_followed, folders)),
         allow=None if policy.allow is None else tuple(_rule(words, policy.path) for words in policy.allow),
         deny=tuple(_rule(words, policy.path) for words in policy.deny),
     )
@@ -84,7 +85,7 @@ def rules_of(policy: Policy) -> Rules:
 
 def judge(rules: Rules, argv: Sequence[str], env: Mapping[str, str], working_dir: str) -> Judged:
     """Look the program and the folder of a command up as its start would, and apply the rules."""
-    folder = os.path.realpath(working_dir)
+    folder = _followed(working_dir)
     program = find_program(argv[0], env.get("PATH", os.defpath), folder)
     command = Command(argv, program, folder, env)
     rule = allowing(rules.allow or (), command)
@@ -97,8 +98,8 @@ def find_program(name: str, search_path: str, folder: str) -> Program | None:
     places = (name,) if "/" in name else (os.path.join(place, name) for place in search_path.split(":"))
     for place in places:
         found = os.path.join(folder, place)
-        file = os.path.realpath(found)
         try:
+            file = os.path.realpath(found)
             status = os.stat(file)
         except (OSError, ValueError):
             continue
@@ -107,16 +108,27 @@ def find_program(name: str, search_path: str, folder: str) -> Program | None:
     return None
 
 
+def _followed(folder: str) -> str:
+    """Without symlinks. As it is, if one of them becomes something else meanwhile: no command is started elsewhere than
+    in the very folder that was judged."""
+    try:
+        return os.path.realpath(folder)
+    except OSError:
+        return folder
+
+
 def _rule(words: tuple[str, ...], search_path: str) -> Rule:
     return Rule(words, find_program(words[0], search_path, "/"))
 
 
 def _trusted_text(path: Path) -> str | None:
     """The text of the file; None if there is none. Raises ConfigError if others can change it."""
-    file = Path(os.path.realpath(path))
     try:
+        file = Path(os.path.realpath(path))
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
+        if path.is_symlink():
+            raise ConfigError(f"{path}, the policy for commands, is a link that leads nowhere") from None
         return None
     except OSError as error:
         raise ConfigError(f"cannot read the policy for commands in {path}: {error.strerror}") from error

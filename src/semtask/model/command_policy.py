@@ -95,13 +95,18 @@ def _not_allowed(allow: Sequence[Rule] | None, command: Command) -> Refusal | No
         return None
     if command.program is None:
         return Refusal("allow", f"there is no program {command.argv[0]!r}, hence none that it allows")
-    if not any(_begins_with(command.argv, rule.words) and _means(rule, command) for rule in allow):
+    if allowing(allow, command) is None:
         return Refusal("allow", f"it has no beginning of this command, whose program is {command.program.file}")
     for variable in sorted(command.env):
         if variable.startswith(_OF_THE_LOADER):
             why = f"the variable {variable} could have other code run in an allowed program"
             return Refusal("allow", why)
     return None
+
+
+def allowing(allow: Iterable[Rule], command: Command) -> Rule | None:
+    """The rule by which the command may run, unless something else speaks against it."""
+    return next((rule for rule in allow if _begins_with(command.argv, rule.words) and _means(rule, command)), None)
 
 
 def _means(rule: Rule, command: Command) -> bool:
