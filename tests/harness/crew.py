@@ -21,12 +21,14 @@ _CALLS = "both"  # the scene for the calls of shims
 class Case(NamedTuple):
     """Kill `victim` at `point`, and, if `second` is given, the process that comes to that point after it.
 
+    `otherwise` are taken one after the other in the place of `second` if the recovery does not come to that point.
     `may_miss`: how many such points there are differs from run to run.
     """
 
     point: str
     victim: Literal["self", "daemon"] = "self"
     second: str | None = None
+    otherwise: tuple[str, ...] = ()
     may_miss: bool = False
 
     @property
@@ -39,7 +41,7 @@ class Crew:
 
     def __init__(self, folder: Path, cases: Sequence[Case], size: int) -> None:
         self.kills: Counter[str] = Counter()
-        self.seconds = 0  # kills in the recovery from another one
+        self.seconds = 0  # cases in which the recovery was killed, too
         self.jobs = 0
         self.met: set[str] = set()  # the points where somebody was killed
         self.failures: list[str] = []
@@ -86,6 +88,17 @@ class Crew:
         return not wrong
 
     def _run(self, ground: Ground, case: Case, name: str) -> list[str]:
+        wrong = self._kill(ground, case, name)
+        for number, other in enumerate(case.otherwise):
+            if wrong or case.second is None or _died_again(ground, case):
+                break
+            case = case._replace(second=other)
+            wrong = self._kill(ground, case, f"{name}-other{number}")
+        with self._counting:
+            self.seconds += _died_again(ground, case)
+        return wrong
+
+    def _kill(self, ground: Ground, case: Case, name: str) -> list[str]:
         plan = ground.plan
         plan.disarm()
         plan.arm(case.point, case.victim, case.second or "")
@@ -104,7 +117,10 @@ class Crew:
         with self._counting:
             self.met.add(case.point)
             self.kills[case.killed] += 1
-            if case.second is not None and plan.met(case.second) > (case.second == case.point):
-                self.seconds += 1
+            if case.second is not None and _died_again(ground, case):
                 self.kills[case.second.partition(".")[0]] += 1
         return []
+
+
+def _died_again(ground: Ground, case: Case) -> bool:
+    return case.second is not None and ground.plan.met(case.second) > (case.second == case.point)
