@@ -328,6 +328,29 @@ def test_requests_before_their_turn_do_not_delay_others(home: Path) -> None:
             peer.sock.close()
 
 
+def test_waits_of_pipelines_do_not_delay_other_pipelines(home: Path) -> None:
+    with running(home) as server:
+        server.hold()
+        peers = [server.unix() for _ in range(6)]
+        for peer in peers:
+            peer.send(post(STATS) + post(WAIT))
+        _until(lambda: len(server.operations.calls) == 6)
+        first = server.operations.hold
+        assert first is not None
+        server.hold()
+        server.call(first.set)
+        for peer in peers:
+            assert peer.reply().status == 200
+        _until(lambda: len(server.operations.calls) == 12)
+        server.operations.hold = None
+        with server.unix() as peer:
+            peer.send(post(STATS) + post(STATS))
+            assert [peer.reply().status for _ in range(2)] == [200, 200]
+        for peer in peers:
+            peer.sock.close()
+        _until(lambda: server.operations.cancelled == ["wait"] * 6)
+
+
 def test_busy_connections_are_never_closed_for_a_new_one(hasty: Running) -> None:
     hasty.hold()
     peers = [hasty.unix() for _ in range(8)]

@@ -76,6 +76,7 @@ class Connection(asyncio.BufferedProtocol):
         self._lost = False
         self._eof = False
         self._hurry = False
+        self._has_turn = False  # of the pipelines that are worked on
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -285,13 +286,15 @@ class Connection(asyncio.BufferedProtocol):
             await self._answer_next()
             while self._queue:
                 self._stands(Standing.QUEUED)
-                async with self._site.pipelines:
-                    self._stands(Standing.WORKING)
-                    await self._answer_next()
+                await self._site.pipelines.acquire()
+                self._has_turn = True
+                self._stands(Standing.WORKING)
+                await self._answer_next()
         except Exception:
             log.exception("a connection failed and is closed")
             self._transport.abort()
         finally:
+            self._end_turn()
             self._task = None
             self._site.held_bytes -= sum(len(item.body) for item in self._queue if isinstance(item, Request))
             self._queue.clear()
@@ -315,9 +318,17 @@ class Connection(asyncio.BufferedProtocol):
         try:
             return await self._site.respond(request, self._caller)
         finally:
+            self._end_turn()
             self._site.held_bytes -= len(request.body)
 
+    def _end_turn(self) -> None:
+        """Let another pipeline be worked on: who only waits, or does not take the answer, holds none of them up."""
+        if self._has_turn:
+            self._has_turn = False
+            self._site.pipelines.release()
+
     def _waits(self, waiting: bool) -> None:
+        self._end_turn()
         self._stands(Standing.WAITING if waiting else Standing.WORKING)
 
     def _stands(self, standing: Standing) -> None:
