@@ -19,7 +19,7 @@ from tests.daemon.rig import Daemon, eventually, stop_for_certain
 PATCHED = """
 import itertools, os, time
 from pathlib import Path
-from semtask.engine import promoter, supervision
+from semtask.engine import dispatcher, promoter, supervision
 
 ASKED = Path(os.environ["SEMANTICA_HOME"], "asked")
 supervision.FIRST_PAUSE_S = 0.05
@@ -45,6 +45,15 @@ async def _promote(self, now):
     return await promote(self, now)
 
 promoter.Promoter._promote = _promote
+claim = dispatcher.Dispatcher._claim_commands
+
+async def _claim_commands(self, request):
+    if ASKED.exists() and ASKED.read_text() == "crash a claim":
+        ASKED.unlink()
+        raise RuntimeError("made up")
+    await claim(self, request)
+
+dispatcher.Dispatcher._claim_commands = _claim_commands
 
 from semtask.cli.main import main
 main()
@@ -131,6 +140,15 @@ def test_a_service_that_crashes_for_ever_ends_the_daemon(tmp_path: Path) -> None
         (daemon.home / "asked").unlink()
         daemon.start()  # as a service manager, or the next client, does
         assert daemon.wait(job)[0]["state"] == "DONE"
+
+
+def test_a_claim_that_crashes_leaves_no_queue_standing_still(tmp_path: Path) -> None:
+    with patched(tmp_path) as daemon:
+        job = ask(daemon, "crash a claim")
+        assert daemon.wait(job)[0]["state"] == "DONE"
+        log = log_of(daemon)
+        assert "a claim failed" in log
+        assert "RuntimeError: made up" in log
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------

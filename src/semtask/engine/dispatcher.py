@@ -303,20 +303,30 @@ class Dispatcher:
         self._commands_first = not self._commands_first
         steps: list[Awaitable[None]] = []
         if commands:
-            steps.append(self._claim_commands(commands))
+            steps.append(self._tried(COMMANDS, commands, self._claim_commands(commands)))
         if tasks:
-            steps.append(self._claim_tasks(tasks))
+            steps.append(self._tried(TASKS, tasks, self._claim_tasks(tasks)))
         if len(steps) == 1:
             await steps[0]
         else:
             await asyncio.gather(*steps)
 
-    async def _claim_commands(self, request: ClaimRequest) -> None:
+    async def _tried(self, mode: ExecutionMode, request: ClaimRequest | TaskClaim, claim: Awaitable[None]) -> None:
+        """Where it fails, the queues are claimed from again after a pause: they must not stand still for it."""
         try:
-            jobs = await self._store.claim(request)
+            await claim
         except RpcError as error:
-            self._refused(COMMANDS, request.queues, error)
+            why = error.message
+        except Exception as error:
+            log.exception("a claim failed")
+            why = f"a claim failed: {error!r}"
+        else:
             return
+        self._ready[mode].update(request.queues)
+        self.holds.store_refused(why)
+
+    async def _claim_commands(self, request: ClaimRequest) -> None:
+        jobs = await self._store.claim(request)
         for job in jobs:
             self.occupy(job)
             self._start(job)
@@ -325,11 +335,7 @@ class Dispatcher:
         self._ready[COMMANDS].update(q for q, slots in request.queues.items() if full or taken[q] == slots)
 
     async def _claim_tasks(self, request: TaskClaim) -> None:
-        try:
-            claimed = await self._store.claim_tasks(request)
-        except RpcError as error:
-            self._refused(TASKS, request.queues, error)
-            return
+        claimed = await self._store.claim_tasks(request)
         self._hand_over(request, claimed)
         self._unserved |= claimed.unserved
         if claimed.set_aside:
@@ -352,13 +358,7 @@ class Dispatcher:
                     self.occupy(job, worker)
                 self._start_tasks(worker, jobs)
 
-    def _refused(self, mode: ExecutionMode, queues: Iterable[str], error: RpcError) -> None:
-        self._ready[mode].update(queues)
-        self.holds.store_refused(error.message)
-
     def _claimed(self, task: asyncio.Task[None]) -> None:
         self._claiming = None
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a claim failed", exc_info=task.exception())
-            return
-        self._pump()
+        if not task.cancelled():
+            self._pump()

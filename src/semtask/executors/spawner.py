@@ -252,6 +252,8 @@ class Spawner:
                 await self._start_process()
             except (OSError, TimeoutError) as error:
                 log.error("no new launcher could be started: %s", error)  # noqa: TRY400 - the message says it all
+            except Exception:  # nothing could be started any more
+                log.exception("no new launcher could be started")
             try:
                 self._attempts.empty_trash()  # the launcher that could have started what is in there is gone
             except OSError as error:
