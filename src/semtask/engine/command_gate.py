@@ -13,7 +13,7 @@ import msgspec
 from semtask.errors import ConfigError, Unauthorized
 from semtask.executors.base import CommandSpec
 from semtask.host.command_policy import Judged, PolicyFile, judge, rules_of
-from semtask.model.command_policy import Policy, Refusal
+from semtask.model.command_policy import Policy, Refusal, about
 from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.outcome import Outcome, never_ran, spawn_failed
 from semtask.model.sandbox import SandboxLevel
@@ -102,10 +102,12 @@ class CommandGate:
         self._hold(None)
 
     def _first_refused(self, policy: Policy, jobs: Sequence[NewJob]) -> tuple[int, Refusal] | None:
-        rules, defaults = rules_of(policy), self._defaults
+        defaults = self._defaults
+        of_all = rules_of(policy) if len(jobs) > 1 else None
         for index, job in enumerate(jobs):
             payload = msgspec.json.decode(job.payload, type=CommandPayload)
             argv, env = [payload.command, *payload.args], {**defaults.env, **payload.env}
+            rules = of_all or rules_of(about(policy, argv))
             judged = judge(rules, argv, env, payload.working_dir or defaults.working_dir)
             if judged.refusal is not None:
                 return index, judged.refusal
@@ -119,4 +121,4 @@ class CommandGate:
 
 
 def _judge(policy: Policy, spec: CommandSpec) -> Judged:
-    return judge(rules_of(policy), spec.argv, spec.env, spec.working_dir)
+    return judge(rules_of(about(policy, spec.argv)), spec.argv, spec.env, spec.working_dir)

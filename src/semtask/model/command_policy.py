@@ -67,6 +67,16 @@ class Refusal(NamedTuple):
     why: str
 
 
+def about(policy: Policy, argv: Sequence[str]) -> Policy:
+    """The policy with those of its rules alone that can be about this command line: programs are slow to look up."""
+    allow = policy.allow
+    return msgspec.structs.replace(
+        policy,
+        allow=None if allow is None else tuple(words for words in allow if _may_allow(words, argv)),
+        deny=tuple(words for words in policy.deny if _begins_with(argv, words)),
+    )
+
+
 def refusal(rules: Rules, command: Command) -> Refusal | None:
     """Why the command may not run; None if it may. `deny` wins over `allow`."""
     return _denied(rules.deny, command) or _not_allowed(rules.allow, command) or _misplaced(rules.directories, command)
@@ -106,17 +116,19 @@ def _not_allowed(allow: Sequence[Rule] | None, command: Command) -> Refusal | No
 
 def allowing(allow: Iterable[Rule], command: Command) -> Rule | None:
     """The rule by which the command may run, unless something else speaks against it."""
-    return next((rule for rule in allow if _begins_with(command.argv, rule.words) and _means(rule, command)), None)
+    return next((rule for rule in allow if _may_allow(rule.words, command.argv) and _means(rule, command)), None)
 
 
 def _means(rule: Rule, command: Command) -> bool:
-    """Whether a rule that allows is about this program: the same file under the same name.
+    """Whether a rule that allows is about the file of this program."""
+    return (
+        rule.program is not None and command.program is not None and rule.program.identity == command.program.identity
+    )
 
-    The name counts because some files are many programs (busybox), and go by it.
-    """
-    if rule.program is None or command.program is None or rule.program.identity != command.program.identity:
-        return False
-    return _name(rule.words[0]) == _name(command.argv[0])
+
+def _may_allow(words: Sequence[str], argv: Sequence[str]) -> bool:
+    """By its words. The name counts because some files are many programs (busybox), and go by it."""
+    return _begins_with(argv, words) and _name(words[0]) == _name(argv[0])
 
 
 def _misplaced(directories: Sequence[str] | None, command: Command) -> Refusal | None:
