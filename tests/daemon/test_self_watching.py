@@ -19,7 +19,7 @@ from tests.daemon.rig import Daemon, eventually, stop_for_certain
 PATCHED = """
 import itertools, os, time
 from pathlib import Path
-from semtask.engine import dispatcher, promoter, supervision
+from semtask.engine import attempt, dispatcher, promoter, supervision
 
 ASKED = Path(os.environ["SEMANTICA_HOME"], "asked")
 supervision.FIRST_PAUSE_S = 0.05
@@ -54,6 +54,15 @@ async def _claim_commands(self, request):
     await claim(self, request)
 
 dispatcher.Dispatcher._claim_commands = _claim_commands
+prepare = attempt.Attempts._prepare
+
+async def _prepare(self, job):
+    if ASKED.exists() and ASKED.read_text() == "crash an attempt":
+        ASKED.unlink()
+        raise RuntimeError("made up: can't start new thread")
+    return await prepare(self, job)
+
+attempt.Attempts._prepare = _prepare
 
 from semtask.cli.main import main
 main()
@@ -140,6 +149,14 @@ def test_a_service_that_crashes_for_ever_ends_the_daemon(tmp_path: Path) -> None
         (daemon.home / "asked").unlink()
         daemon.start()  # as a service manager, or the next client, does
         assert daemon.wait(job)[0]["state"] == "DONE"
+
+
+def test_an_attempt_that_cannot_be_prepared_is_given_back(tmp_path: Path) -> None:
+    with patched(tmp_path) as daemon:
+        job_id = ask(daemon, "crash an attempt")
+        [job] = daemon.wait(job_id)
+        assert (job["state"], job["claim_no"], job["attempts"]) == ("DONE", 2, 1)
+        assert "attempt 1 could not be prepared" in log_of(daemon)
 
 
 def test_a_claim_that_crashes_leaves_no_queue_standing_still(tmp_path: Path) -> None:

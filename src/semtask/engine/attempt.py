@@ -19,7 +19,7 @@ from semtask.errors import DatabaseError
 from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import Clock
 from semtask.model.job import Job, ProcessIdentity
-from semtask.model.outcome import Outcome, bad_payload, never_ran, spawn_failed
+from semtask.model.outcome import Outcome, bad_payload, never_ran, no_room, spawn_failed
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW, is_last_straw
 from semtask.model.state import StopReason
 from semtask.protocol.enqueue import CommandPayload
@@ -131,7 +131,12 @@ class Attempts:
 
     async def _run(self, job: Job) -> None:
         key = (job.job_id, job.claim_no)
-        spec = await self._prepare(job)
+        spec: CommandSpec | Outcome
+        try:
+            spec = await self._prepare(job)
+        except Exception as error:  # as when no thread can be made; nothing was handed over, so it can be given back
+            log.exception("attempt %d could not be prepared", job.claim_no, extra=about(job))
+            spec = no_room(f"the attempt could not be prepared: {error!r}")
         if isinstance(spec, Outcome):
             await self.settle(job, spec)
             return
