@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,8 +145,12 @@ def _run(plan: Plan, ground: Ground, first: int, out: Path, result: Result) -> N
     result.wrong += faults.surprises + keeper.failures
     visits = sum((one.visits for one in visitors), Counter[str]())
     kinds = Counter(what for _, what in result.marks)
-    result.summary.append(f"faults and housekeeping: {dict(kinds)}; {producer.repeats} calls without an answer")
-    result.summary.append(f"visits: {dict(visits)}")
+    result.summary.append(f"faults and housekeeping: {_told(kinds)}; {producer.repeats} calls without an answer")
+    result.summary.append(f"what clients did beside that: {_told(visits)}")
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} {count:,}" for what, count in sorted(counts.items()))
 
 
 def _judge_jobs(ground: Ground, recorder: Recorder, result: Result) -> None:
@@ -159,8 +164,9 @@ def _judge_jobs(ground: Ground, recorder: Recorder, result: Result) -> None:
     result.wrong += [f"its final row has changed: {job_id}" for job_id in recorder.changed]
     states = Counter(str(end["state"]) for end in recorder.ended.values())
     result.summary.append(
-        f"{result.jobs} jobs: {len(verdict.lost)} lost, {len(verdict.overlaps)} overlaps, {len(verdict.twice)} of the "
-        f"started-at-most-once started twice; {dict(states)}; counters {ground.daemon.stats()['counters']}"
+        f"{result.jobs} jobs: {len(verdict.lost)} lost, {len(verdict.overlaps)} overlaps, {len(verdict.twice)} started "
+        f"twice though at most once was asked for; {_told(states)}"
     )
+    result.summary.append(f"counters of the daemon: {_told(ground.daemon.stats()['counters'])}")
     if os.path.exists(ground.folder / "backup.db"):
         result.wrong += [f"in the last backup: {text}" for text in contradictions(ground.folder / "backup.db")]
