@@ -57,9 +57,10 @@ dispatcher.Dispatcher._claim_commands = _claim_commands
 prepare = attempt.Attempts._prepare
 
 async def _prepare(self, job):
-    if ASKED.exists() and ASKED.read_text() == "crash an attempt":
+    asked = ASKED.read_text() if ASKED.exists() else ""
+    if asked in {"have no thread", "crash an attempt"}:
         ASKED.unlink()
-        raise RuntimeError("made up: can't start new thread")
+        raise {"have no thread": RuntimeError, "crash an attempt": KeyError}[asked]("made up")
     return await prepare(self, job)
 
 attempt.Attempts._prepare = _prepare
@@ -153,10 +154,19 @@ def test_a_service_that_crashes_for_ever_ends_the_daemon(tmp_path: Path) -> None
 
 def test_an_attempt_that_cannot_be_prepared_is_given_back(tmp_path: Path) -> None:
     with patched(tmp_path) as daemon:
-        job_id = ask(daemon, "crash an attempt")
+        job_id = ask(daemon, "have no thread")
         [job] = daemon.wait(job_id)
         assert (job["state"], job["claim_no"], job["attempts"]) == ("DONE", 2, 1)
         assert "attempt 1 could not be prepared" in log_of(daemon)
+
+
+def test_an_attempt_that_meets_a_fault_of_the_daemon_fails_alone(tmp_path: Path) -> None:
+    with patched(tmp_path) as daemon:
+        job_id = ask(daemon, "crash an attempt")
+        [job] = daemon.wait(job_id)
+        assert (job["state"], job["end_cause"]) == ("FAILED", "spawn_failed")
+        assert job["error"] == "an error in the daemon, whose log has more of it: KeyError('made up')"
+        assert daemon.wait(daemon.command("true"))[0]["state"] == "DONE"
 
 
 def test_a_claim_that_crashes_leaves_no_queue_standing_still(tmp_path: Path) -> None:

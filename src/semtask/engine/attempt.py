@@ -134,9 +134,12 @@ class Attempts:
         spec: CommandSpec | Outcome
         try:
             spec = await self._prepare(job)
-        except Exception as error:  # as when no thread can be made; nothing was handed over, so it can be given back
+        except (OSError, MemoryError, RuntimeError) as error:  # as when no thread can be made; nothing was handed over
             log.exception("attempt %d could not be prepared", job.claim_no, extra=about(job))
             spec = no_room(f"the attempt could not be prepared: {error!r}")
+        except Exception as error:  # given back it would come again and again, and hold up the others each time
+            log.exception("attempt %d failed in the daemon", job.claim_no, extra=about(job))
+            spec = spawn_failed(f"an error in the daemon, whose log has more of it: {error!r}")
         if isinstance(spec, Outcome):
             await self.settle(job, spec)
             return
