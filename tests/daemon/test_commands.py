@@ -137,6 +137,16 @@ def test_max_processes_bounds_all_queues_together(tmp_path: Path) -> None:
         eventually(lambda: daemon.job(ids[2])["state"] == "RUNNING")
 
 
+@pytest.mark.parametrize("count", [3, 6, 7])
+def test_a_queue_that_was_just_configured_uses_all_slots_for_commands(tmp_path: Path, count: int) -> None:
+    """No share of the processes is kept for tasks that nobody can run."""
+    with running_daemon(tmp_path / "home", SEMANTICA_MAX_PROCESSES=str(count)) as daemon:
+        daemon.rpc("queues.configure.v1", queue="default", concurrency=count)
+        for _ in range(count):
+            daemon.command("sleep", "60")
+        eventually(lambda: daemon.stats()["running_jobs"] == count, what="each slot is used")
+
+
 def test_a_paused_queue_accepts_and_does_not_start(daemon: Daemon) -> None:
     daemon.rpc("queues.pause.v1", queue="later")
     job_id = daemon.command("true", queue="later")

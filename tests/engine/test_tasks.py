@@ -9,7 +9,7 @@ import pytest
 
 from semtask.executors.base import TaskEnd
 from semtask.model import outcome as outcomes
-from semtask.model.job import Job, OnInterrupt
+from semtask.model.job import ExecutionMode, Job, OnInterrupt
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause, State
 from tests.engine.task_rig import Engine, PlayedWorkers, engine, info
@@ -116,6 +116,19 @@ def test_a_parent_that_waits_for_its_child_in_a_queue_of_one(tmp_path: Path) -> 
             assert await reason(e, third) == "queue_full"
             e.end(parent)
             await e.until(lambda: [job.job_id for job in e.running] == [third])
+
+    asyncio.run(scenario())
+
+
+def test_commands_of_a_paused_queue_keep_no_process_from_tasks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with engine(tmp_path, PlayedWorkers(), max_processes=1) as e:
+            e.offer(info("t"))
+            e.dispatcher.configure(await e.store.configure_queue("later", paused=True))
+            e.dispatcher.wake({"later"}, ExecutionMode.SUBPROCESS)
+            for job_id in await e.enqueue("t", 4):
+                await e.until(lambda: [job.job_id for job in e.running] == [job_id])  # noqa: B023
+                e.end(*e.running)
 
     asyncio.run(scenario())
 

@@ -232,7 +232,11 @@ class Dispatcher:
         if not self._ready[COMMANDS] and not self._ready[TASKS]:
             return
         self._before_claim()
-        commands, tasks = self._command_claim(), self._task_claim()
+        free = max(self.max_processes - self._slots.processes, 0)
+        room = {} if self.holds.commands else {q: slots for q, slots in self._room(COMMANDS).items() if slots > 0}
+        # A share is kept only for those who can take it now: nobody would come back for the rest.
+        tasks = self._task_claim(self._share(free, TASKS) if room else free)
+        commands = self._command_claim(room, self._share(free, COMMANDS) if tasks else free)
         if commands or tasks:
             # At once: what becomes ready from now on may not be seen by these claims.
             self._ready[COMMANDS].difference_update(commands.queues if commands else ())
@@ -251,35 +255,29 @@ class Dispatcher:
     def _has_slot(self, queue: str) -> bool:
         return self.holds.lets(queue) and self._slots.busy(queue) < self.limit(queue)
 
-    def _processes_for(self, mode: ExecutionMode) -> int:
-        """The free processes; where commands and tasks both want them, half of them, the odd one in turns."""
-        free = max(self.max_processes - self._slots.processes, 0)
-        if self.holds.commands or not (self._ready[COMMANDS] and self._ready[TASKS]):
-            return free
-        odd = free % 2 if (mode is COMMANDS) is self._commands_first else 0
-        return free // 2 + odd
+    def _share(self, free: int, mode: ExecutionMode) -> int:
+        """Of free processes that both commands and tasks want: half of them, the odd one in turns."""
+        return free // 2 + (free % 2 if (mode is COMMANDS) is self._commands_first else 0)
 
-    def _command_claim(self) -> ClaimRequest | None:
-        limit = self._processes_for(COMMANDS)
-        room = {queue: min(slots, limit) for queue, slots in self._room(COMMANDS).items() if slots > 0}
-        if self.holds.commands or limit <= 0 or not room:
+    def _command_claim(self, room: Mapping[str, int], processes: int) -> ClaimRequest | None:
+        if not room or not processes:
             return None
         return ClaimRequest(
             mode=COMMANDS,
-            queues=room,
-            limit=limit,
+            queues={queue: min(slots, processes) for queue, slots in room.items()},
+            limit=processes,
             now=self._clock.now_ms(),
             node_id=self._node_id,
             min_priority=self.holds.min_priority,
             facts=self._facts,
         )
 
-    def _task_claim(self) -> TaskClaim | None:
+    def _task_claim(self, processes: int) -> TaskClaim | None:
         room = self._room(TASKS)
         if not room:
             return None
         self._freed_since = False
-        takers = self._tasks.takers(self._processes_for(TASKS), self._offers.limited)
+        takers = self._tasks.takers(processes, self._offers.limited)
         if any(room.values()):
             usable = [taker for taker in takers if not taker.ahead or self._may_queue_ahead(taker)]
         else:
