@@ -41,6 +41,8 @@ class PolicyFile:
 
     def read(self) -> Policy | None:
         """The policy in force; None restricts nothing. Raises ConfigError for one that cannot be used."""
+        if self._known and self._version is None and self._error is None and _is_absent(self.path):
+            return None  # as before: this is asked for each command, so it has to be quick
         version = version_of(self.path)
         # What is wrong with it may be a folder's mode, which its own version does not tell.
         # And what is not there may be a link that leads nowhere.
@@ -71,6 +73,17 @@ class PolicyFile:
         if self._must:
             raise ConfigError(f"the policy for commands, {self.path}, does not exist")
         return None
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether there is certainly nothing: no file that cannot be seen, and no link that leads nowhere."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def rules_of(policy: Policy) -> Rules:
