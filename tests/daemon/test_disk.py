@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.rig import Daemon, RpcFailed, eventually, running_daemon
+from tests.mounts import small_disk
 
 MIB = 2**20
 DISK = 100 * MIB
@@ -20,22 +20,8 @@ DISK = 100 * MIB
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, small enough to be filled."""
-    point = tmp_path / "disk"
-    point.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "semtask-test", point],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    try:
+    with small_disk(tmp_path / "disk", DISK // MIB) as point:
         yield point
-    finally:
-        subprocess.run(["umount", point], check=True)
 
 
 def fill(path: Path) -> None:

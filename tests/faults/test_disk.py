@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from tests.daemon.rig import Daemon, RpcFailed, eventually, stop_for_certain
 from tests.faults.disk import FULL, READ_ONLY, SYNC
 from tests.faults.test_fsync import accepted, store
+from tests.mounts import small_disk
 from tests.powercut.load import RecordedDaemon
 from tests.powercut.replay import replay
 
@@ -53,17 +53,8 @@ def test_reading_goes_on_no_end_is_lost_and_the_daemon_recovers_by_itself(tmp_pa
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own."""
-    point = tmp_path / "home"
-    point.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    tmpfs = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "semtask-test", str(point)]
-    if subprocess.run(tmpfs, check=False, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
+    with small_disk(tmp_path / "home", 64) as point:
         yield point
-    finally:
-        subprocess.run(["umount", point], check=True)
 
 
 @pytest.mark.parametrize("used_before", [False, True])

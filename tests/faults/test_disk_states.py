@@ -14,6 +14,7 @@ import pytest
 
 from tests.daemon.rig import Daemon, Json, RpcFailed, eventually, running_daemon, stop_for_certain
 from tests.faults.disk import FULL, SYNC
+from tests.mounts import small_disk
 from tests.powercut.load import RecordedDaemon
 
 MIB = 2**20
@@ -23,17 +24,8 @@ EXIT_DISK_FAILED = 74
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of 120 MiB."""
-    point = tmp_path / "disk"
-    point.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    tmpfs = ["mount", "-t", "tmpfs", "-o", "size=120m,mode=0700", "semtask-test", str(point)]
-    if subprocess.run(tmpfs, check=False, capture_output=True).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", 120) as point:
         yield point
-    finally:
-        subprocess.run(["umount", point], check=True)
 
 
 def leave_free(disk: Path, size: int) -> Path:
