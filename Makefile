@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench chaos soak clean
+.PHONY: help demo test test-django check format docs bench chaos soak clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,9 +24,19 @@ check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## the checks, then all tests
-	$(BIN)/python -m pytest -n 2 -m "not alone"
+test: check ## the checks, then all tests (REQUIRE=bubblewrap: fail what needs it if it is missing)
+	$(BIN)/python -m pytest -n 2 -m "not alone" $(REQUIRE:%=--require=%)
 	$(BIN)/python -m pytest -m alone
+
+# Django 6 has tasks of its own and needs Python 3.12 or newer; the rest is tested with the oldest supported Python.
+.venv-django/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Django 6 needs Python 3.12 or newer: make test-django PYTHON=python3.12" if sys.version_info < (3, 12) else 0)'
+	$(PYTHON) -m venv .venv-django
+	.venv-django/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable . django hypothesis pytest pytest-timeout
+	@touch $@
+
+test-django: .venv-django/.installed ## the tests with Django 6 (PYTHON=python3.12 or newer)
+	.venv-django/bin/python -m pytest --require=django6 tests/contrib/test_django.py
 
 format: $(STAMP) ## format the code and mend what the linter can mend
 	$(BIN)/ruff format .
@@ -46,4 +56,4 @@ soak: $(STAMP) ## steady load with faults for MINUTES=10; fails if anything grow
 	@$(BIN)/python -u -m tests.soak --minutes $(or $(MINUTES),10) --out '$(or $(OUT),soak)'
 
 clean: ## remove what the targets made
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-django build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

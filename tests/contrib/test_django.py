@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,14 +16,13 @@ import pytest
 from semtask.model.app import App
 from semtask.sdk.private_daemon import AppFailed, PrivateDaemon
 from tests.daemon.rig import processes_of
+from tests.needs import NEEDS
 
-HAS_OWN = importlib.util.find_spec("django.tasks") is not None
 FLAVOURS = [
-    pytest.param("django_tasks", marks=pytest.mark.skipif(HAS_OWN, reason="Django has tasks of its own here")),
     pytest.param(
-        "django.tasks",
-        marks=pytest.mark.skipif(not HAS_OWN, reason="Django's own tasks come with Django 6, which needs Python 3.12"),
+        "django_tasks", marks=pytest.mark.skipif(NEEDS["django6"].available, reason="Django has tasks of its own here")
     ),
+    pytest.param("django.tasks", marks=pytest.mark.needs("django6")),
 ]
 
 SETTINGS = """

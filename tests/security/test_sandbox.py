@@ -16,14 +16,13 @@ from typing import Any
 
 import pytest
 
-from semtask.host import isolation, landlock
+from semtask.host import landlock
 from tests.daemon.rig import Daemon, RpcFailed, alive, eventually, running_daemon, stop_for_certain
 from tests.security import flipper, prisoner
 
 NO_LANDLOCK = landlock.why_not()
-NO_BWRAP = None if isolation.bubblewrap() else "there is no bubblewrap here"
 landlocked = pytest.mark.skipif(NO_LANDLOCK is not None, reason=str(NO_LANDLOCK))
-bubbled = pytest.mark.skipif(NO_BWRAP is not None, reason=str(NO_BWRAP))
+bubbled = pytest.mark.needs("bubblewrap")
 CONFINED = [pytest.param("landlock", marks=landlocked), pytest.param("bwrap", marks=bubbled)]
 SANDBOXES = [pytest.param("limits"), *CONFINED]
 LEVELS = [pytest.param("none"), *SANDBOXES]
