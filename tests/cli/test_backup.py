@@ -228,19 +228,31 @@ def environments() -> bytes:
     return found
 
 
-def test_paused_nothing_runs_before_it_was_looked_at(shell: Shell, copy: Path) -> None:
-    shell("pause", "default")
-    job = shell("run", "-q", "-d", "true").id
+def test_paused_nothing_runs_before_it_was_looked_at(shell: Shell, copy: Path, tmp_path: Path) -> None:
+    """No queue is paused in the backup: what waits there waits behind a job that runs."""
+    go_on, ran = tmp_path / "go-on", tmp_path / "ran"
+    assert shell("queues", "set", "narrow", "--concurrency", "1").code == 0
+    first = shell("run", "-q", "-d", "-Q", "narrow", "sh", "-c", f"until [ -e {go_on} ]; do sleep 0.02; done").id
+    shell.until(first, "RUNNING")
+    job = shell("run", "-q", "-d", "-Q", "narrow", "sh", "-c", f"echo ran >> {ran}").id
     assert shell("db", "backup", str(copy)).code == 0
-    shell("resume", "default")
-    shell("wait", job)
+    go_on.touch()
+    shell("wait", first, job)
+    assert ran.read_text() == "ran\n"
     shell("down", "-q")
     said = shell("db", "restore", "--paused", str(copy))
     assert "1 job that waited" in said.err
     assert "semtask resume" in said.err
+    probe = shell(
+        "run", "-q", "-d", "-Q", "new", "true"
+    ).id  # claimed by the same daemon, so the others were passed over
+    shell("wait", probe)
+    assert shell.job(probe)["state"] == "DONE"
     assert shell.job(job)["state"] == "QUEUED"
-    shell("resume", "default")
+    assert ran.read_text() == "ran\n"
+    shell("resume", "narrow")
     assert shell.until(job, "DONE")["attempts"] == 1
+    assert ran.read_text() == "ran\nran\n"
 
 
 @pytest.mark.parametrize("what", ["damaged", "text", "newer", "itself"])
