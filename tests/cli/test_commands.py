@@ -187,6 +187,22 @@ def test_wait_for_more_jobs_than_one_call_takes(shell: Shell) -> None:
     assert shell("wait", "-q", "-", stdin=ids).out.split() == [job.job_id for job in jobs]
 
 
+def test_retry_all_that_failed_and_were_not_retried_yet_however_many(shell: Shell) -> None:
+    """Of the queue that is named; more than one call of the API takes."""
+    assert shell("up").code == 0
+    missing = {"job_type": "x", "payload": {"command": "/missing"}}
+    with semtask.Client(home=shell.home) as client:
+        many = client.enqueue_many([{**missing, "queue": "many"}] * 205)
+        few = client.enqueue_many([{**missing, "queue": "few"}] * 2)
+    assert shell("wait", "-q", "-", stdin="\n".join(job.job_id for job in [*many, *few])).code == 0
+    for queue, failed in (("few", few), ("many", many)):
+        assert shell("pause", queue).code == 0  # so that the copies do not fail as well meanwhile
+        copies = shell("retry", "--failed", "--queue", queue).out.split()
+        with semtask.Client(home=shell.home) as client:
+            assert sorted(str(client.get_job(copy).retry_of) for copy in copies) == sorted(job.job_id for job in failed)
+        assert "no failed job to retry" in shell("retry", "--failed", "--queue", queue).err
+
+
 def test_cancel(served: Shell) -> None:
     one, two, three = (enqueue(served, "-t", "crowd", "--in", "1h", "true") for _ in range(3))
     assert served("cancel", one).code == 0

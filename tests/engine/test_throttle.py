@@ -14,8 +14,8 @@ from tests.engine.clock import FakeClock
 
 
 def judged(loads: list[tuple[float, float]], throttle: Throttle | None = None) -> list[str]:
-    """The phases after (at, cpu) each, for a threshold of 90 % sustained 3 s."""
-    throttle = throttle or Throttle(cpu_limit(90), sustained_s=3)
+    """The phases after (at, cpu) each, for a threshold of 90 %, sustained for the 3 s of the default."""
+    throttle = throttle or Throttle(cpu_limit(90))
     phases = []
     for at, cpu in loads:
         throttle.observe(Load(cpu, 50), at)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from semtask.config.settings import Settings
@@ -90,7 +91,12 @@ def test_an_attempt_that_ended_is_one_line_that_names_its_job_and_trace(tmp_path
     decision = Decision(event=Event.RETRY, end_cause=EndCause.EXIT_CODE, delay_ms=1000)
     events.emit(AttemptEnded(job, decision, 0.1236))
     events.emit(AttemptEnded(job, decision, None))
-    first, second = entries(tmp_path)
+    task = msgspec.structs.replace(job, execution_mode=ExecutionMode.IN_PROCESS, job_type="task")
+    done = Decision(event=Event.SUCCEED, end_cause=EndCause.SUCCESS)
+    events.emit(AttemptEnded(task, done, 0.1))
+    events.emit(AttemptEnded(task, decision, 0.1))
+    events.emit(AttemptEnded(job, done, 0.1))
+    first, second, *others = entries(tmp_path)
     expected = {
         "level": "info",
         "event": "attempt ended",
@@ -105,6 +111,8 @@ def test_an_attempt_that_ended_is_one_line_that_names_its_job_and_trace(tmp_path
     }
     assert first == {"ts": first["ts"], **expected, "duration_ms": 123.6}
     assert second == {"ts": second["ts"], **expected}
+    # A task that succeeded has no line: there may be thousands of them in a second.
+    assert [(entry["task"], entry["end_cause"]) for entry in others] == [("task", "exit_code"), ("build", "success")]
 
 
 def test_json_keeps_a_traceback_in_its_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,6 +117,33 @@ def test_artifacts_are_copied_whole_with_size_and_hash(tmp_path: Path) -> None:
     assert path.parent.stat().st_mode & 0o777 == 0o700
     job.artifact("text", "größer")
     assert (path.parent / "text").read_text(encoding="utf-8") == "größer"
+
+
+def test_an_artifact_is_synced_before_it_has_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut could leave an empty file where the job's row names a whole one."""
+    steps: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def noted_fsync(fd: int) -> None:
+        steps.append(("sync", os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
+        fsync(fd)
+
+    def noted_rename(source: str, target: str) -> None:
+        steps.append(("rename", os.path.basename(source)))
+        steps.append(("name", os.path.basename(target)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "rename", noted_rename)
+    job = JobContext(CALL, Heard(), str(tmp_path / "artifacts"))
+    info = job.artifact("report", "text")
+    folder = Path(info.path).parent.name
+    begun = steps.index(("name", "report"))
+    draft = steps[begun - 1][1]
+    assert steps[begun - 2 :] == [("sync", draft), ("rename", draft), ("name", "report"), ("sync", folder)]
+    assert ("sync", "artifacts") in steps[: begun - 2]
 
 
 def test_an_artifact_given_twice_is_replaced(tmp_path: Path) -> None:
