@@ -22,7 +22,6 @@ from semtask.errors import StartupError
 from semtask.model.job import ExecutionMode, Job, OnInterrupt
 from semtask.model.retry import Decision
 from semtask.model.state import EndCause, Event, State
-from semtask.telemetry import logs
 from semtask.telemetry.events import AttemptEnded, Events
 from semtask.telemetry.logs import ConsoleFormatter, RepeatLimit, configure_logging, log_attempts
 
@@ -159,16 +158,15 @@ def test_the_log_and_its_folder_are_private_and_a_planted_link_is_refused(tmp_pa
     assert not (tmp_path / "victim").exists()
 
 
-def test_the_log_is_rotated_and_all_parts_are_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "MAX_BYTES", 1000)
-    monkeypatch.setattr(logs, "BACKUPS", 2)
+def test_the_log_is_rotated_at_10_mb_five_old_ones_are_kept_and_all_are_private(tmp_path: Path) -> None:
     configure_logging(settings(tmp_path), foreground=False)
-    for number in range(100):
-        log.info("message %d", number)
+    mib = 1024 * 1024
+    text = "x" * mib
+    for number in range(9 * 7):  # nine lines of a little more than 1 MiB fit into one file
+        log.info("message %d %s", number, text)
     parts = sorted((tmp_path / "logs").iterdir())
-    assert [part.name for part in parts] == ["daemon.log", "daemon.log.1", "daemon.log.2"]
-    assert all(part.stat().st_size <= 1000 and part.stat().st_mode & 0o777 == 0o600 for part in parts)
-    assert entries(tmp_path)[-1]["event"] == "message 99"
+    assert [part.name for part in parts] == ["daemon.log", *(f"daemon.log.{number}" for number in range(1, 6))]
+    assert all(9 * mib < part.stat().st_size <= 10 * mib and part.stat().st_mode & 0o777 == 0o600 for part in parts)
 
 
 def test_in_the_foreground_the_log_goes_to_stderr_too(tmp_path: Path) -> None:
