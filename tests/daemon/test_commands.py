@@ -419,6 +419,9 @@ def test_following_a_log_gives_every_byte_once_and_ends(daemon: Daemon) -> None:
     lines = daemon.rpc("logs.tail.v1", job_id=job_id, lines=2)
     assert lines["lines"] == ["line 39", "line 40"]
     assert daemon.rpc("logs.tail.v1", job_id=job_id, offset=-8)["chunk"] == "line 40\n"
+    long = daemon.command("seq", "120")
+    daemon.wait(long)
+    assert daemon.rpc("logs.tail.v1", job_id=long)["lines"] == [str(n) for n in range(71, 121)], "50 unless told"
 
 
 def test_chunks_keep_characters_whole_and_other_bytes_exact(daemon: Daemon) -> None:

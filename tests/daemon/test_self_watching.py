@@ -135,7 +135,7 @@ def test_a_service_that_crashes_is_begun_anew(tmp_path: Path) -> None:
         job = ask(daemon, "crash once")
         assert daemon.wait(job)[0]["state"] == "DONE"
         log = log_of(daemon)
-        assert re.search(r"ERROR +semtask.engine: promoter failed and is begun anew in 0.05 s", log)
+        assert re.search(r"ERROR +semtask.engine: promoter failed and is started again in 0.05 s", log)
         assert "RuntimeError: made up" in log
 
 

@@ -19,6 +19,8 @@ from semtask.model.job import Job
 from semtask.store.requests import Purge, Purged
 from semtask.store.sqlite import SqliteStore, open_store
 from tests.engine.clock import FakeClock
+from tests.executors.rig import until
+from tests.impatience import ImpatientLoop
 from tests.store.harness import NOW, Opened, new_id, new_job
 
 
@@ -377,6 +379,22 @@ def test_it_sleeps_without_history_and_passes_soon_after_many_ends(
         await janitor.stop()
 
     in_home(scenario)
+
+
+def test_it_passes_every_hour_while_there_is_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_INTERVAL_S", 0.01)
+    loop = ImpatientLoop("_on_timeout")
+
+    async def main() -> None:
+        async with opened_home(tmp_path / "home") as home:
+            await home.run_jobs(1)
+            janitor = home.janitor()
+            janitor.start()
+            await until(lambda: len(loop.pauses) >= 2, "two passes")
+            await janitor.stop()
+
+    loop.run(main())
+    assert set(loop.pauses) == {3600}
 
 
 def test_a_pass_that_the_database_refuses_is_made_later(in_home: InHome, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from semtask.executors.pace import Pace
 from semtask.model.app import AppState
 from semtask.model.outcome import FailureClass
 from tests.executors.rig import alive, until, with_nonce
 from tests.executors.task_rig import ASYNC, SYNC, TaskRig, task_rig
+from tests.impatience import ImpatientLoop
 
 
 async def settle(r: TaskRig, idle: int) -> None:
@@ -258,32 +257,15 @@ def test_a_reload_imports_anew_and_lets_running_jobs_end(tmp_path: Path) -> None
     asyncio.run(main())
 
 
-class _Impatient(asyncio.SelectorEventLoop):
-    """Notes the pauses of pools in seconds, and ends each of them immediately."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pauses: list[float] = []
-
-    def call_later(  # type: ignore[override] # its callbacks' types do not matter here
-        self, delay: float, callback: Callable[..., object], *args: Any, context: Any = None
-    ) -> asyncio.TimerHandle:
-        if getattr(callback, "__name__", "") == "_end_pause":
-            self.pauses.append(delay)
-            delay = 0
-        return super().call_later(delay, callback, *args, context=context)
-
-
 def test_an_app_that_cannot_be_imported_is_tried_after_1_s_doubling_to_30_s(tmp_path: Path) -> None:
-    loop = _Impatient()
+    loop = ImpatientLoop("_end_pause")
 
     async def main() -> None:
         async with task_rig(tmp_path) as r:
             await r.use(r.write_app("raise RuntimeError('not yet')\n"), ready=False)
             await until(lambda: len(loop.pauses) >= 7, "seven attempts to start a worker")
 
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        runner.run(main())
+    loop.run(main())
     assert loop.pauses[:7] == [1, 2, 4, 8, 16, 30, 30]
 
 

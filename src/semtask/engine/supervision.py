@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 log = logging.getLogger("semtask.engine")
 
 FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 30.0
 MAX_FAILURES = 6
 STEADY_S = 60.0  # what has run for so long has not failed again and again
 
@@ -19,10 +18,10 @@ class ServiceFailed(Exception):
 
 
 async def supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Do the work until it ends by itself. After a crash it is begun anew, after 1 s, 2 s, ... 30 s.
+    """Do the work until it ends by itself. After a crash it is started again, after 1, 2, 4, 8 and 16 s.
 
-    After MAX_FAILURES crashes in a row the exception handler of the loop gets a ServiceFailed: the owner of the loop
-    ends the process.
+    At the sixth crash in a row (MAX_FAILURES) the exception handler of the loop gets a ServiceFailed: the owner of the
+    loop ends the process.
     """
     loop = asyncio.get_running_loop()
     failures = 0
@@ -38,6 +37,6 @@ async def supervised(name: str, work: Callable[[], Awaitable[None]]) -> None:
                 failed = ServiceFailed(f"{name} failed {failures} times in a row, the last time: {error!r}")
                 loop.call_exception_handler({"message": str(failed), "exception": failed})
                 return
-            pause = min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)
-            log.exception("%s failed and is begun anew in %g s", name, pause)
+            pause = FIRST_PAUSE_S * 2 ** (failures - 1)
+            log.exception("%s failed and is started again in %g s", name, pause)
         await asyncio.sleep(pause)
