@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-django check format docs bench chaos soak clean
+.PHONY: help demo test test-django check format docs bench bench-base chaos soak clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,10 @@ docs: $(STAMP) ## write the generated reference again
 
 bench: $(STAMP) ## measure, side by side with the limits of this machine
 	$(BIN)/python -m benchmarks
+
+bench-base: $(STAMP) ## measure this tree beside BASE=commit, by turns in one run (ROUNDS=5)
+	@test -n '$(BASE)' || { echo 'say which commit: make bench-base BASE=<commit>'; exit 2; }
+	@$(BIN)/python -m benchmarks.base '$(BASE)' --rounds $(or $(ROUNDS),5)
 
 chaos: $(STAMP) ## kill -9 at random moments and at every step, floods, fuzzing, power cuts: the long versions, and a table of their figures
 	@$(BIN)/python -u -m tests.chaos
