@@ -227,6 +227,7 @@ def test_the_token_is_made_once_and_is_private(home: Path) -> None:
         ("folder", "file of yours"),
         ("pipe", "file of yours"),
         ("empty", "no token"),
+        ("short", "no token"),
     ],
 )
 def test_a_token_that_is_not_safe_is_refused(tmp_path: Path, name: str, text: str) -> None:
@@ -246,6 +247,9 @@ def test_a_token_that_is_not_safe_is_refused(tmp_path: Path, name: str, text: st
             os.mkfifo(path, 0o600)
         case "empty":
             path.touch(0o600)
+        case "short":  # what is 31 characters long can be guessed sooner than a token of ours
+            path.touch(0o600)
+            path.write_text("x" * 31)
     with pytest.raises(StartupError, match=text) as caught:
         listeners.load_token(path)
     assert str(path) in caught.value.message
