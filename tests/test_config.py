@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from semtask.client.address import UnixAddress
+from semtask.client.autostart import environment
 from semtask.config.environment import DEFAULT_ENV_ALLOWLIST, inherited
 from semtask.config.loading import configured_apps, load
 from semtask.config.settings import Settings, documented, environment_names
 from semtask.config.unused import unknown_environment
 from semtask.errors import ConfigError
+from semtask.host.app_list import read_apps
+from semtask.host.command_policy import PolicyFile
+from semtask.host.tokens import read_tokens
 
 
 class Place:
@@ -27,10 +35,16 @@ class Place:
         self.env = {"HOME": str(self.home)}
         (self.home / ".config" / "semtask").mkdir(parents=True)
         (self.project / "sub" / "deep").mkdir(parents=True)
+        self.home_file.parent.mkdir(parents=True)
 
     @property
     def user_file(self) -> Path:
         return self.home / ".config" / "semtask" / "config.toml"
+
+    @property
+    def home_file(self) -> Path:
+        """Of the default home of semtask."""
+        return self.home / ".local" / "share" / "semtask" / "config.toml"
 
     @property
     def project_file(self) -> Path:
@@ -64,6 +78,9 @@ def test_each_source_wins_over_the_one_before_it(place: Place) -> None:
     assert place.load().rpc_port == 9527
     place.user_file.write_text("rpc_port = 1001\nmax_connections = 50")
     assert place.load().rpc_port == 1001
+    place.home_file.write_text("rpc_port = 1005")
+    assert place.load().rpc_port == 1005
+    assert place.load().origin["rpc_port"] == str(place.home_file)
     place.project_file.write_text("rpc_port = 1002")
     assert place.load().rpc_port == 1002
     assert place.load().origin["rpc_port"] == str(place.project_file)
@@ -72,6 +89,26 @@ def test_each_source_wins_over_the_one_before_it(place: Place) -> None:
     assert last.rpc_port == 1004
     assert last.origin == {"rpc_port": "the command line", "max_connections": str(place.user_file)}
     assert last.max_connections == 50
+
+
+def test_each_home_has_a_file_of_its_own(place: Place, tmp_path: Path) -> None:
+    place.home_file.write_text("max_connections = 51\nqueue_concurrency = 3")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.toml").write_text("max_connections = 52")
+    place.user_file.write_text(f'home = "{other}"\nmax_connections = 50\nmax_processes = 5')
+    settings = place.load()
+    assert (settings.max_connections, settings.max_processes) == (52, 5)
+    assert settings.home_file == other / "config.toml"
+    assert place.load({"home": str(place.home_file.parent)}).queue_concurrency == 3
+    (other / "config.toml").write_text('home = "/elsewhere"')
+    with pytest.raises(ConfigError, match=r"config\.toml sets `home`, and it is the file of the home"):
+        place.load()
+
+
+def test_the_folder_of_the_user_file_may_be_the_home(place: Place) -> None:
+    place.user_file.write_text(f'home = "{place.user_file.parent}"\nmax_connections = 50')
+    assert place.load().max_connections == 50
 
 
 def test_unset_is_not_default(place: Place) -> None:
@@ -213,10 +250,60 @@ def test_a_folder_that_is_closed_to_us_has_no_settings() -> None:
     assert set(settings.origin.values()) <= {"default"}
 
 
-def test_a_file_that_is_no_text_is_named(place: Place) -> None:
-    place.user_file.write_bytes(b"\xff\xfe\0")
-    with pytest.raises(ConfigError, match=r"config\.toml"):
-        place.load()
+_EDITED = {
+    "a byte order mark": lambda text: codecs.BOM_UTF8 + text.encode(),
+    "line ends of Windows": lambda text: text.replace("\n", "\r\n").encode(),
+    "line ends of the old Mac": lambda text: text.replace("\n", "\r").encode(),
+    "both": lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(),
+}
+
+
+@pytest.mark.parametrize("encode", _EDITED.values(), ids=_EDITED.keys())
+def test_every_file_may_be_saved_by_any_editor(place: Place, encode: Callable[[str], bytes]) -> None:
+    """All that a person may edit: three files of settings, the policy, the two lists of the home, a token."""
+    place.user_file.write_bytes(encode("# é\nmax_connections = 50\n"))
+    place.home_file.write_bytes(encode("# é\nmax_finished_jobs = 51\n"))
+    place.project_file.write_bytes(encode("# é\nrpc_port = 1002\n"))
+    settings = place.load()
+    assert (settings.max_connections, settings.max_finished_jobs, settings.rpc_port) == (50, 51, 1002)
+    home = settings.home
+    home.chmod(0o700)
+    saved = {
+        "commands.toml": '# é\nallow = [["make"]]\n',
+        "apps.json": '{"apps":\n{"shop": {"module": "shop:app", "directory": "/srv/é", "python": "/p"}}}',
+        "tokens.json": '{"tokens":\n{"ci": {"sha256": "x", "scopes": ["read"], "created_at": 1}}}',
+    }
+    for name, text in saved.items():
+        (home / name).write_bytes(encode(text))
+        (home / name).chmod(0o600)
+    policy = PolicyFile(home / "commands.toml").read()
+    assert policy is not None
+    assert policy.allow == (("make",),)
+    assert [app.directory for app in read_apps(settings)] == ["/srv/é"]
+    assert list(read_tokens(home)) == ["ci"]
+    (home / "token").write_bytes(encode("smt_x\n"))
+    assert UnixAddress(home, home / "token").authorization() == "Bearer smt_x"
+
+
+def test_a_file_in_another_encoding_is_named(place: Place) -> None:
+    readers: dict[Path, Callable[[], object]] = {
+        place.user_file: place.load,
+        place.home_file: place.load,
+        place.project_file: place.load,
+        place.home_file.parent / "commands.toml": lambda: PolicyFile(place.home_file.parent / "commands.toml").read(),
+        place.home_file.parent / "apps.json": lambda: read_apps(place.load()),
+        place.home_file.parent / "tokens.json": lambda: read_tokens(place.home_file.parent),
+    }
+    place.home_file.parent.chmod(0o700)
+    for path, read in readers.items():
+        for data, said in (("tcp = true".encode("utf-16"), "UTF-16; save it as UTF-8"), (b"# \xe9", "not UTF-8")):
+            path.write_bytes(data)
+            path.chmod(0o600)
+            with pytest.raises(ConfigError) as caught:
+                read()
+            assert str(path) in str(caught.value)
+            assert said in str(caught.value)
+        path.unlink()
 
 
 def test_a_bad_value_from_a_flag_names_the_command_line(place: Place) -> None:
@@ -264,7 +351,52 @@ def test_apps_of_the_user_file(place: Place) -> None:
     }
     assert settings.origin["apps"] == str(place.user_file)
     assert settings.user_file == place.user_file
-    assert configured_apps(place.user_file) == settings.apps
+    assert {name: app.table for name, app in configured_apps(settings).items()} == settings.apps
+    assert {app.place for app in configured_apps(settings).values()} == {str(place.user_file)}
+
+
+def test_an_app_of_a_later_place_takes_the_place_of_its_namesake(place: Place) -> None:
+    table = '[apps.{}]\nmodule = "{}"\ndirectory = "."\n'
+    place.user_file.write_text(table.format("shop", "of_user") + table.format("web", "of_user"))
+    place.home_file.write_text(table.format("shop", "of_home") + table.format("mail", "of_home"))
+    env = {
+        "SEMANTICA_APPS__mail__MODULE": "of_environment:tasks",
+        "SEMANTICA_APPS__mail__DIRECTORY": "/srv/mail",
+        "SEMANTICA_APPS__mail__PYTHON": "/srv/venv/bin/python",
+        "SEMANTICA_APPS__a__b__module": "twice.divided",
+        "SEMANTICA_APPS__a__b__DIRECTORY": "/srv",
+    }
+    settings = place.load(**env)
+    assert configured_apps(settings) == {
+        "web": ({"module": "of_user:app", "directory": str(place.user_file.parent)}, str(place.user_file)),
+        "shop": ({"module": "of_home:app", "directory": str(place.home_file.parent)}, str(place.home_file)),
+        "mail": (
+            {"module": "of_environment:tasks", "directory": "/srv/mail", "python": "/srv/venv/bin/python"},
+            "the environment",
+        ),
+        "a__b": ({"module": "twice.divided:app", "directory": "/srv"}, "the environment"),
+    }
+    assert settings.apps == {name: app.table for name, app in configured_apps(settings).items()}
+    assert settings.origin["apps"] == f"{place.user_file}, {place.home_file}, the environment"
+    assert unknown_environment(env) == {}
+    assert configured_apps(settings.without_apps()) == {}
+    handed_on = environment(settings, env)
+    assert load({**place.env, **handed_on}, cwd="/").apps == settings.apps
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("SEMANTICA_APPS__shop", "SEMANTICA_APPS__shop must be SEMANTICA_APPS__NAME__KEY, with a key of MODULE"),
+        ("SEMANTICA_APPS__shop__MODUL", "SEMANTICA_APPS__shop__MODUL must be SEMANTICA_APPS__NAME__KEY"),
+        ("SEMANTICA_APPS__shop__MODULE", "the environment: [apps.shop] needs directory"),
+    ],
+)
+def test_a_wrong_app_in_the_environment_is_one_line(place: Place, variable: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        place.load(**{variable: "shop.tasks"})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -301,9 +433,16 @@ def test_a_wrong_app_is_one_line_with_its_table(place: Place, text: str, message
 
 def test_a_project_must_not_say_what_the_daemon_runs(place: Place) -> None:
     """Not even one whose own home lies in the project: to enter a folder must not run its code."""
-    place.project_file.write_text('home = ".semtask"\n[apps.evil]\nmodule = "evil"\ndirectory = "."')
+    apps = '[apps.evil]\nmodule = "evil"\ndirectory = "."'
+    place.project_file.write_text(f'home = ".semtask"\n{apps}')
     with pytest.raises(ConfigError, match=r"semantica\.toml lists apps, .*`semtask apps add`.*config\.toml"):
         place.load()
+    place.project_file.write_text('home = ".semtask"')
+    (place.project / ".semtask").mkdir()
+    (place.project / ".semtask" / "config.toml").write_text(f"rpc_port = 1001\n{apps}")
+    with pytest.raises(ConfigError, match=r"\.semtask/config\.toml lists apps, .*`semtask apps add`"):
+        place.load()
+    assert "evil" in place.load(SEMANTICA_HOME=str(place.project / ".semtask")).apps  # a person has chosen it
 
 
 # --- what is inherited, what is unknown ------------------------------------------------------------------------------
@@ -341,13 +480,89 @@ def test_variables_without_effect_are_named_with_the_reason() -> None:
 
 def test_every_setting_has_a_rule_that_accepts_its_own_default(place: Place) -> None:
     settings = place.load()
-    for name, variable, doc in documented():
+    for name, _, doc in documented():
         value = getattr(settings, name)
         assert doc
         if value is not None:
             assert getattr(place.load({name: value}), name) == value
-        if variable:
-            assert variable in environment_names()
+
+
+def test_every_setting_has_its_variable(place: Place) -> None:
+    """What a file may say the environment may say, too; and the daemon that a client starts gets it."""
+    file = tomllib.loads(_ALL_SETTINGS)
+    settings = [name for name, _, _ in documented() if name != "apps"]  # see the tests of apps
+    assert set(file) == set(settings)
+    env = {variable: _as_text(file[name]) for name, variable, _ in documented() if name in file}
+    assert unknown_environment(env) == {}
+    assert set(env) < set(environment_names())
+    (place.project / "sub" / "semantica.toml").write_text(_ALL_SETTINGS)
+    from_file, from_environment = place.load(), load({**place.env, **env}, cwd="/")
+    handed_on = load({**place.env, **environment(from_environment, env)}, cwd="/")
+    for name, variable, _ in documented():
+        if name in file:
+            assert getattr(from_file, name) == getattr(from_environment, name) == getattr(handed_on, name), name
+            assert getattr(from_file, name) != getattr(load(place.env, cwd="/"), name), f"{name} is tried with another"
+            assert from_environment.origin[name] == "the environment", variable
+
+
+def test_relative_paths_of_the_environment_reach_the_daemon(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has another working directory than the client that starts it."""
+    monkeypatch.chdir(place.project)
+    env = {
+        **place.env,
+        "SEMANTICA_COMMAND_POLICY": "policy.toml",
+        "SEMANTICA_DB_PATH": "x.db",
+        "SEMANTICA_APPS__shop__MODULE": "shop",
+        "SEMANTICA_APPS__shop__DIRECTORY": "shop",
+    }
+    handed_on = {**place.env, **environment(load(env), env)}
+    monkeypatch.chdir("/")
+    of_daemon = load(handed_on)
+    assert of_daemon.command_policy == place.project / "policy.toml"
+    assert of_daemon.database == place.project / "x.db"
+    assert of_daemon.apps["shop"]["directory"] == str(place.project / "shop")
+
+
+_ALL_SETTINGS = """
+home = "/srv/home"
+db_path = "/srv/jobs.db"
+tcp = true
+tcp_auth = "off"
+rpc_port = 1001
+log_format = "json"
+recovery_window_ms = 1
+max_processes = 77
+queue_concurrency = 78
+retry_base_delay_ms = 2
+cpu_throttle_threshold = 50
+retention_days = 3
+max_finished_jobs = 4
+max_db_size_mb = 5
+disk_low_mb = 6
+shutdown_grace_ms = 7
+log_max_bytes = 70000
+max_payload_bytes = 2048
+max_body_bytes = 8192
+max_connections = 9
+rate_limit_requests = 10
+async_jobs_per_worker = 11
+worker_start_timeout_ms = 120
+worker_idle_ms = 13
+worker_max_jobs = 14
+worker_max_memory_mb = 15
+inline_result_bytes = 16
+max_result_bytes = 1700
+env_allowlist = ["PATH", "LC_*"]
+command_policy = "/srv/commands.toml"
+sandbox = "landlock"
+autostart = false
+"""
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(value) if isinstance(value, list) else str(value)
 
 
 def test_the_settings_are_quick_to_import() -> None:

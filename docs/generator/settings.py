@@ -20,7 +20,7 @@ def settings() -> str:
         if not meaning:
             gaps.append(f"config/settings.py: nothing explains {name}")
         default = glossary.DEFAULTS.get(name) or code(_written(defaults[name]))
-        rows.append((code(name), code(variable) if variable else "", default, _values(values[name]), sentence(meaning)))
+        rows.append((code(name), code(variable), default, _values(values[name]), sentence(meaning)))
     return table(["in a file", "environment", "default", "values", "meaning"], rows)
 
 

@@ -263,6 +263,30 @@ def test_the_settings_file_of_the_user_holds_for_the_daemon_too(shell: Shell, tm
     assert queue["concurrency"] == 17
 
 
+def test_the_file_of_the_home_holds_for_the_daemon_and_its_clients(shell: Shell) -> None:
+    shell.home.mkdir(mode=0o700)
+    (shell.home / "config.toml").write_bytes(
+        b"\xef\xbb\xbfqueue_concurrency = 17\r\nenv_allowlist = ['PATH', 'OF_HOME']\r\n"
+    )
+    said = shell("run", "sh", "-c", "echo $OF_HOME", env={"OF_HOME": "allowed"})
+    assert said.out == "allowed\n", said
+    (queue,) = shell("queues", "--json").json_lines
+    assert queue["concurrency"] == 17
+
+
+def test_a_variable_without_effect_is_reported_at_start(shell: Shell) -> None:
+    slip = {"SEMANTICA_MAX_PROCESES": "4"}
+    problem = "SEMANTICA_MAX_PROCESES is read by nothing (did you mean 'SEMANTICA_MAX_PROCESSES'?)"
+    started, running = shell("up", env=slip), shell("up", env=slip)
+    for up in (started, running):
+        assert up.err.count(f"semtask: {problem}\n") == 1, up
+    assert shell("up").err == ""
+    log = (shell.home / "logs" / "daemon.log").read_text()
+    assert [line.split(": ", 1)[1] for line in log.splitlines() if "WARNING" in line] == [problem]
+    assert f"{problem}\n" in shell("config", "validate", env=slip).err
+    assert problem in shell("doctor", env=slip).out
+
+
 def test_the_python_client_starts_it_too(shell: Shell) -> None:
     code = (
         "from semtask import Client\n"

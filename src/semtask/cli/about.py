@@ -60,7 +60,8 @@ def validate(session: Session) -> None:
     """Check the settings. Exit code 2 if one is wrong; one without effect is a warning.
 
     One daemon serves all projects of its home. What only the daemon reads (max_processes, retention_days, ...) has no
-    effect in the semantica.toml of a project and belongs to ~/.config/semtask/config.toml.
+    effect in the semantica.toml of a project and belongs to ~/.config/semtask/config.toml, or to config.toml in the
+    home.
     """
     from semtask.config.settings import USER_FILE
     from semtask.config.unused import misplaced, unknown_environment
@@ -83,7 +84,7 @@ def validate(session: Session) -> None:
     for name, file in in_vain.items():
         session.warn(
             f"{name} in {file} has no effect: one daemon serves all projects of its home; "
-            f"move it to the user file ~/.config/semtask/{USER_FILE}"
+            f"move it to the user file ~/.config/semtask/{USER_FILE}, or to {settings.home}/{USER_FILE}"
         )
     if not session.quiet:
         session.line(f"the settings are valid (home {settings.home})")

@@ -248,11 +248,12 @@ def rm_(session: Session, names: tuple[str, ...]) -> None:
 
 def forget(session: Session, name: str) -> None:
     """Take the app from the list, and from the daemon if it runs."""
-    from semtask.host.app_list import read_apps, remove_app
+    from semtask.config.loading import configured_apps
+    from semtask.host.app_list import remove_app
 
     removed = remove_app(session.settings.home, name)
-    if any(app.name == name for app in read_apps(session.settings)):
-        raise Conflict(f"the app {name!r} is defined in {session.settings.user_file}; remove it there")
+    if configured := configured_apps(session.settings).get(name):
+        raise Conflict(f"the app {name!r} is defined in {configured.place}; remove it there")
     if not removed:
         raise NotFound(f"there is no app {name!r}", details={"app": name})
     if transport := _running(session):

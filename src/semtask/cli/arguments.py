@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from semtask.config.text import decoded
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -197,12 +199,12 @@ def task_arguments(
     if payload is None:
         return dict(_argument(word, schema or {}) for word in words)
     if payload == "-":
-        payload = sys.stdin.read()
+        payload = sys.stdin.read().removeprefix("\ufeff")
     elif payload.startswith("@"):
         try:
-            with open(payload[1:], encoding="utf-8") as file:
-                payload = file.read()
-        except (OSError, UnicodeDecodeError) as error:
+            with open(payload[1:], "rb") as file:
+                payload = decoded(file.read())
+        except (OSError, ValueError) as error:
             raise click.BadParameter(f"cannot read {payload[1:]}: {error}", param_hint="--payload") from None
     try:
         value = json.loads(payload, parse_constant=_refuse_constant)

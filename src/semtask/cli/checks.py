@@ -91,7 +91,7 @@ def _settings(patient: Patient) -> Iterator[Finding]:
         good = False
         yield warn(
             f"{name} in {path} has no effect: one daemon serves all projects of its home",
-            "move it to the user file, ~/.config/semtask/config.toml",
+            f"move it to the user file, ~/.config/semtask/config.toml, or to {patient.settings.home}/config.toml",
         )
     if good:
         files = {source for source in patient.settings.origin.values() if source.startswith("/")}

@@ -33,10 +33,10 @@ def up(session: Session, /, module: str | None, **place: str | None) -> None:
     if module is None:
         if given := next((name for name, value in place.items() if value is not None), None):
             raise click.UsageError(f"--{given} goes with --app only")
-        transport, app = session.connect(start=True), None
+        transport, app = _started(session), None
     else:
         wanted = wanted_app(session, module, **place)
-        transport = session.connect(start=True)
+        transport = _started(session)
         app = register(session, transport, wanted)
     stats = transport.call("admin.stats.v1", {})
     if not session.json:
@@ -50,6 +50,19 @@ def up(session: Session, /, module: str | None, **place: str | None) -> None:
     session.emit(_status_json(session, stats) | ({"app": app} if app else {}))
     if app is not None:
         require_imported(session, app)
+
+
+def _started(session: Session) -> Transport:
+    """The daemon; variables without effect are reported, which a start does itself."""
+    from semtask.config.unused import unknown_environment
+
+    try:
+        transport = session.connect(start=False)
+    except NotRunning:
+        return session.connect(start=True)
+    for name, problem in unknown_environment().items():
+        session.notice(f"{name} {problem}")
+    return transport
 
 
 @click.command(cls=Command)

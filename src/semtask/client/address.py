@@ -121,7 +121,7 @@ def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str
 
 def _bearer_in(token_file: Path) -> str:
     try:
-        text = token_file.read_text(encoding="ascii")
+        text = token_file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise errors.Unauthorized(f"cannot read the token in {token_file}: {error}") from error
     return _bearer(text, token_file)

@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 from semtask.client.address import NotRunning, UnixAddress, address_of
 from semtask.client.http import Notice, print_notice
 from semtask.client.transport import Transport
+from semtask.config.apps import variables_of
 from semtask.config.environment import OF_ONE_JOB, inherited
-from semtask.config.settings import Settings
+from semtask.config.kinds import PATH
+from semtask.config.settings import BY_ENV, FIELDS, Settings
+from semtask.config.unused import unknown_environment
 from semtask.errors import EXIT_OTHER_DAEMON, DaemonUnavailable, StartupError
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 START_LIMIT = 10.0
 _MAX_OUTPUT = 1024 * 1024
 _WHERE_SETTINGS_ARE = ("XDG_CONFIG_HOME",)
+_PATHS = [variable for variable, name in BY_ENV.items() if FIELDS[name].metadata["kind"] is PATH]
 
 
 def open_transport(
@@ -66,6 +70,8 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
             os.close(ready_fd)
         if ready:
             notice(f"started the daemon (pid {process.pid})")
+            for name, problem in unknown_environment().items():
+                notice(f"{name} {problem}")
             transport.connect()
             _leave_running(process)
             return
@@ -102,9 +108,12 @@ def environment(settings: Settings, env: Mapping[str, str]) -> dict[str, str]:
     """What a started daemon inherits: the allowlist, the settings in the environment, and this home."""
     passed = inherited(env, (*settings.env_allowlist, *_WHERE_SETTINGS_ARE))
     passed |= {k: v for k, v in env.items() if k.startswith("SEMANTICA_") and k not in OF_ONE_JOB}
+    # Paths are absolute from here on: the daemon has another working directory.
+    passed |= variables_of(settings.environment_apps)
+    passed |= {variable: str(getattr(settings, BY_ENV[variable])) for variable in _PATHS if variable in passed}
     passed["SEMANTICA_HOME"] = str(settings.home)
     if settings.db_path is not None:
-        passed["SEMANTICA_DB_PATH"] = str(settings.db_path)  # absolute: the daemon has another working directory
+        passed["SEMANTICA_DB_PATH"] = str(settings.db_path)  # it may be an option
     return passed
 
 

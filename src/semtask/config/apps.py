@@ -13,6 +13,8 @@ _APP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _APP_MODULE = re.compile(rf"{_DOTTED}:{_DOTTED}")
 _APP_KEYS = ("module", "directory", "python")
+APPS_VARIABLE = "SEMANTICA_APPS__NAME__KEY"
+_VARIABLE_PREFIX = "SEMANTICA_APPS__"
 
 
 def app_name(text: str) -> str:
@@ -30,6 +32,28 @@ def app_module(text: str) -> str:
     if not _APP_MODULE.fullmatch(module):
         raise ValueError(f"{text!r} is no module; write it like package.module:app")
     return module
+
+
+def apps_in(env: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The tables that variables like SEMANTICA_APPS__shop__MODULE spell. Raises ValueError for one that is not so."""
+    tables: dict[str, dict[str, str]] = {}
+    for variable, value in env.items():
+        if is_of_app(variable) and value:
+            name, _, key = variable.removeprefix(_VARIABLE_PREFIX).rpartition("__")
+            if not name or key.lower() not in _APP_KEYS:
+                keys = ", ".join(key.upper() for key in _APP_KEYS)
+                raise ValueError(f"{variable} must be {APPS_VARIABLE}, with a key of {keys}")
+            tables.setdefault(name, {})[key.lower()] = value
+    return tables
+
+
+def is_of_app(variable: str) -> bool:
+    return variable.startswith(_VARIABLE_PREFIX)
+
+
+def variables_of(apps: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The environment that `apps_in` reads these tables from."""
+    return {f"{_VARIABLE_PREFIX}{name}__{key.upper()}": text for name, app in apps.items() for key, text in app.items()}
 
 
 def _parse_apps(value: Any) -> dict[str, dict[str, str]]:

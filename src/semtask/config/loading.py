@@ -1,7 +1,8 @@
-"""Reads the settings: defaults < user file < project file < environment < flags. Unset is not default.
+"""Reads the settings: defaults < user file < home's file < project file < environment < flags. Unset is not default.
 
-One daemon serves all projects of its home, so what only the daemon reads has no effect in a project file: it belongs
-to the user file. `config.unused` tells of it.
+From the general to the special: a user has several homes, and a home serves several projects. One daemon serves all
+projects of its home, so what only the daemon reads has no effect in a project file: it belongs to the home's file or
+the user file. `config.unused` reports it.
 
 The whole package needs the standard library only, and is cheap to import: the command line reads its settings here
 before every request.
@@ -10,14 +11,34 @@ before every request.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from semtask.config.apps import APPS
+from semtask.config.apps import APPS, apps_in
 from semtask.config.kinds import PATH
-from semtask.config.settings import BY_ENV, FIELDS, PROJECT_FILE, USER_FILE, Settings, default_home, user_folder
+from semtask.config.settings import (
+    BY_ENV,
+    FIELDS,
+    PROJECT_FILE,
+    USER_FILE,
+    VARIABLES,
+    Settings,
+    default_home,
+    user_folder,
+)
+from semtask.config.text import decoded
 from semtask.errors import ConfigError
+
+ENVIRONMENT = "the environment"
+_Layer = tuple[str, Mapping[str, Any]]
+
+
+class ConfiguredApp(NamedTuple):
+    """An app of the settings, and the file that defines it, or ENVIRONMENT."""
+
+    table: Mapping[str, str]
+    place: str
 
 
 def load(
@@ -28,20 +49,32 @@ def load(
 ) -> Settings:
     """The settings in force. Raises ConfigError with the place of the first bad value."""
     env = os.environ if env is None else env
-    layers: list[tuple[str, Mapping[str, Any]]] = []
-    user_file, files = _files(env, cwd)
-    layers += [(str(path), _read(path)) for path in files]
-    layers.append(("the environment", {BY_ENV[k]: v for k, v in env.items() if k in BY_ENV and v != ""}))
-    layers.append(("the command line", {k: v for k, v in (flags or {}).items() if v is not None}))
+    user_file = user_folder(env, "XDG_CONFIG_HOME", ".config") / USER_FILE
+    general = _layer(user_file)
+    environment = _of_environment(env)
+    special = [
+        *_project_layer(cwd),
+        (ENVIRONMENT, environment),
+        ("the command line", {k: v for k, v in (flags or {}).items() if v is not None}),
+    ]
+    home = _home([*general, *special], env)
+    home_file = home / USER_FILE
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for source, layer in layers:
+    of_home = _home_layer(home_file, user_file, chosen_by=_place_of_home(special))
+    for source, layer in [*general, *of_home, *special]:
         for name, raw in layer.items():
-            values[name] = _parse(name, raw, source)
-            origin[name] = source
-    if "home" not in values:
-        values["home"] = default_home(env)
-    settings = Settings(**values, origin=origin, user_file=user_file)
+            value = _parse(name, raw, source)
+            values[name] = {**values.get(name, {}), **value} if name == "apps" else value
+            origin[name] = f"{origin[name]}, {source}" if name == "apps" and name in origin else source
+    values["home"] = home
+    settings = Settings(
+        **values,
+        origin=origin,
+        user_file=user_file,
+        home_file=home_file,
+        environment_apps=_parse("apps", environment.get("apps", {}), ENVIRONMENT),
+    )
     if settings.max_payload_bytes >= settings.max_body_bytes:
         raise ConfigError(
             f"max_payload_bytes ({settings.max_payload_bytes}) must be less than max_body_bytes"
@@ -50,26 +83,70 @@ def load(
     return settings
 
 
-def configured_apps(user_file: Path) -> Mapping[str, Mapping[str, str]]:
-    """The apps of the user file as it is now. Raises ConfigError if it cannot be read or is wrong."""
-    tables = _read(user_file).get("apps", {}) if os.path.isfile(user_file) else {}
-    found: Mapping[str, Mapping[str, str]] = _parse("apps", tables, str(user_file))
-    return found
+def configured_apps(settings: Settings) -> dict[str, ConfiguredApp]:
+    """The apps of the settings by name, with the files as they are now. Raises ConfigError if one is wrong."""
+    found: dict[str, ConfiguredApp] = {}
+    for path in (settings.user_file, settings.home_file):
+        for source, layer in _layer(path) if path is not None else ():
+            tables = _parse("apps", layer.get("apps", {}), source)
+            found |= {name: ConfiguredApp(table, source) for name, table in tables.items()}
+    return found | {name: ConfiguredApp(table, ENVIRONMENT) for name, table in settings.environment_apps.items()}
 
 
-def _files(env: Mapping[str, str], cwd: str | None) -> tuple[Path, list[Path]]:
-    """Where the user file belongs, and the files that are there, in the order in which they are read."""
-    user_file = user_folder(env, "XDG_CONFIG_HOME", ".config") / USER_FILE
-    found = [user_file] if os.path.isfile(user_file) else []  # False, too, in a folder that this user may not enter
+def _layer(path: Path) -> list[_Layer]:
+    """What a file says; nothing if it is not there."""
+    # isfile is False, too, in a folder that this user may not enter.
+    return [(str(path), _read(path))] if os.path.isfile(path) else []
+
+
+def _project_layer(cwd: str | None) -> list[_Layer]:
     try:
         folder = Path(cwd or os.getcwd())
     except FileNotFoundError:  # the working directory was deleted: there is no project
-        return user_file, found
+        return []
     for parent in (folder, *folder.parents):
         if os.path.isfile(parent / PROJECT_FILE):
             _require_trusted(parent / PROJECT_FILE)
-            return user_file, [*found, parent / PROJECT_FILE]
-    return user_file, found
+            return _layer(parent / PROJECT_FILE)
+    return []
+
+
+def _home_layer(path: Path, user_file: Path, *, chosen_by: str) -> list[_Layer]:
+    """What the file of the home says, unless the user has made the folder of the user file their home.
+
+    A home that a project file has chosen may have come with the project.
+    """
+    if not os.path.isfile(path) or (os.path.isfile(user_file) and os.path.samefile(path, user_file)):
+        return []
+    _require_trusted(path)
+    layer = _layer(path)
+    for _, values in layer:
+        if "home" in values:
+            raise ConfigError(f"{path} sets `home`, and it is the file of the home {path.parent}; remove that line")
+        if "apps" in values and os.path.basename(chosen_by) == PROJECT_FILE:
+            raise ConfigError(
+                f"{path} lists apps, and {chosen_by} chooses this home: what comes with a project must not say what "
+                "the daemon runs; `semtask apps add` adds them"
+            )
+    return layer
+
+
+def _place_of_home(layers: Sequence[_Layer]) -> str:
+    return next((source for source, values in reversed(layers) if "home" in values), "")
+
+
+def _of_environment(env: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {BY_ENV[k]: v for k, v in env.items() if k in BY_ENV and v != ""}
+    try:
+        apps = apps_in(env)
+    except ValueError as error:
+        raise ConfigError(f"{error} (from {ENVIRONMENT})") from None
+    return values | ({"apps": apps} if apps else {})
+
+
+def _home(layers: Sequence[_Layer], env: Mapping[str, str]) -> Path:
+    homes: list[Path] = [_parse("home", values["home"], source) for source, values in layers if "home" in values]
+    return homes[-1] if homes else default_home(env)
 
 
 def _require_trusted(path: Path) -> None:
@@ -83,8 +160,8 @@ def _read(path: Path) -> dict[str, Any]:
     import tomllib  # only when there is a file to read
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values = tomllib.loads(decoded(path.read_bytes()))
+    except (OSError, ValueError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(f"cannot read the settings in {path}: {error}") from error
     for name, value in values.items():
         if name not in FIELDS:
@@ -94,7 +171,8 @@ def _read(path: Path) -> dict[str, Any]:
         if name == "apps" and path.name == PROJECT_FILE:
             raise ConfigError(
                 f"{path} lists apps, and a file that comes with a project must not say what the daemon runs; "
-                "`semtask apps add` adds them, or move them to the user file, ~/.config/semtask/config.toml"
+                "`semtask apps add` adds them, or move them to the user file, ~/.config/semtask/config.toml, "
+                "or to config.toml in the home"
             )
         # Relative to the file: the working directory may be any folder of the project.
         if FIELDS[name].metadata["kind"] is PATH:
@@ -125,5 +203,5 @@ def _parse(name: str, raw: Any, source: str) -> Any:
     except ValueError as error:
         if spec["kind"] is APPS:  # its messages name the table and the key
             raise ConfigError(f"{source}: {error}") from None
-        shown = spec["env"] if source == "the environment" and spec["env"] else name
+        shown = VARIABLES[name] if source == ENVIRONMENT else name
         raise ConfigError(f"{shown} (from {source}) {error}, not {raw!r}") from None

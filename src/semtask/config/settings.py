@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from semtask.config.apps import APPS
+from semtask.config.apps import APPS, APPS_VARIABLE
 from semtask.config.environment import DEFAULT_ENV_ALLOWLIST, OTHER_ENV
 from semtask.config.kinds import ENV_PATTERNS, PATH, SWITCH, Kind, choice, whole
 from semtask.errors import ConfigError
@@ -17,9 +17,9 @@ PROJECT_FILE = "semantica.toml"
 USER_FILE = "config.toml"
 
 
-def _setting(default: Any, kind: Kind, doc: str, env: str | None = None) -> Any:
+def _setting(default: Any, kind: Kind, doc: str) -> Any:
     unset = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**unset, metadata={"kind": kind, "doc": doc, "env": env})
+    return field(**unset, metadata={"kind": kind, "doc": doc})
 
 
 def default_home(env: Mapping[str, str] | None = None) -> Path:
@@ -46,30 +46,24 @@ class Settings:
     """Every setting of semtask. `origin` says where each value came from."""
 
     home: Path = _setting(  # noqa: RUF009 - a dataclass field, as below
-        default_home, PATH, "folder with the database, logs and sockets", "SEMANTICA_HOME"
+        default_home, PATH, "folder with the database, logs and sockets"
     )
     db_path: Path | None = _setting(  # noqa: RUF009
-        None, PATH, "the database file; default <home>/meta.db", "SEMANTICA_DB_PATH"
+        None, PATH, "the database file; default <home>/meta.db"
     )
-    tcp: bool = _setting(False, SWITCH, "listen on 127.0.0.1 too (on/off)", "SEMANTICA_TCP")
-    tcp_auth: str = _setting(
-        "token", choice("token", "off"), "who may use the TCP port (token/off)", "SEMANTICA_TCP_AUTH"
-    )
-    rpc_port: int = _setting(9527, whole(0, 65535), "the TCP port; 0 takes a free one", "SEMANTICA_RPC_PORT")
-    log_format: str = _setting(
-        "console", choice("console", "json"), "the daemon's own log (console/json)", "SEMANTICA_LOG_FORMAT"
-    )
+    tcp: bool = _setting(False, SWITCH, "listen on 127.0.0.1 too (on/off)")
+    tcp_auth: str = _setting("token", choice("token", "off"), "who may use the TCP port (token/off)")
+    rpc_port: int = _setting(9527, whole(0, 65535), "the TCP port; 0 takes a free one")
+    log_format: str = _setting("console", choice("console", "json"), "the daemon's own log (console/json)")
     recovery_window_ms: int = _setting(
         300_000,
         whole(0, 86_400_000),
         "how long a still locked attempt is waited for after a restart before it is shown as kill_failed",
-        "SEMANTICA_RECOVERY_WINDOW_MS",
     )
     max_processes: int = _setting(
         lambda: 2 * _cpus(),
         whole(1, 100_000),
         "running commands and sync tasks over all queues; default 2 x CPUs",
-        "SEMANTICA_MAX_PROCESSES",
     )
     queue_concurrency: int = _setting(
         _cpus,
@@ -80,19 +74,16 @@ class Settings:
         1000,
         whole(0, 86_400_000),
         "the first pause before a retry, where the job does not say",
-        "SEMANTICA_RETRY_BASE_DELAY_MS",
     )
     cpu_throttle_threshold: int = _setting(
         90,
         whole(1, 101),
         "CPU use in percent above which background work pauses; 101 never",
-        "SEMANTICA_CPU_THROTTLE_THRESHOLD",
     )
     retention_days: int = _setting(
         7,
         whole(0, 36_500),
         "how long finished jobs and their logs are kept; 0 keeps them for ever",
-        "SEMANTICA_RETENTION_DAYS",
     )
     max_finished_jobs: int = _setting(
         1_000_000, whole(0, 1 << 40), "how many finished jobs are kept at most, the newest; 0 sets no limit"
@@ -101,13 +92,11 @@ class Settings:
         0,
         whole(0, 1 << 30),
         "above this size of the database the oldest finished jobs go before their time; 0 sets no limit",
-        "SEMANTICA_MAX_DB_SIZE_MB",
     )
     disk_low_mb: int = _setting(
         0,
         whole(0, 1 << 30),
         "below this much free disk space no new jobs are taken; 0: 5 % of the disk, at most 256 MiB",
-        "SEMANTICA_DISK_LOW_MB",
     )
     shutdown_grace_ms: int = _setting(
         10_000, whole(0, 3_600_000), "how long running jobs may go on after SIGTERM to the daemon"
@@ -124,7 +113,6 @@ class Settings:
         0,
         whole(0, 1_000_000),
         "requests a second that one client (a token, or a process at the socket) may send; 0 sets no limit",
-        "SEMANTICA_RATE_LIMIT_REQUESTS",
     )
     async_jobs_per_worker: int = _setting(100, whole(1, 100_000), "async jobs that one worker runs at once")
     worker_start_timeout_ms: int = _setting(
@@ -152,22 +140,25 @@ class Settings:
         None,
         PATH,
         "the policy file for commands, which must be there then; default <home>/commands.toml, which need not",
-        "SEMANTICA_COMMAND_POLICY",
     )
     sandbox: str = _setting(
         "none",
         choice("none", "limits", "landlock", "bwrap"),
         "the least sandbox of all commands (none/limits/landlock/bwrap); above none no tasks are run",
-        "SEMANTICA_SANDBOX",
     )
-    autostart: bool = _setting(
-        True, SWITCH, "whether a client starts the daemon when none answers (on/off)", "SEMANTICA_AUTOSTART"
-    )
+    autostart: bool = _setting(True, SWITCH, "whether a client starts the daemon when none answers (on/off)")
     apps: Mapping[str, Mapping[str, str]] = _setting(
-        dict, APPS, "[apps.NAME] tables with `module`, `directory` and `python`; in the user file only"
+        dict, APPS, "[apps.NAME] tables with `module`, `directory` and `python`; not in a project file"
     )
     origin: Mapping[str, str] = field(default_factory=dict, compare=False)
-    user_file: Path | None = field(default=None, compare=False)  # where it is, or would be
+    # Where they are, or would be; None where their apps are not to be run.
+    user_file: Path | None = field(default=None, compare=False)
+    home_file: Path | None = field(default=None, compare=False)
+    environment_apps: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
+
+    def without_apps(self) -> Settings:
+        """The same for a daemon that runs none of the configured apps."""
+        return replace(self, apps={}, user_file=None, home_file=None, environment_apps={})
 
     @property
     def database(self) -> Path:
@@ -210,12 +201,15 @@ class Settings:
 
 # By their names in a file.
 FIELDS = {f.name: f for f in fields(Settings) if f.metadata}
-BY_ENV = {f.metadata["env"]: name for name, f in FIELDS.items() if f.metadata["env"]}
+VARIABLES = {
+    name: APPS_VARIABLE if f.metadata["kind"] is APPS else f"SEMANTICA_{name.upper()}" for name, f in FIELDS.items()
+}
+BY_ENV = {variable: name for name, variable in VARIABLES.items() if variable != APPS_VARIABLE}
 
 
-def documented() -> list[tuple[str, str | None, str]]:
-    """(name in a file, environment variable or None, what it means) of every setting."""
-    return [(name, f.metadata["env"], f.metadata["doc"]) for name, f in FIELDS.items()]
+def documented() -> list[tuple[str, str, str]]:
+    """(name in a file, environment variable, what it means) of every setting."""
+    return [(name, VARIABLES[name], f.metadata["doc"]) for name, f in FIELDS.items()]
 
 
 def environment_names() -> list[str]:
@@ -227,7 +221,7 @@ def schema() -> dict[str, Any]:
     """The settings files as JSON Schema, for editors."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"Settings of semtask: {USER_FILE} of the user, {PROJECT_FILE} of a project",
+        "title": f"Settings of semtask: {USER_FILE} of the user or of a home, {PROJECT_FILE} of a project",
         "type": "object",
         "additionalProperties": False,
         "properties": {

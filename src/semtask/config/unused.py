@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
+from semtask.config.apps import is_of_app
 from semtask.config.environment import comes_later
 from semtask.config.settings import FIELDS, PROJECT_FILE, Settings, environment_names
 from semtask.errors import suggestion
@@ -27,7 +28,8 @@ def unknown_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
     """SEMANTICA_* variables that have no effect, and why: "is not served by this version", or a slip of the pen."""
     env = os.environ if env is None else env
     known = environment_names()
-    return {k: _why_unknown(k, known) for k in sorted(env) if k.startswith("SEMANTICA_") and k not in known}
+    ours = (k for k in sorted(env) if k.startswith("SEMANTICA_") and not is_of_app(k))
+    return {k: _why_unknown(k, known) for k in ours if k not in known}
 
 
 def _why_unknown(variable: str, known: Iterable[str]) -> str:

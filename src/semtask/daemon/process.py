@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import logging
 import os
@@ -16,6 +15,7 @@ import sys
 from typing import Any
 
 from semtask.config.settings import Settings
+from semtask.config.unused import unknown_environment
 from semtask.daemon.composition import Composition
 from semtask.engine.background import background
 from semtask.engine.lifecycle import Engine
@@ -54,7 +54,7 @@ def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = Fa
     if detached:
         _reset_signals()
     if life_fd is not None:
-        settings = dataclasses.replace(settings, user_file=None)
+        settings = settings.without_apps()
     inherited_umask = os.umask(0o077)
     try:
         with owned_folders(settings):
@@ -111,6 +111,8 @@ class _Daemon:
         gc.set_threshold(*GC_THRESHOLDS)
         _announce(ready_fd)
         self._be_watched(stack, engine)
+        for name, problem in unknown_environment().items():
+            log.warning("%s %s", name, problem)
         log.info("ready: pid %d, home %s", os.getpid(), settings.home)
         await self._stopping.wait()
         log.info("stopping")

@@ -18,8 +18,9 @@ from pathlib import Path
 import msgspec
 
 from semtask.config.apps import app_module, app_name
-from semtask.config.loading import configured_apps
+from semtask.config.loading import ENVIRONMENT, configured_apps
 from semtask.config.settings import Settings
+from semtask.config.text import decoded
 from semtask.errors import ConfigError, Conflict
 from semtask.host.replaced_file import locked, replace
 from semtask.model.app import App
@@ -51,7 +52,8 @@ def add_app(settings: Settings, app: App) -> bool:
     with _changing(settings.home) as apps:
         configured = _configured(settings).get(app.name)
         if configured is not None and configured != app:
-            raise Conflict(f"the app {app.name!r} is defined in {settings.user_file}; change it there")
+            place = configured_apps(settings)[app.name].place
+            raise Conflict(f"the app {app.name!r} is defined in {place}; change it there")
         known = configured or apps.get(app.name)
         if configured is None:
             apps[app.name] = app
@@ -65,12 +67,10 @@ def remove_app(home: Path, name: str) -> bool:
 
 
 def _configured(settings: Settings) -> dict[str, App]:
-    if settings.user_file is None:
-        return {}
-    tables = configured_apps(settings.user_file)
-    if tables:
-        _require_safe(settings.user_file, settings.user_file.stat())
-    return {name: _app(name, {"python": sys.executable, **table}) for name, table in tables.items()}
+    configured = configured_apps(settings)
+    for file in {Path(app.place) for app in configured.values() if app.place != ENVIRONMENT}:
+        _require_safe(file, file.stat())
+    return {name: _app(name, {"python": sys.executable, **app.table}) for name, app in configured.items()}
 
 
 def _app(name: str, table: Mapping[str, str]) -> App:
@@ -94,7 +94,8 @@ def _added(home: Path) -> dict[str, App]:
     if not text:  # just made, by somebody who is about to write the first list
         return {}
     try:
-        return {name: _checked(name, entry) for name, entry in msgspec.json.decode(text, type=_AppsFile).apps.items()}
+        entries = msgspec.json.decode(decoded(text), type=_AppsFile).apps
+        return {name: _checked(name, entry) for name, entry in entries.items()}
     except (ValueError, msgspec.MsgspecError) as error:
         raise ConfigError(
             f"{path} is no list of apps ({error}); remove it, and add your apps again with `semtask apps add`"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from semtask.config.text import decoded
 from semtask.errors import ConfigError, suggestion
 from semtask.host.file_version import FileVersion, version_of
 from semtask.model.command_policy import Command, Policy, Program, Refusal, Rule, Rules, allowing, refusal
@@ -161,9 +162,9 @@ def _trusted_text(path: Path) -> str | None:
         what = f"has more than {_MAX_BYTES} bytes" if data else "is empty; remove it if commands shall be free"
         raise ConfigError(f"{path}, the policy for commands, {what}")
     try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}, the policy for commands, is not UTF-8: {error}") from error
+        return decoded(data)
+    except ValueError as error:
+        raise ConfigError(f"{path}, the policy for commands, cannot be read: {error}") from error
 
 
 def _require_ours(what: str, status: os.stat_result) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from semtask.config.text import decoded
 from semtask.errors import ConfigError, Conflict, NotFound
 from semtask.host.replaced_file import locked, replace
 from semtask.model.scope import Scope
@@ -61,8 +62,8 @@ def read_tokens(home: Path) -> dict[str, Token]:
             raise ConfigError(f"{path} must be a file of yours with mode 0600; look who changed it before you mend it")
         text = file.read()
     try:
-        return msgspec.json.decode(text, type=_File).tokens if text else {}
-    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        return msgspec.json.decode(decoded(text), type=_File).tokens if text else {}
+    except (ValueError, msgspec.MsgspecError) as error:
         raise ConfigError(f"{path} is no list of tokens ({error}); remove it, and add your tokens again") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import signal
@@ -103,7 +102,7 @@ class PrivateDaemon:
     def _settings(self) -> Settings:
         """Its own, not those of the daemon that the user may have: no port, no apps of theirs."""
         flags = {"home": self.home, "db_path": self.home / "meta.db", "tcp": False, "autostart": False}
-        return dataclasses.replace(load(flags=flags), user_file=None)
+        return load(flags=flags).without_apps()
 
 
 def _named(name: str, apps: list[AppView]) -> AppView:
