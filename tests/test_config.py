@@ -556,6 +556,7 @@ env_allowlist = ["PATH", "LC_*"]
 command_policy = "/srv/commands.toml"
 sandbox = "landlock"
 autostart = false
+ctrl_c = "ask"
 """
 
 

@@ -132,9 +132,9 @@ class Terminal:
         self.process.wait(LIMIT_S)
         os.close(self._master)
 
-    def read_until(self, text: str) -> None:
+    def read_until(self, text: str, *, times: int = 1) -> None:
         end = time.monotonic() + LIMIT_S
-        while text.encode() not in self.received:
+        while self.received.count(text.encode()) < times:
             assert self._read(end - time.monotonic()), f"{text!r} is not in {self.received!r}"
 
     def connected(self) -> bool:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -165,24 +166,108 @@ def test_the_first_signal_cancels_and_waits(served: Shell, number: signal.Signal
     assert served.job(served("ls", "-q", "--limit", "1").id)["state"] == "CANCELLED"
 
 
-def test_the_second_signal_leaves_and_says_how_to_come_back(served: Shell) -> None:
-    script = "trap '' TERM; echo $$; while :; do sleep 0.05; done"
-    with served.start("run", "--grace", "60s", "sh", "-c", script) as process:
-        assert process.stdout is not None
-        job_pid = int(process.stdout.readline())
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        assert b"once more leaves it" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+_DEAF = "trap '' TERM; echo $$; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_signal_kills(served: Shell, number: signal.Signals) -> None:
+    with served.start("run", "--grace", "60s", "sh", "-c", _DEAF) as process:
+        job_pid = int(line_of(process.stdout))
+        process.send_signal(number)
+        assert "cancelling" in (said := line_of(process.stderr))
+        assert "once more kills it" in said
+        job_id = served("ls", "-q", "--limit", "1").id
+        eventually(lambda: served.job(job_id)["stop_reason"] == "cancel", what="the cancel is stored")
+        assert alive(job_pid)
+        process.send_signal(number)
         _, err = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 128 + number
+    assert "killing" in err.decode().splitlines()[0]
+    assert "was cancelled" in last_line(err.decode())
+    assert not alive(job_pid)
+    assert served.job(job_id)["state"] == "CANCELLED"
+
+
+def test_the_third_signal_does_not_wait(shell: Shell) -> None:
+    """A daemon that stands still can neither stop the job nor say that it has ended."""
+    shell("up")
+    daemon = shell.daemon_pid()
+    with shell.start("run", "--grace", "60s", "sh", "-c", _DEAF) as process:
+        job_pid = int(line_of(process.stdout))
+        process.send_signal(signal.SIGINT)
+        line_of(process.stderr)
+        job_id = shell("ls", "-q", "--limit", "1").id
+        eventually(lambda: shell.job(job_id)["stop_reason"] == "cancel", what="the cancel is stored")
+        kill(daemon, signal.SIGSTOP)
+        try:
+            process.send_signal(signal.SIGINT)
+            assert "once more does not wait" in line_of(process.stderr)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT_S)
+        finally:
+            kill(daemon, signal.SIGCONT)
+    assert process.returncode == 130
+    assert f"`semtask wait {job_id[-8:]}`" in err.decode()
+    shell("cancel", "--grace", "0", job_id)
+    shell.until(job_id, "CANCELLED")
+    eventually(lambda: not alive(job_pid), what="the job is gone")
+
+
+@pytest.mark.parametrize("by_setting", [False, True])
+def test_ctrl_c_detaches_where_it_was_asked_to(served: Shell, by_setting: bool) -> None:
+    served.env["SEMANTICA_CTRL_C"] = "detach" if by_setting else "cancel"
+    option = [] if by_setting else ["--ctrl-c=detach"]
+    try:
+        with served.start("run", *option, "sh", "-c", "echo $$; exec sleep 60") as process:
+            job_pid = int(line_of(process.stdout))
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT_S)
+    finally:
+        del served.env["SEMANTICA_CTRL_C"]
     assert process.returncode == 130
     job_id = served("ls", "-q", "--limit", "1").id
-    assert f"`semtask logs -f {job_id[-8:]}`" in err.decode()
-    assert alive(job_pid)
-    assert served.job(job_id)["stop_reason"] == "cancel"
-    assert served("cancel", "--grace", "0", job_id).code == 0
-    served.until(job_id, "CANCELLED")
-    eventually(lambda: not alive(job_pid), what="the job is gone")
+    assert err.decode() == (
+        f"semtask: detached from {job_id[-8:]}, which goes on; `semtask logs -f {job_id[-8:]}` follows it, "
+        f"`semtask cancel {job_id[-8:]}` stops it\n"
+    )
+    job = served.job(job_id)
+    assert (job["state"], job["stop_reason"], alive(job_pid)) == ("RUNNING", None, True)
+    served("cancel", job_id)
+
+
+def test_sigterm_cancels_and_sighup_leaves_whatever_ctrl_c_does(served: Shell) -> None:
+    for number, code, state in ((signal.SIGTERM, 143, "CANCELLED"), (signal.SIGHUP, -signal.SIGHUP, "RUNNING")):
+        for wish in ("cancel", "detach"):
+            with served.start("run", f"--ctrl-c={wish}", "sh", "-c", "echo $$; exec sleep 60") as process:
+                line_of(process.stdout)
+                process.send_signal(number)
+                assert process.wait(LIMIT_S) == code
+            job_id = served("ls", "-q", "--limit", "1").id
+            assert served.job(job_id)["state"] == state
+            served("cancel", job_id)
+
+
+def test_ctrl_c_cannot_ask_nobody(served: Shell) -> None:
+    for argv, said in (
+        (["-d", "--ctrl-c=detach"], "--ctrl-c and --detach exclude each other"),
+        (["--ctrl-c=ask"], "--ctrl-c=ask needs a terminal to ask on"),
+    ):
+        refused = served("run", *argv, "true", start_new_session=True)
+        assert (refused.code, said in refused.err) == (2, True), refused
+    served.env["SEMANTICA_CTRL_C"] = "ask"  # where it is the default, it is no obstacle
+    try:
+        with served.start("run", "sh", "-c", "echo $$; exec sleep 60", start_new_session=True) as process:
+            line_of(process.stdout)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(LIMIT_S) == 130
+    finally:
+        del served.env["SEMANTICA_CTRL_C"]
+    assert served.job(served("ls", "-q", "--limit", "1").id)["state"] == "CANCELLED"
+
+
+def line_of(stream: IO[bytes] | None) -> str:
+    assert stream is not None
+    return stream.readline().decode()
 
 
 def test_a_job_that_waits_says_why(served: Shell) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +87,41 @@ def test_ctrl_c_reaches_the_job_and_not_the_daemon(shell: Shell) -> None:
     assert alive(pid)
 
 
+_QUESTION = "continue? [s/d/c] "
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "state", "said"),
+    [
+        ([b"s\n"], 130, "CANCELLED", "was cancelled"),
+        ([b"d\n"], 130, "RUNNING", "detached from"),
+        ([b"what?\n", b"detach\n"], 130, "RUNNING", "detached from"),
+        ([b"\x03"], 130, "CANCELLED", "was cancelled"),
+        ([b"c\n"], 0, "DONE", "succeeded"),
+        ([b"\n"], 0, "DONE", "succeeded"),
+        ([b"\x04"], 0, "DONE", "succeeded"),
+    ],
+    ids=["stop", "detach", "asked again", "Ctrl-C once more", "continue", "empty", "Ctrl-D"],
+)
+def test_ctrl_c_asks(served: Shell, tmp_path: Path, keys: list[bytes], code: int, state: str, said: str) -> None:
+    script = f"echo ready; while ! test -e {tmp_path}/go; do sleep 0.05; done"
+    with Terminal([*COMMAND, "run", "--ctrl-c=ask", "sh", "-c", script], served.env) as terminal:
+        terminal.read_until("ready")
+        job_id = served("ls", "-q", "--limit", "1").id
+        terminal.press(b"\x03")
+        for times, key in enumerate(keys, 1):
+            terminal.read_until(_QUESTION, times=times)
+            assert served.job(job_id)["stop_reason"] is None
+            terminal.press(key)
+        if state == "DONE":
+            (tmp_path / "go").touch()
+        ended, text = terminal.finish()
+    assert ended == code
+    assert said in text.replace("\n", " ")
+    assert served.job(job_id)["state"] == state
+    served("cancel", job_id)
+
+
 def test_watching_a_list(served: Shell) -> None:
     served("pause", "watched")
     job_id = served("run", "-d", "-Q", "watched", "true").id
@@ -107,7 +143,7 @@ def test_watching_a_list(served: Shell) -> None:
 
 def test_ctrl_c_on_a_viewer_only_ends_the_viewer(served: Shell) -> None:
     job_id = served("run", "-d", "sh", "-c", "echo ready; exec sleep 60").id
-    for argv in (["logs", "-f", job_id], ["wait", job_id]):
+    for argv in (["logs", "-f", job_id], ["wait", job_id], ["result", "-w", job_id]):
         with Terminal([*COMMAND, *argv], served.env) as terminal:
             eventually(terminal.connected, what="it talks to the daemon")
             terminal.press(b"\x03")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -22,7 +25,7 @@ from semtask import (
     errors,
 )
 from semtask.model.state import State
-from tests.daemon.rig import Daemon, running_daemon
+from tests.daemon.rig import Daemon, eventually, running_daemon
 from tests.sdk.conftest import app_of
 
 MISSING = "01a207a1-0000-7000-8000-000000000000"
@@ -292,3 +295,30 @@ def test_output_that_is_no_text_and_its_other_stream(app: Semantica) -> None:
     handle.wait(30)
     assert list(handle.logs()) == ["a\ufffdb", "long"]
     assert list(handle.logs(stream="stderr")) == ["err"]
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_job(daemon: Daemon) -> None:
+    """The connection stays usable: the answer that nobody waits for any more is not taken for another one."""
+    code = """
+import asyncio
+from semtask import Semantica
+app = Semantica(autostart=False)
+handle = app.run("sleep", "60")
+for way in (handle.result, handle.wait, lambda: list(handle.logs(follow=True)), lambda: asyncio.run(handle.aresult())):
+    try:
+        print("waiting", flush=True)
+        way()
+    except KeyboardInterrupt:
+        print(handle.info().job_id == handle.id and handle.state(), flush=True)
+print(handle.cancel(), handle.wait(20), flush=True)
+"""
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, env=daemon.env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        stat = Path(f"/proc/{process.pid}/stat")
+        for _ in range(4):
+            assert process.stdout.readline() == "waiting\n"
+            eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", what="it waits")
+            process.send_signal(signal.SIGINT)
+            assert process.stdout.readline() == "RUNNING\n"
+        assert process.stdout.readline() == "True CANCELLED\n"

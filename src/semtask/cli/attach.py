@@ -1,4 +1,9 @@
-"""`run` in the foreground: the job's output is ours, and so is its end; Ctrl-C stops it, twice lets it go."""
+"""`run` in the foreground: the job's output is ours, and so is its end.
+
+Whoever presses Ctrl-C expects what the command alone would do: it ends. So the first one cancels, with the grace of the
+job; a second one, from somebody who does not want to wait, kills; a third one leaves, as a process may survive SIGKILL
+for as long as a disk hangs. To leave a job running is the exception, and has to be asked for: `--ctrl-c=detach`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from semtask.cli.arguments import now_ms
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import Ended
 from semtask.cli.follow import EXPLAIN_AFTER_MS, Reader, Sink, patient_call, tell_why_it_waits
+from semtask.cli.question import ask, open_terminal
 from semtask.client.address import address_of
 from semtask.client.transport import Transport
 from semtask.errors import Conflict, DaemonUnavailable
@@ -23,6 +29,7 @@ if TYPE_CHECKING:
 
 _WAIT_MS = 30_000
 _CANCEL_S = 3.0
+_QUESTION = "stop {name}, detach from it and leave it running, or continue? [s/d/c] "
 
 
 class _Signal(NamedTuple):
@@ -39,22 +46,28 @@ class _End(NamedTuple):
     job: dict[str, Any]
 
 
+class _Answer(NamedTuple):
+    text: str
+
+
 class _Lost(NamedTuple):
     error: Exception
 
 
-_Event = _Signal | _Output | _End | _Lost
+_Event = _Signal | _Answer | _Output | _End | _Lost
 
 
 class Attachment:
     """Threads read the output and wait for the end; the main thread hears of everything, signals included."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, ctrl_c: str) -> None:
         self._session = session
+        self._ctrl_c = ctrl_c  # what the first one does: cancel, detach or ask
+        self._asking = False
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._job_id = ""
         self._stopped_by: int | None = None
-        self._cancelling: threading.Thread | None = None
+        self._cancelling: list[threading.Thread] = []
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -68,8 +81,9 @@ class Attachment:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if not self._job_id and not self._events.empty():
-            raise KeyboardInterrupt  # the second one, and still no answer to the enqueue
+        if not self._job_id and not self._events.empty():  # the second one, and still no answer to the enqueue
+            self._session.warn("left before the daemon answered; `semtask ls` shows whether the job was stored")
+            raise Ended(128 + number)
         self._events.put(_Signal(number))
 
     def run(self, job_id: str, streams: dict[str, int]) -> int:
@@ -86,6 +100,8 @@ class Attachment:
             event = self._events.get()
             if isinstance(event, _Signal):
                 self._interrupt(event.number)
+            elif isinstance(event, _Answer):
+                self._answered(event.text)
             elif isinstance(event, _Lost):
                 self._give_up(event.error)
             elif isinstance(event, _End):
@@ -111,15 +127,61 @@ class Attachment:
             self._session.warn(text)
 
     def _interrupt(self, number: int) -> None:
-        """The first signal cancels and waits, the second one leaves."""
+        """SIGTERM comes from a program, which nobody could answer: only Ctrl-C may detach or ask."""
+        first = number == signal.SIGINT and not self._cancelling and not self._asking
+        if first and self._ctrl_c == "detach":
+            self._detach()
+        elif not (first and self._ctrl_c == "ask" and self._ask()):
+            self._stop(number)
+
+    def _stop(self, number: int) -> None:
+        """Cancel and wait; when asked once more kill; then leave."""
         name = render.short(self._job_id)
-        if self._cancelling is not None:
-            self._cancelling.join(_CANCEL_S)  # a quick second Ctrl-C must not undo the first one
-            self._session.warn(f"left {name}; `semtask logs -f {name}` follows it, `semtask wait {name}` waits for it")
-            raise Ended(128 + number)
-        self._stopped_by = number
-        self._notice(f"cancelling {name} and waiting for its end; once more leaves it")
-        self._cancelling = self._in_thread(self._cancel)
+        if len(self._cancelling) > 1:
+            for thread in self._cancelling:
+                thread.join(_CANCEL_S)  # a quick third Ctrl-C must not undo the others
+            self._leave(f"left {name} before its end; `semtask wait {name}` waits for it", number)
+        elif self._cancelling:
+            self._notice(f"killing {name}; once more does not wait for its end")
+            self._cancelling.append(self._in_thread(self._cancel, 0))
+        else:
+            self._stopped_by = number
+            self._notice(f"cancelling {name} and waiting for its end; once more kills it")
+            self._cancelling.append(self._in_thread(self._cancel, None))
+
+    def _detach(self) -> None:
+        name = render.short(self._job_id)
+        hint = f"`semtask logs -f {name}` follows it, `semtask cancel {name}` stops it"
+        self._leave(f"detached from {name}, which goes on; {hint}", signal.SIGINT)
+
+    def _leave(self, text: str, number: int) -> None:
+        self._sink.end_line()
+        self._session.warn(text)
+        raise Ended(128 + number)
+
+    def _ask(self) -> bool:
+        """Whether somebody can be asked; the answer is an event."""
+        terminal = open_terminal()
+        if terminal is None:
+            return False
+        self._asking = True
+        question = _QUESTION.format(name=render.short(self._job_id))
+        thread = threading.Thread(target=lambda: self._events.put(_Answer(ask(terminal, question))), daemon=True)
+        thread.start()
+        return True
+
+    def _answered(self, text: str) -> None:
+        """Without an answer, at the end of the input, it goes on."""
+        self._asking = False
+        if self._cancelling:  # a second Ctrl-C was the answer
+            return
+        answer = text.strip().lower()
+        if answer in {"s", "stop"}:
+            self._stop(signal.SIGINT)
+        elif answer in {"d", "detach"}:
+            self._detach()
+        elif answer not in {"", "c", "continue"} and not self._ask():
+            self._stop(signal.SIGINT)
 
     def _give_up(self, error: Exception) -> None:
         if not isinstance(error, DaemonUnavailable):
@@ -148,9 +210,10 @@ class Attachment:
         except Exception as error:  # noqa: BLE001 - raised again in the main thread
             self._events.put(_Lost(error))
 
-    def _cancel(self, transport: Transport) -> None:
+    def _cancel(self, transport: Transport, grace_ms: int | None) -> None:
+        params = {"job_id": self._job_id} | ({} if grace_ms is None else {"grace_ms": grace_ms})
         with suppress(Conflict):  # it has just ended by itself
-            patient_call(transport, "dev.cancel.v1", {"job_id": self._job_id})
+            patient_call(transport, "dev.cancel.v1", params)
 
     def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
         between = self._tell_next_attempt if stream == "stdout" else None

@@ -37,7 +37,8 @@ _DATE = re.compile(r"^\d{4}-\d\d-\d\dT(?=\d\d:\d\d:\d\d\.\d{3}Z )", re.ASCII)  #
 def dev(session: Session, /, module: str, **place: str | None) -> None:
     """Run an app in the foreground, print what its jobs do, and import it anew when its code changes.
 
-    Uses the daemon of this home, or starts one for as long as it runs. Ctrl-C ends it.
+    Uses the daemon of this home, or starts one for as long as it runs. Ctrl-C ends it, and the daemon that it started;
+    a second Ctrl-C stops the running jobs of that daemon immediately. SIGTERM and a closed terminal end it, too.
     """
     wanted = wanted_app(session, module, **place)
     try:

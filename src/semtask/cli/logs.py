@@ -38,7 +38,10 @@ def logs(
     only: str | None,
     attempt: int | None,
 ) -> None:
-    """Print the output of a job, byte for byte; its stderr goes to stderr. ID: an id, the end of one, or `last`."""
+    """Print the output of a job, byte for byte; its stderr goes to stderr. ID: an id, the end of one, or `last`.
+
+    Ctrl-C ends -f and not the job.
+    """
     if of_daemon:
         if job is not None or only is not None or attempt is not None:
             raise click.UsageError("--daemon goes with -f, -n and --since only")

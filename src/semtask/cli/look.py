@@ -146,7 +146,10 @@ def _plain_row(job: dict[str, Any]) -> list[str]:
 @click.option("--exit-status", is_flag=True, help="Exit as the first job that did not succeed.")
 @pass_session
 def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms: int | None, exit_status: bool) -> int:
-    """Wait for jobs to end. ID: an id, the end of one, `last`, `last:2`, `@subject`, or `-` for ids on stdin."""
+    """Wait for jobs to end. ID: an id, the end of one, `last`, `last:2`, `@subject`, or `-` for ids on stdin.
+
+    Ctrl-C ends the waiting and not the jobs.
+    """
     ids = job_ids(session, jobs)
     if any_of and len(ids) > _MAX_IDS:
         raise click.UsageError(f"{len(ids)} jobs are too many for --any; at most {_MAX_IDS}")

@@ -36,7 +36,8 @@ class Damaged(SemtaskError):
 def result(session: Session, job: str, wait: bool, traceback: bool) -> None:
     """Print the result of a task as JSON, or say why there is none and exit as `run` would have.
 
-    ID: an id, the end of one, `last`, `last:2`, or `@subject`. Exit code 5 if the job has not ended.
+    ID: an id, the end of one, `last`, `last:2`, or `@subject`. Exit code 5 if the job has not ended. Ctrl-C ends -w
+    and not the job.
     """
     job_id = _one(session, job)
     if wait:

@@ -25,6 +25,7 @@ from semtask.cli.arguments import (
     variables,
 )
 from semtask.cli.complete import queue_names, tag_names, task_names
+from semtask.cli.question import has_terminal
 from semtask.cli.sandbox import sandbox_options, take_sandbox
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config.environment import inherited
@@ -98,6 +99,11 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(cls=Command, context_settings={"allow_interspersed_args": False})
 @click.argument("words", metavar="[--] COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-d", "--detach", is_flag=True, help="Print the id and return at once.")
+@click.option(
+    "--ctrl-c",
+    type=click.Choice(["cancel", "detach", "ask"]),
+    help="What Ctrl-C does: cancel the job, leave it running, or ask; cancel unless the setting ctrl_c differs.",
+)
 @click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable, or pass on yours.")
 @click.option("--cwd", metavar="DIR", help="Where to run it; default here.")
 @click.option("-n", "--name", help="The job's name; default the command's.")
@@ -116,6 +122,7 @@ def run(
     words: tuple[str, ...],
     *,
     detach: bool,
+    ctrl_c: str | None,
     env: tuple[str, ...],
     cwd: str | None,
     name: str | None,
@@ -124,10 +131,18 @@ def run(
 ) -> int:
     """Run a command as a durable job, stream its output and return its exit code.
 
-    Ctrl-C cancels it and waits; twice leaves it running. Closing the terminal leaves it running too. With --retries
-    the exit code is that of the last attempt; 124 says that a time limit ended it, 75 that it never ran.
+    Ctrl-C cancels the job and waits for its end: SIGTERM, and SIGKILL after its grace. A second Ctrl-C kills it
+    immediately, a third one does not wait for that. SIGTERM does the same. With --ctrl-c=detach the first Ctrl-C leaves
+    the job running, with --ctrl-c=ask it asks on the terminal. A job outlives its terminal: SIGHUP leaves it running.
+
+    With --retries the exit code is that of the last attempt; 124 says that a time limit ended it, 75 that it never ran,
+    130 that Ctrl-C ended it or left it.
     """
     settings = session.settings
+    if detach and ctrl_c is not None:
+        raise click.UsageError("--ctrl-c and --detach exclude each other")
+    if ctrl_c == "ask" and not has_terminal():
+        raise click.UsageError("--ctrl-c=ask needs a terminal to ask on")
     apart = not detach and not _one_file(1, 2)
     folder = existing_folder(cwd)
     environment = inherited(os.environ, settings.env_allowlist) | variables(env, os.environ)
@@ -150,7 +165,7 @@ def run(
     from semtask.cli.attach import Attachment
     from semtask.cli.follow import streams_to, writes_apart
 
-    attachment = Attachment(session)
+    attachment = Attachment(session, ctrl_c or settings.ctrl_c)
     daemon = session.daemon  # started before signals become events: nothing is stored yet
     with attachment.signals():
         job = daemon.call("dev.enqueue.v1", params)

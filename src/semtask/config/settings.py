@@ -147,6 +147,11 @@ class Settings:
         "the least sandbox of all commands (none/limits/landlock/bwrap); above none no tasks are run",
     )
     autostart: bool = _setting(True, SWITCH, "whether a client starts the daemon when none answers (on/off)")
+    ctrl_c: str = _setting(
+        "cancel",
+        choice("cancel", "detach", "ask"),
+        "what Ctrl-C in `semtask run` does: it cancels the job, leaves it running, or asks (cancel/detach/ask)",
+    )
     apps: Mapping[str, Mapping[str, str]] = _setting(
         dict, APPS, "[apps.NAME] tables with `module`, `directory` and `python`; not in a project file"
     )

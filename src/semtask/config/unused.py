@@ -11,7 +11,7 @@ from semtask.config.settings import FIELDS, PROJECT_FILE, Settings, environment_
 from semtask.errors import suggestion
 
 # The client acts on them itself, or hands them to the daemon that it starts.
-_READ_BY_CLIENTS = frozenset({"home", "db_path", "autostart", "env_allowlist"})
+_READ_BY_CLIENTS = frozenset({"home", "db_path", "autostart", "env_allowlist", "ctrl_c"})
 
 
 def misplaced(settings: Settings) -> dict[str, str]:

@@ -50,7 +50,8 @@ class JobHandle(Generic[R_co]):
         """Wait for the end of the job and return its result.
 
         Raises JobFailed (JobTimeout if its time limit ended it), JobCancelled, JobSuperseded or JobExpired; and the
-        builtin TimeoutError if the job has not ended within `timeout` seconds: it goes on.
+        builtin TimeoutError if the job has not ended within `timeout` seconds: it goes on. It goes on after a
+        KeyboardInterrupt (Ctrl-C) as well; `cancel()` stops it.
         """
         return self._read(self._ended(timeout))
 
