@@ -26,7 +26,7 @@ from semtask.api.rate import RateLimit
 from semtask.api.room import Room
 from semtask.api.site import Limits, Request, Response, Standing
 from semtask.config.settings import Settings
-from semtask.errors import SemtaskError
+from semtask.errors import SemtaskError, StartupError
 from semtask.host import isolation, linux, peers
 from semtask.model.sandbox import SandboxLevel
 from semtask.protocol import jsonrpc
@@ -85,6 +85,8 @@ class RpcServer:
         self._tells_confined = not isolation.why_not(SandboxLevel.LANDLOCK, daemon_confined=linux.has_no_new_privs())
         self._acceptors: list[Acceptor] = []
         self._unix: tuple[int, int] | None = None
+        self._unix_place = Place()
+        self._token: bytes | None = None
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self.room = Room(_connection_cap(settings.max_connections), monotonic)
@@ -95,9 +97,11 @@ class RpcServer:
         """Bind and listen. Raises StartupError, and has bound nothing then."""
         try:
             guarded = self._settings.tcp_auth == "token"
-            token = listeners.load_token(self._settings.token_file) if self._settings.tcp and guarded else None
-            credentials = Credentials(token, self._settings.home, self._now_ms, self._grants)
-            self._listen(listeners.listen_unix(self._settings.socket), Place(None, credentials))
+            if self._settings.tcp and guarded:
+                self._token = listeners.load_token(self._settings.token_file)
+            credentials = Credentials(self._token, self._settings.home, self._now_ms, self._grants)
+            self._unix_place = Place(None, credentials)
+            self._listen(listeners.listen_unix(self._settings.socket), self._unix_place)
             self._unix = listeners.identity(self._settings.socket)
             if self._settings.tcp:
                 sock = listeners.listen_tcp(self._settings.rpc_port)
@@ -106,6 +110,29 @@ class RpcServer:
         except BaseException:
             await self.close()
             raise
+
+    def stay_reachable(self) -> bool:
+        """Make the socket and the token file again where somebody has deleted them; whether there was need.
+
+        Open connections stay. Raises StartupError if it cannot be: something else is in the way.
+        """
+        if self._unix is None:  # closed
+            return False
+        if self._token is not None and not os.path.lexists(self._settings.token_file):
+            listeners.restore_token(self._settings.token_file, self._token)
+        try:
+            if listeners.identity(self._settings.socket) == self._unix:
+                return False
+            what = "was replaced"
+        except (FileNotFoundError, NotADirectoryError):
+            what = "is gone"
+        if listeners.is_passed(self._unix):
+            raise StartupError(f"{self._settings.socket} {what}, and only systemd, which opened it, can make it again")
+        sock = listeners.listen_unix(self._settings.socket)
+        self._unix = listeners.identity(self._settings.socket)
+        self._acceptors.pop(0).close()
+        self._acceptors.insert(0, self._acceptor(sock, self._unix_place))
+        return True
 
     def drain(self, retry_after_s: int = 5) -> None:
         """Refuse new work (enqueue, enqueue_many) with 503 and Retry-After; /readyz says 503.
@@ -134,8 +161,11 @@ class RpcServer:
             await self._all_closed.wait()
 
     def _listen(self, sock: socket.socket, place: Place) -> None:
+        self._acceptors.append(self._acceptor(sock, place))
+
+    def _acceptor(self, sock: socket.socket, place: Place) -> Acceptor:
         refusal = _refusal(guard.no_descriptors(), self.version)
-        self._acceptors.append(Acceptor(sock, lambda: Connection(self, place), refusal=refusal, short=self._short))
+        return Acceptor(sock, lambda: Connection(self, place), refusal=refusal, short=self._short)
 
     # --- connections -----------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def remove_unix(path: Path, made: tuple[int, int]) -> None:
     """Remove the socket file that was made, unless it is systemd's, or another one lies there by now."""
     if made in _passed:
         return
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         if identity(path) == made:
             path.unlink()
 
@@ -105,23 +105,34 @@ def listen_tcp(port: int) -> socket.socket:
     return sock
 
 
+def is_passed(made: tuple[int, int]) -> bool:
+    """Whether the socket file is one that systemd has opened."""
+    return made in _passed
+
+
+def restore_token(path: Path, token: bytes) -> None:
+    """Write the token again if its file is gone. Raises StartupError."""
+    with _private_folder(path.parent) as folder, suppress(FileExistsError):
+        _make_token(path, folder, token)
+
+
 def load_token(path: Path) -> bytes:
     """The token of the TCP port; made if there is none yet. Raises StartupError for a file that is not safe."""
     with _private_folder(path.parent) as folder:
         try:
             return _read_token(path, folder)
         except FileNotFoundError:
-            _make_token(path, folder)
+            _make_token(path, folder, secrets.token_urlsafe(32).encode())
             return _read_token(path, folder)
 
 
-def _make_token(path: Path, folder: int) -> None:
-    """Written under another name and linked, so that no crash leaves half a token."""
+def _make_token(path: Path, folder: int, token: bytes) -> None:
+    """Written under another name and linked, so that no crash leaves half a token. Raises FileExistsError."""
     draft = f".{path.name}.{secrets.token_hex(8)}"
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
     try:
         with open(descriptor, "wb") as file:
-            file.write(secrets.token_urlsafe(32).encode() + b"\n")
+            file.write(token + b"\n")
         os.link(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         os.unlink(draft, dir_fd=folder)

@@ -7,6 +7,7 @@ import select
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from semtask.cli import render
 from semtask.cli.apps import app_options, briefly, register, require_imported, require_usable, tell, wanted_app
 from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
-from semtask.client.address import NotRunning, address_of
+from semtask.client.address import NotRunning, UnixAddress, address_of
 from semtask.client.transport import Transport
 from semtask.errors import ConfigError, DaemonUnavailable, MethodNotFound, SystemFailure
 
@@ -126,12 +127,15 @@ def _workers_line(workers: list[dict[str, Any]]) -> str:
 @click.option("--now", is_flag=True, help="Stop running jobs at once instead of letting them finish for a while.")
 @pass_session
 def down(session: Session, now: bool) -> None:
-    """Stop the daemon and wait until it is gone. What is queued waits for its next start."""
+    """Stop the daemon and wait until it is gone. What is queued waits for its next start.
+
+    It works without the socket, too: the daemon of the home is then found by the lock that it holds.
+    """
     try:
         transport = session.connect(start=False)
-    except NotRunning as error:
-        address = address_of(session.settings)
-        raise NotRunning(f"no daemon answers at {address}; there is nothing to stop") from error
+    except NotRunning:
+        _stop_unreachable(session, now)
+        return
     stats = transport.call("admin.stats.v1", {})
     pid = stats["pid"]
     process = _open_daemon(transport, pid)
@@ -140,8 +144,39 @@ def down(session: Session, now: bool) -> None:
         _stop(session, process, now)
     finally:
         os.close(process)
+    _tell_stopped(session, pid, stats["running_jobs"])
+
+
+def _stop_unreachable(session: Session, now: bool) -> None:
+    """The daemon that has the home but no socket: it is starting, or its socket has just been deleted."""
+    from semtask.host.locks import verified_holder
+
+    address, home = address_of(session.settings), session.settings.home
+    found = verified_holder(home) if isinstance(address, UnixAddress) and home.is_dir() else None
+    if found is None:
+        raise NotRunning(f"no daemon answers at {address}; there is nothing to stop")
+    pid, process = found
+    try:
+        if not _is_daemon(pid):
+            raise NotRunning(f"no daemon answers at {address}; process {pid} is at work on the home, and is no daemon")
+        session.notice(f"no daemon answers at {address}, but process {pid} is the daemon of this home")
+        _stop(session, process, now)
+    finally:
+        os.close(process)
+    _tell_stopped(session, pid, None)
+
+
+def _is_daemon(pid: int) -> bool:
+    """Others lock a home, too: `semtask db`."""
+    try:
+        return b"daemon" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _tell_stopped(session: Session, pid: int, running_jobs: int | None) -> None:
     if session.json:
-        session.emit({"schema": "down.v1", "pid": pid, "stopped": True, "running_jobs": stats["running_jobs"]})
+        session.emit({"schema": "down.v1", "pid": pid, "stopped": True, "running_jobs": running_jobs})
     else:
         session.notice(f"the daemon (pid {pid}) has stopped")
 

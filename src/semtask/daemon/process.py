@@ -12,8 +12,10 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
+from semtask.api.http import RpcServer
 from semtask.config.settings import Settings
 from semtask.config.unused import unknown_environment
 from semtask.daemon.composition import Composition
@@ -103,8 +105,7 @@ class _Daemon:
         await engine.recover()
         await server.start()
         stack.push_async_callback(server.close)
-        places = (settings.home, settings.database, settings.run_dir, settings.socket)
-        await stack.enter_async_context(background(self._watch_home(Presence(places))))
+        await stack.enter_async_context(background(self._watch_home(Presence(_vital(settings)), server)))
         await engine.start()
         gc.collect()
         gc.freeze()
@@ -157,13 +158,13 @@ class _Daemon:
         self._stopping.set()
         self._at_once.set()
 
-    async def _watch_home(self, presence: Presence) -> None:
-        """End when something of the home is gone for good: nobody could reach this daemon, or nothing is stored."""
+    async def _watch_home(self, presence: Presence, server: RpcServer) -> None:
+        """Make the socket again when it is gone; end where that cannot be, or when nothing is stored any more."""
         before = None
         while True:
             await asyncio.sleep(PRESENCE_S)
             try:
-                lost = presence.lost()
+                lost = presence.lost() or self._unreachable(server)
             except OSError as error:
                 log.warning("the home cannot be looked at: %s", error)
                 continue
@@ -171,6 +172,15 @@ class _Daemon:
                 self._give_up(f"{lost}; start semtask again when its home is in order", EXIT_HOME_LOST)
                 return
             before = lost
+
+    def _unreachable(self, server: RpcServer) -> str | None:
+        """Why nobody could reach this daemon."""
+        try:
+            if server.stay_reachable():
+                log.warning("%s was gone or replaced, and was made again", self._settings.socket)
+        except StartupError as error:
+            return error.message
+        return None
 
     def _fatal(self, error: BaseException) -> None:
         """The database is no longer ours, or the disk with it has failed."""
@@ -187,6 +197,11 @@ class _Daemon:
         self._exit_code = exit_code
         self._stopping.set()
         self._at_once.set()
+
+
+def _vital(settings: Settings) -> list[Path]:
+    """What cannot be made again: where these are gone, nothing that is written can be found by anybody."""
+    return [settings.home, *(Path(f"{settings.database}{suffix}") for suffix in ("", "-wal", "-shm"))]
 
 
 def _announce(ready_fd: int | None) -> None:

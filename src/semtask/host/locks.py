@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -44,13 +46,47 @@ class FolderLocks:
 
 def holder(inode: int) -> int | None:
     """The pid that holds a flock on this inode, from /proc/locks."""
+    return next(_holders(inode), None)
+
+
+def verified_holder(path: Path) -> tuple[int, int] | None:
+    """(pid, a pidfd) of the process that holds the lock of this folder; None if there is none that we may look at.
+
+    The kernel lists inodes without their file system, and a pid is used again: so the process is pinned first, and
+    then its own list of descriptors must have this folder with the lock. The caller closes the pidfd.
+    """
+    folder = os.stat(path)
+    for pid in _holders(folder.st_ino):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        if _holds(pid, folder):
+            return pid, pidfd
+        os.close(pidfd)
+    return None
+
+
+def _holds(pid: int, folder: os.stat_result) -> bool:
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):  # closed meanwhile
+                same = os.path.samestat(os.stat(f"/proc/{pid}/fd/{fd}"), folder)
+                if same and "FLOCK" in Path(f"/proc/{pid}/fdinfo/{fd}").read_text(encoding="ascii"):
+                    return True
+    except OSError:  # it is gone, or another user's
+        return False
+    return False
+
+
+def _holders(inode: int) -> Iterator[int]:
     try:
         lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
     except OSError:
-        return None
+        return
     for line in lines:
         fields = line.split()
         if "FLOCK" in fields and "->" not in fields and fields[5].rpartition(":")[2] == str(inode):
             pid = int(fields[4])
-            return pid if pid > 0 else None
-    return None
+            if pid > 0:
+                yield pid

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
@@ -181,6 +182,9 @@ class _PrivateRotatingFile(RotatingFileHandler):
         """As the base class, which formats each record twice: once to know its length."""
         try:
             line = self.format(record) + self.terminator
+            if not self._is_in_place():  # somebody has deleted it, or its folder
+                self.stream.close()
+                self.stream = self._open()
             if self.stream.tell() + len(line) > self.maxBytes:  # opened at once, hence never None
                 self.doRollover()
             self.stream.write(line)
@@ -188,8 +192,19 @@ class _PrivateRotatingFile(RotatingFileHandler):
         except Exception:  # noqa: BLE001 - a log that cannot be written must not break what is logged
             self.handleError(record)
 
+    def _is_in_place(self) -> bool:
+        try:
+            found = os.stat(self.baseFilename)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._opened
+
     def _open(self) -> TextIOWrapper:
+        with suppress(FileExistsError):
+            os.mkdir(os.path.dirname(self.baseFilename), 0o700)  # alone: a home that was deleted is not made again
         fd = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        status = os.fstat(fd)
+        self._opened = (status.st_dev, status.st_ino)
         return open(fd, "a", encoding=self.encoding, errors=self.errors)
 
 
