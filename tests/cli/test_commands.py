@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,10 @@ def test_logs(served: Shell) -> None:
     assert served("logs", job_id, "-n", "2500").out.splitlines() == [*lines[-2499:], "oops"]
     assert served("logs", job_id, "-n", "0").out == ""
     assert served("logs", job_id, "-f", "-n", "1").out == "oops\n"
+    long = enqueue(served, sys.executable, "-c", "print('x' * 10_000_000); print('y' * 3_000_000); print('end')")
+    served("wait", long)
+    assert served("logs", long, "-n", "2").out == "y" * 3_000_000 + "\nend\n"
+    assert served("logs", long, "-f", "-n", "3").out == f"{'x' * 10_000_000}\n{'y' * 3_000_000}\nend\n"
     none = served("logs", job_id, "--attempt", "2")
     assert (none.code, none.err) == (
         4,

@@ -112,6 +112,11 @@ def test_bash_completes_with_the_script(served: Shell, tmp_path: Path) -> None:
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m semtask "$@"\n')
     program.chmod(0o755)
     script = served("completion", "bash").out
+    assert served("completion", "bash", "--json").json == {
+        "schema": "completion.v1",
+        "shell": "bash",
+        "script": script.removesuffix("\n"),
+    }
     lines = f"{script}\nCOMP_WORDS=(semtask stat) COMP_CWORD=1\n_semtask_completion semtask\necho ${{COMPREPLY[@]}}"
     env = {**served.env, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", lines], env=env, capture_output=True, text=True, timeout=LIMIT_S, check=True)

@@ -242,6 +242,10 @@ def test_over_tcp(shell: Shell) -> None:
     tcp = {"SEMANTICA_RPC_URL": f"http://127.0.0.1:{port}"}
     ran = shell("run", "sh", "-c", "echo out; exit 4", env=tcp)
     assert (ran.code, ran.out) == (4, "out\n"), ran
+    elsewhere = {"SEMANTICA_TOKEN_FILE": str(shell.home / "run" / "token"), "SEMANTICA_HOME": str(shell.home / "not")}
+    for command in ("status", "up"):  # they name the home of the daemon that answers
+        assert f"home {shell.home}\n" in shell(command, env=tcp | elsewhere).out
+        assert shell(command, "--json", env=tcp | elsewhere).json["home"] == str(shell.home)
     down = shell("down", env=tcp)
     assert down.code == 1
     assert "does not confirm" in down.err
@@ -252,6 +256,42 @@ def test_over_tcp(shell: Shell) -> None:
     wrong = shell("ls", env={"SEMANTICA_RPC_URL": "ftp://x"})
     assert wrong.code == 2
     assert "SEMANTICA_RPC_URL must be like http://127.0.0.1:9527" in wrong.err
+
+
+@pytest.mark.parametrize("variable", ["SEMANTICA_HOME", "SEMANTICA_DB_PATH", "HOME"])
+def test_a_home_that_is_no_utf8_is_refused_and_not_called_damaged(shell: Shell, tmp_path: Path, variable: str) -> None:
+    env = dict.fromkeys(["SEMANTICA_HOME"], "") | {variable: os.fsdecode(os.fsencode(tmp_path) + b"/h\xe9")}
+    for argv in (["up"], ["run", "true"], ["status"], ["config", "validate"]):
+        said = shell(*argv, env=env)
+        assert (said.code, "must be a path in UTF-8" in said.err) == (2, True), said
+        assert "damaged" not in said.err
+    found = shell("doctor", env=env)
+    assert (found.code, "must be a path in UTF-8" in found.out) == (1, True), found
+    assert os.listdir(os.fsencode(tmp_path)) == []
+
+
+def test_looking_starts_no_daemon_and_makes_no_home(shell: Shell, tmp_path: Path) -> None:
+    """In the default home, where nobody has named one: every command that only looks, or takes something away."""
+    user = tmp_path / "user"
+    user.mkdir()
+    env = {"HOME": str(user), "SEMANTICA_HOME": "", "XDG_DATA_HOME": "", "XDG_CONFIG_HOME": ""}
+    looks = """
+        | --help | version | status | doctor | config show | config validate | config schema | completion bash
+        | install-service --print | ls | queues | apps | tasks | workers | show last | logs last | logs --daemon
+        | wait last | result last | artifacts ls last | cancel last | retry --failed | down | gc
+        | db status | db check | token ls | token rm x | token rotate x | policy show | policy check true | apps rm x
+    """
+    for words in looks.split("|")[1:]:
+        said = shell(*words.split(), env=env)
+        assert "Traceback" not in said.err, said
+        assert os.listdir(user) == [], words
+    completed = shell(
+        env={**env, "_SEMTASK_COMPLETE": "bash_complete", "COMP_WORDS": "semtask show ", "COMP_CWORD": "2"}
+    )
+    assert "last" in completed.out
+    for code in ("from semtask import Semantica; Semantica()", "from semtask import Client; Client().close()"):
+        subprocess.run([COMMAND[0], "-c", code], env={**shell.env, **env}, check=True, timeout=LIMIT_S)
+    assert os.listdir(user) == []
 
 
 def test_the_settings_file_of_the_user_holds_for_the_daemon_too(shell: Shell, tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def test_printing_writes_nothing(shell: Shell) -> None:
     assert "[Service]" in said.out
     assert "[Socket]" in said.out
     assert not folder(shell).exists()
+    printed = shell("install-service", "--print", "--json").json
+    assert printed["schema"] == "service_units.v1"
+    assert "".join(f"# {unit['path']}\n{unit['text']}\n" for unit in printed["units"]) == said.out
     system = shell("install-service", "--print", "--system").out
     assert f"User={os.geteuid()}" in system
     assert "WantedBy=multi-user.target" in system

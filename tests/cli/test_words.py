@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 import pytest
 
-from semtask.cli import arguments, render
+from semtask.cli import arguments, follow, render
 from semtask.cli.arguments import deadline, moment, parse_duration, past, task_arguments, variables
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import describe
-from semtask.cli.follow import _start_of_last_lines
 from semtask.cli.tasks import in_words
+from semtask.client.transport import Transport
 from semtask.model.state import FINAL, EndCause, State
 
 
@@ -348,12 +348,51 @@ def test_every_end_but_success_has_an_exit_code() -> None:
             assert 0 < exit_code(ended(state=str(state), end_cause=str(cause))) < 256
 
 
+class _Log:
+    """Answers logs.tail.v1 in small chunks. The bytes of `hole` are cut out."""
+
+    def __init__(self, data: bytes, hole: range = range(0)) -> None:
+        self._data = data
+        self._hole = hole
+
+    def call(self, _method: str, params: dict[str, Any], _timeout: float) -> dict[str, Any]:
+        size = len(self._data)
+        asked = params["offset"]
+        asked = max(0, size + asked) if asked < 0 else min(asked, size)
+        begin = self._hole.stop if asked in self._hole else asked
+        end = min(begin + 5, self._hole.start if begin < self._hole.start else size)
+        return {
+            "chunk": self._data[begin:end].decode(),
+            "encoding": "utf-8",
+            "next_offset": end,
+            "eof": end == size,
+            "omitted_bytes": begin - asked,
+            "attempt": 1,
+        }
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2, 3, 9])
 @pytest.mark.parametrize(
-    ("data", "lines", "start"),
-    [(b"a\nb\nc\n", 1, 4), (b"a\nb\nc\n", 2, 2), (b"a\nb\nc\n", 9, 0), (b"a\nb", 1, 2), (b"", 1, 0), (b"a\nb\n", 0, 4)],
+    "data", [b"", b"\n", b"a", b"a\nb", b"a\nb\nc\n", b"\n\n\n", b"a\n" + b"x" * 40 + b"\nb\n", b"y" * 30]
 )
-def test_the_last_lines(data: bytes, lines: int, start: int) -> None:
-    assert _start_of_last_lines(data, lines) == start
+def test_the_last_lines(data: bytes, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long they are: the log is searched in pieces of any size."""
+    whole = data.split(b"\n") if not data.endswith(b"\n") else data[:-1].split(b"\n")
+    expected = b"\n".join(whole[-lines:]) + b"\n" * data.endswith(b"\n") if lines else b""
+    for first, chunk in ((3, 5), (1, 1), (4, 100)):
+        monkeypatch.setattr(follow, "_FIRST_LOOK_BACK", first)
+        monkeypatch.setattr(follow, "_CHUNK", chunk)
+        reader = follow.Reader(cast(Transport, _Log(data)), "job", "stdout", follow=False)
+        assert b"".join(piece.data for piece in reader.pieces(lines)) == expected
+
+
+def test_the_last_lines_end_where_the_middle_of_the_log_is_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "_FIRST_LOOK_BACK", 3)
+    monkeypatch.setattr(follow, "_CHUNK", 7)
+    log = _Log(b"head\n" + b"x" * 30 + b"tail\nlast\n", hole=range(5, 35))
+    for lines, expected in ((1, b"last\n"), (2, b"tail\nlast\n"), (9, b"tail\nlast\n")):
+        reader = follow.Reader(cast(Transport, log), "job", "stdout", follow=False)
+        assert b"".join(piece.data for piece in reader.pieces(lines)) == expected
 
 
 def test_an_unforeseen_error_is_one_line_that_names_it() -> None:

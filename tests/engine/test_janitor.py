@@ -131,6 +131,25 @@ def test_the_files_that_a_job_kept_go_with_it_and_those_of_lost_jobs_too(in_home
     in_home(scenario)
 
 
+def test_two_passes_at_a_time_do_the_work_once_and_each_tells_of_its_own(
+    in_home: InHome, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(home: Home) -> None:
+        old = await home.run_jobs(600)
+        for job_id in [*old, *(new_id() for _ in range(20))]:
+            (home.artifacts / job_id).mkdir(parents=True)
+            (home.artifacts / job_id / "a").touch()
+        home.clock.now = NOW + 7 * DAY_MS + 1
+        janitor = home.janitor()
+        answers = await asyncio.gather(*(janitor.maintain(force_vacuum=vacuum) for vacuum in (True, False, True)))
+        assert sorted(answer.jobs_deleted for answer in answers) == [0, 0, 600]
+        assert sorted(answer.artifacts_deleted for answer in answers) == [0, 0, 620]
+        assert len({answer.db_size_after for answer in answers}) == 1
+        assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+    in_home(scenario)
+
+
 def test_all_logs_of_all_attempts_go(in_home: InHome) -> None:
     async def scenario(home: Home) -> None:
         await home.opened.insert(new_job(job_id=(job_id := new_id()), max_attempts=3, retry_base_delay_ms=0))

@@ -26,7 +26,10 @@ def completion(session: Session, shell: str, install: bool) -> None:
     """
     script = _script(shell)
     if not install:
-        session.line(script)
+        if session.json:
+            session.emit({"schema": "completion.v1", "shell": shell, "script": script})
+        else:
+            session.line(script)
         return
     path, hint = _place(shell)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ class Reader:
     def pieces(self, last_lines: int | None = None) -> Iterator[Piece]:
         """The output, or from its `last_lines` last lines on."""
         if last_lines is not None:
-            yield from self._tail(last_lines)
+            self._offset = self._start_of_tail(last_lines)
         while True:
             piece, eof = self._read(self._offset, _WAIT_MS if self._follow else 0)
             if piece.data or piece.omitted:
@@ -128,19 +128,40 @@ class Reader:
         self._offset = answer["next_offset"]
         return Piece(data, answer["attempt"], self._offset - len(data), answer["omitted_bytes"]), answer["eof"]
 
-    def _tail(self, lines: int) -> Iterator[Piece]:
-        """The last lines as they are now; the position is then behind them."""
+    def _start_of_tail(self, lines: int) -> int:
+        """Where the last lines begin, as they are now, however long they are; a cut-out middle is an end, too.
+
+        The log is searched backwards, a small piece first: most lines are short.
+        """
+        last, _ = self._read(-1, 0)
+        start = last.offset + len(last.data)
+        wanted = lines + (last.data == b"\n")
         back = _FIRST_LOOK_BACK
-        while True:
-            piece, _ = self._read(-back, 0)
-            whole = piece.offset == 0 or piece.omitted > 0 or back >= _CHUNK
-            start = _start_of_last_lines(piece.data, lines)
-            if whole or start > 0:
+        while start > 0 and wanted > 0:
+            begin = max(0, start - back)
+            offset, data = self._stretch(begin, start)
+            end = len(data)
+            while (end := data.rfind(b"\n", 0, end)) >= 0:
+                wanted -= 1
+                if wanted == 0:
+                    return offset + end + 1
+            if offset > begin:  # what was before it is cut out
+                return offset
+            start, back = begin, _CHUNK
+        return start
+
+    def _stretch(self, begin: int, end: int) -> tuple[int, bytes]:
+        """What is there of the bytes from `begin` to `end`, with its offset; if there is a hole, what is behind it."""
+        offset, data = begin, b""
+        while begin < end:
+            piece, _ = self._read(begin, 0)
+            if not piece.data:  # it was deleted meanwhile
                 break
-            back *= 8
-        data = piece.data[start:]
-        if data:
-            yield Piece(data, piece.attempt, piece.offset + start, 0)
+            if piece.omitted:
+                offset, data = piece.offset, b""
+            data += piece.data
+            begin = piece.offset + len(piece.data)
+        return offset, data[: max(0, end - offset)]
 
     def _next_attempt(self) -> bool:
         """Whether there is another attempt to read; waits for it while the job lives."""
@@ -184,16 +205,6 @@ def streams_to(*, apart: bool) -> dict[str, int]:
     """The streams of a job and the descriptors of ours that they go to."""
     sys.stdout.flush()
     return {"stdout": 1, "stderr": 2} if apart else {"stdout": 1}
-
-
-def _start_of_last_lines(data: bytes, lines: int) -> int:
-    """Where the last `lines` lines begin; 0 if there are no more than these."""
-    end = len(data) - 1 if data.endswith(b"\n") else len(data)
-    for _ in range(lines):
-        end = data.rfind(b"\n", 0, end)
-        if end < 0:
-            return 0
-    return end + 1
 
 
 class Sink:

@@ -247,13 +247,18 @@ def _headline(session: Session, stats: dict[str, Any]) -> str:
     stopping = "" if stats["accepting"] else ", stopping"
     return (
         f"daemon: running (pid {stats['pid']}, version {stats['version']}, "
-        f"up {render.duration(stats['uptime_seconds'] * 1000)}{stopping}), home {session.settings.home}"
+        f"up {render.duration(stats['uptime_seconds'] * 1000)}{stopping}), home {_home_of(session, stats)}"
     )
+
+
+def _home_of(session: Session, stats: dict[str, Any]) -> str:
+    """The daemon's, which is not ours behind SEMANTICA_RPC_URL. One from before an upgrade does not say it."""
+    return render.printable(stats.get("home") or str(session.settings.home))
 
 
 def _status_json(session: Session, stats: dict[str, Any]) -> dict[str, Any]:
     times: dict[str, Any] = {name: render.with_iso_times(stats[name]) for name in ("throttle", "disk") if name in stats}
-    return {"schema": "status.v1", "home": str(session.settings.home), **stats, **times}
+    return {"schema": "status.v1", **stats, "home": _home_of(session, stats), **times}
 
 
 @click.command(cls=Command)

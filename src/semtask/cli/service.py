@@ -40,6 +40,10 @@ def install_service(session: Session, user: bool, name: str, show: bool) -> None
     """
     folder = _folder(user=user, name=name)
     texts = _units(session.settings, os.environ, user=user)
+    if show and session.json:
+        printed = [{"path": str(folder / f"{name}.{suffix}"), "text": text} for suffix, text in texts.items()]
+        session.emit({"schema": "service_units.v1", "units": printed})
+        return
     if show:
         for suffix, text in texts.items():
             session.line(f"# {folder / name}.{suffix}\n{text}")

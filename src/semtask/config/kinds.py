@@ -60,7 +60,17 @@ def parse_path(value: Any) -> Path:
     """Absolute, with ~ filled in; it need not exist. Raises ValueError for what is no path."""
     if not isinstance(value, str | os.PathLike) or not str(value) or "\0" in str(value):
         raise ValueError("must be a path")
-    return Path(os.path.abspath(os.path.expanduser(os.fspath(value))))
+    path = Path(os.path.abspath(os.path.expanduser(os.fspath(value))))
+    require_utf8(path)
+    return path
+
+
+def require_utf8(path: Path) -> None:
+    """Raises ValueError: SQLite opens no file whose path is anything else, and JSON cannot name it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be a path in UTF-8") from None
 
 
 def _parse_env_patterns(value: Any) -> tuple[str, ...]:

@@ -146,7 +146,7 @@ def _of_environment(env: Mapping[str, str]) -> dict[str, Any]:
 
 def _home(layers: Sequence[_Layer], env: Mapping[str, str]) -> Path:
     homes: list[Path] = [_parse("home", values["home"], source) for source, values in layers if "home" in values]
-    return homes[-1] if homes else default_home(env)
+    return homes[-1] if homes else _parse("home", default_home(env), "your home folder")
 
 
 def _require_trusted(path: Path) -> None:

@@ -205,6 +205,7 @@ class Composition:
             clock=clock,
             events=self._events,
             artifacts_dir=str(settings.artifacts_dir),
+            home=str(settings.home),
             version=semtask.__version__,
             pid=os.getpid(),
             cpu_count=os.cpu_count() or 1,

@@ -105,32 +105,34 @@ class Janitor:
 
     async def maintain(self, *, force_vacuum: bool) -> Maintained:
         """Make a whole pass now, and give free pages back to the file system: some, or all of them."""
-        before = await self._store.size_bytes()
-        artifacts = self._artifacts_deleted
-        await self._remove_lost_folders()
-        deleted = await self.clean()
-        await self._remove_lost_logs(0)
-        async with self._at_work:
+        async with self._at_work:  # one pass after the other, each with what it did itself
+            before = await self._store.size_bytes()
+            artifacts = self._artifacts_deleted
+            await self._remove_lost_folders()
+            deleted = await self._purge_all()
+            lost = await self._remove_lost_logs(0)
             vacuumed = await self._give_back(None if force_vacuum else STEPS_A_PASS)
-        after = await self._store.size_bytes()
-        return Maintained(
-            vacuum_run=vacuumed,
-            jobs_deleted=deleted,
-            artifacts_deleted=self._artifacts_deleted - artifacts,
-            db_size_before=before,
-            db_size_after=after,
-        )
+            return Maintained(
+                vacuum_run=vacuumed,
+                jobs_deleted=deleted,
+                artifacts_deleted=self._artifacts_deleted - artifacts + lost,
+                db_size_before=before,
+                db_size_after=await self._store.size_bytes(),
+            )
 
     async def clean(self) -> int:
         """Delete what is over its retention; how many jobs that were."""
         async with self._at_work:
-            deleted = await self._purge_old()
-            deleted += await self._purge_for_space()
-            if deleted:
-                await self._purge_subjects()
-                await self._store.checkpoint()
-                log.info("deleted %d finished jobs with their logs", deleted)
-            return deleted
+            return await self._purge_all()
+
+    async def _purge_all(self) -> int:
+        deleted = await self._purge_old()
+        deleted += await self._purge_for_space()
+        if deleted:
+            await self._purge_subjects()
+            await self._store.checkpoint()
+            log.info("deleted %d finished jobs with their logs", deleted)
+        return deleted
 
     # --- when --------------------------------------------------------------------------------------------------------
 
@@ -245,8 +247,9 @@ class Janitor:
             if not await asyncio.to_thread(self._files.remove_folder, job_id, claim_no):
                 log.warning("the folder of attempt %d is still in use", claim_no, extra={"job_id": job_id})
 
-    async def _remove_lost_logs(self, pause_s: float) -> None:
-        """Logs and artifacts whose job is gone. They are listed before the rows, as above."""
+    async def _remove_lost_logs(self, pause_s: float) -> int:
+        """Logs and artifacts whose job is gone. They are listed before the rows, as above. How many artifacts."""
+        artifacts = 0
         for folder in await asyncio.to_thread(self._files.log_folders):
             logs = sorted(await asyncio.to_thread(self._files.logs_in, folder))
             for start in range(0, len(logs), JOBS_A_LOOK):
@@ -261,5 +264,6 @@ class Janitor:
             some_ids = job_ids[start : start + JOBS_A_LOOK]
             there = await self._store.get_many(some_ids)
             gone = [job_id for job_id in some_ids if job_id not in there]
-            self._artifacts_deleted += await asyncio.to_thread(self._files.remove_artifacts, gone)
+            artifacts += await asyncio.to_thread(self._files.remove_artifacts, gone)
             await asyncio.sleep(pause_s)
+        return artifacts

@@ -77,6 +77,7 @@ class Operations:
         clock: Clock,
         events: Events,
         artifacts_dir: str,
+        home: str,
         version: str,
         pid: int,
         cpu_count: int,
@@ -98,6 +99,7 @@ class Operations:
         self._clock = clock
         self._events = events
         self._artifacts_dir = artifacts_dir
+        self._home = home
         self._version = version
         self._pid = pid
         self._cpu_count = cpu_count
@@ -323,6 +325,7 @@ class Operations:
             throttle=ThrottleView(active=self._load.active, reason=self._load.reason, since=self._load.since),
             disk=self._disk.view(),
             commands_held=self._gate.problem,
+            home=self._home,
         )
 
     async def maintenance(self, params: MaintenanceParams) -> Maintained:

@@ -62,6 +62,8 @@ def add_app(settings: Settings, app: App) -> bool:
 
 def remove_app(home: Path, name: str) -> bool:
     """Take the app from the list of the home. False if it is not there. Raises ConfigError."""
+    if not _path(home).exists():  # a look at what is not there makes no home
+        return False
     with _changing(home) as apps:
         return apps.pop(name, None) is not None
 

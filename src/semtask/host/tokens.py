@@ -98,6 +98,8 @@ def rotate_token(
     random_bytes: Callable[[int], bytes] = secrets.token_bytes,
 ) -> str:
     """Another token in the place of the one of this name, with its scopes. Raises NotFound and ConfigError."""
+    if not path_of(home).exists():
+        raise NotFound(f"there is no token {name!r}", details={"token": name})
     secret = draw(random_bytes)
     with _changing(home) as tokens:
         if name not in tokens:
@@ -110,6 +112,8 @@ def rotate_token(
 
 def remove_token(home: Path, name: str) -> None:
     """From now on it opens nothing. Raises NotFound and ConfigError."""
+    if not path_of(home).exists():  # a look at what is not there makes no home
+        raise NotFound(f"there is no token {name!r}", details={"token": name})
     with _changing(home) as tokens:
         if tokens.pop(name, None) is None:
             raise NotFound(f"there is no token {name!r}", details={"token": name})

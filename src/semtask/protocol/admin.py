@@ -61,6 +61,7 @@ class Stats(Result):
     throttle: ThrottleView
     commands_held: str | None = None  # why no command is accepted or started
     disk: DiskView = msgspec.field(default_factory=DiskView)
+    home: str | None = None  # the folder of its database, logs and socket
 
 
 class MaintenanceParams(Params):

@@ -365,6 +365,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "counters": "counts that go on over restarts",
         "throttle": "whether background work waits",
         "commands_held": "why no command is accepted or started: the policy for commands cannot be used",
+        "home": "the folder of the daemon, with its database, its logs and its socket",
         "disk": "whether the disk has room and works",
     },
 }

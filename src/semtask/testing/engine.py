@@ -53,6 +53,7 @@ class InlineEngine:
     def __init__(self, home: Path, store: SqliteStore, changes: Changes, clock: FakeClock, logs: LogFiles) -> None:
         self._store = store
         self._clock = clock
+        self.home = str(home)
         self.artifacts_dir = str(home / "artifacts")
         self.workers = InlineWorkers(_facts(store.daemon_epoch))
         self._taking = asyncio.Lock()
@@ -111,6 +112,7 @@ class InlineEngine:
             clock=clock,
             events=events,
             artifacts_dir=self.artifacts_dir,
+            home=self.home,
             version=semtask.__version__,
             pid=os.getpid(),
             cpu_count=os.cpu_count() or 1,
