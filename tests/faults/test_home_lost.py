@@ -265,7 +265,9 @@ def test_down_signals_nobody_but_the_daemon_of_this_home(tmp_path: Path) -> None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
         down = shell("down")
+        examined = shell("doctor").out
     finally:
         os.close(fd)
+    assert f"process {os.getpid()} has locked the home" in examined
     assert down.code == 3
     assert f"process {os.getpid()} is at work on the home, and is no daemon" in down.err

@@ -25,6 +25,7 @@ from semtask.config.settings import Settings
 from semtask.config.unused import misplaced, unknown_environment
 from semtask.errors import DaemonUnavailable, SemtaskError, StartupError
 from semtask.host.filesystem import free_bytes, require_local
+from semtask.host.locks import verified_holder
 
 _MIB = 1 << 20
 _FEW_BYTES, _TOO_FEW_BYTES = 1024 * _MIB, 100 * _MIB
@@ -67,7 +68,12 @@ def _daemon(patient: Patient) -> Iterator[Finding]:
         yield fail(error.message, "look at `semtask logs --daemon -n 50`")
         return
     took = render.duration((time.monotonic() - begin) * 1000)
-    if stats is None:
+    if stats is None and (pid := _locked_by(patient.settings)):
+        yield warn(
+            f"does not answer, but process {pid} has locked the home: it is starting, or its socket was just deleted",
+            "look again in a few seconds; `semtask down` stops a daemon without a socket",
+        )
+    elif stats is None:
         if patient.settings.autostart:
             yield ok("does not run; the next command that needs it starts it")
         else:
@@ -80,6 +86,16 @@ def _daemon(patient: Patient) -> Iterator[Finding]:
         yield warn(f"pid {stats['pid']} is stopping", "wait, then `semtask up`")
     else:
         yield ok(f"pid {stats['pid']}, version {stats['version']}, answered in {took}")
+
+
+def _locked_by(settings: Settings) -> int | None:
+    """The process that has this home, if it is one that we would have reached."""
+    here = isinstance(address_of(settings), UnixAddress) and settings.home.is_dir()
+    found = verified_holder(settings.home) if here else None
+    if found is None:
+        return None
+    os.close(found[1])
+    return found[0]
 
 
 def _settings(patient: Patient) -> Iterator[Finding]:
