@@ -256,7 +256,7 @@ def test_up_and_down_agree_while_there_is_no_socket(tmp_path: Path) -> None:
 
 
 def test_down_signals_nobody_but_the_daemon_of_this_home(tmp_path: Path) -> None:
-    """`semtask db` locks a home, too; and a lock on something else may look like ours in /proc/locks."""
+    """`semtask db` locks a home, too."""
     import fcntl
 
     shell = Shell(tmp_path / "home")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from semtask.host.locks import FolderBusy, FolderLocks, holder
+from semtask.host import locks
+from semtask.host.locks import FolderBusy, FolderLocks, holder, verified_holder
 
 HOLD = """
 import sys, pathlib
@@ -95,3 +96,23 @@ def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
 
 def test_nobody_holds_what_nobody_locked(tmp_path: Path) -> None:
     assert holder(tmp_path.stat().st_ino) is None
+
+
+def test_the_holder_of_a_lock_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel lists inodes without their file system: a pid that is listed for another folder is not taken."""
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    mine.mkdir()
+    other.mkdir()
+    held = FolderLocks()
+    held.take(mine)
+    try:
+        found = verified_holder(mine)
+        assert found is not None
+        assert found[0] == os.getpid()
+        os.close(found[1])
+        assert verified_holder(other) is None
+        monkeypatch.setattr(locks, "_holders", lambda _inode: iter([1, os.getpid()]))
+        assert verified_holder(other) is None
+    finally:
+        held.release()
+    assert verified_holder(mine) is None
