@@ -50,6 +50,45 @@ def event_loop() -> None:
             group.create_task(asyncio.sleep(60))
     asyncio.run(forever())
 
+def in_loop(run, how):
+    '''A loop in each of the places in which a signal can find it.'''
+    async def spin():
+        begun()
+        while True:
+            pass
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        try:
+            if how == "waits":
+                loop.call_later(0.01, begun)
+            elif how == "callback":
+                loop.call_soon(lambda: spin().send(None))
+            elif how == "step":
+                await spin()
+            else:
+                child = asyncio.create_task(spin())
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            print("cleaned up")
+
+    run(main())
+
+@app.task
+def asyncio_loop(how: str) -> None:
+    in_loop(asyncio.run, how)
+
+@app.task
+def runner_loop(how: str) -> None:
+    with asyncio.Runner() as runner:
+        in_loop(runner.run, how)
+
+@app.task
+def uvloop_loop(how: str) -> None:
+    import uvloop
+    in_loop(uvloop.run, how)
+
 @app.task
 def printing() -> None:
     begun()
@@ -170,6 +209,25 @@ def test_ends_the_task_where_it_is(tmp_path: Path, task: str) -> None:
             assert "OUT cleaned up" in log
         if task == "printing":
             assert {line for line in rig.log(call) if line.startswith("OUT")} == {"OUT a line of text"}
+        assert rig.run("ok").result == "1"
+
+
+@pytest.mark.parametrize("loop", ["asyncio_loop", "runner_loop", "uvloop_loop"])
+def test_no_event_loop_swallows_it(tmp_path: Path, loop: str) -> None:
+    if loop == "uvloop_loop":
+        pytest.importorskip("uvloop", reason="uvloop is not installed: pip install uvloop")
+    with worker(tmp_path, TASKS) as rig:
+        for how in ("waits", "step", "child", "callback"):
+            (rig.cwd / "begun").unlink(missing_ok=True)
+            call = rig.call(loop, how=how)
+            rig.give(call)
+            until((rig.cwd / "begun").exists, f"{loop} runs")
+            rig.stop(call, "timeout")
+            ended = rig.ended(call)
+            assert (ended.end, ended.recycle) == ("stopped", None), how
+            assert ended.exception is not None
+            assert ended.exception.type == "Interrupted"
+            assert "OUT cleaned up" in rig.log(call), how
         assert rig.run("ok").result == "1"
 
 

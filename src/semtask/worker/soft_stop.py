@@ -13,6 +13,27 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from semtask.tasks.control import Interrupted
+
+
+class _InterruptedLoop(Interrupted, KeyboardInterrupt):
+    """Raised while an event loop of the task runs.
+
+    Of what is raised inside of a loop (in a callback, in a step of a coroutine, in the wait for events) asyncio and
+    uvloop let out only SystemExit and KeyboardInterrupt. Any other exception is logged, and the loop goes on.
+    """
+
+
+_InterruptedLoop.__name__ = _InterruptedLoop.__qualname__ = Interrupted.__name__
+
+
+def interruption(reason: str) -> Interrupted:
+    """What ends the code that runs in this thread now."""
+    events = sys.modules.get("asyncio.events")
+    if events is not None and events._get_running_loop() is not None:
+        return _InterruptedLoop(reason)
+    return Interrupted(reason)
+
 
 class SoftStop:
     """`deliver` reads what the daemon has said, and returns the exception to be raised in the task, if any."""

@@ -16,7 +16,6 @@ from semtask.protocol.frames import Blocked, Call, Ended, Progress, ProgressInfo
 from semtask.tasks import context
 from semtask.tasks.codec import BadPayload
 from semtask.tasks.context import JobContext
-from semtask.tasks.control import Interrupted
 from semtask.tasks.registry import TaskDefinition
 from semtask.worker import mark
 from semtask.worker.audit import PROCESS_STARTS
@@ -24,7 +23,7 @@ from semtask.worker.channel import DaemonGone
 from semtask.worker.exceptions import stack_of
 from semtask.worker.kit import Kit
 from semtask.worker.results import RefusedPayload
-from semtask.worker.soft_stop import SoftStop
+from semtask.worker.soft_stop import SoftStop, interruption
 
 Key = tuple[str, int]  # job_id, claim_no
 
@@ -112,7 +111,7 @@ class SyncRunner:
             log.write("WARNING", f"{text}; its code is here:\n{where}" if where else f"{text}; its code has just begun")
         except OSError:  # a full disk
             traceback.print_stack(frame, file=self._kit.capture.stderr)
-        return Interrupted(job.stop_reason)
+        return interruption(job.stop_reason)
 
     def _look(self) -> None:
         try:
