@@ -219,7 +219,7 @@ def test_workers_are_listed(shop: Shell) -> None:
 
 
 SHAPES = {
-    ("apps",): "schema name module directory python state tasks workers error traceback",
+    ("apps",): "schema name module directory python state tasks workers refused error traceback",
     ("tasks",): "schema name app is_async parameters returns doc defaults concurrency",
     ("workers",): "schema worker app pid state kind running jobs_done started_at python",
     ("artifacts", "ls", "last"): "schema name size sha256 path is_result",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -48,6 +49,49 @@ def test_arguments_and_results_keep_their_types() -> None:
     handle = work.typed.enqueue(entry, b"\x00", b"\xff", key=KEY, out=Path("o"))
     assert handle.result(timeout=60) == (work.Entry(Path("/a/x"), 2, {now}), [b"\x00", b"\xff"], {"out": Path("o")})
     assert work.report.enqueue(KEY).result(timeout=60) == work.Report(key=KEY, took=timedelta(seconds=1.5))
+
+
+def test_unions_and_what_would_change_if_it_were_constructed_again() -> None:
+    report = work.Report(key=KEY, took=timedelta(1))
+    day, moment = date(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)
+    for when, who, entry, expected in (
+        (day, str(KEY), None, str(KEY)),
+        (moment, KEY, None, KEY),
+        (day, "a", report, report),
+        (moment, KEY, work.Entry(Path("a")), work.Entry(Path("a"))),
+    ):
+        found = work.union.enqueue(when, who, entry).result(timeout=60)
+        assert (found, type(found)) == (expected, type(expected))
+    value = work.Changing(1)
+    before = work.Changing.ran
+    assert work.changing.enqueue(value).result(timeout=60) == (value, 2, 0)
+    assert work.Changing.ran == before
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("tuple", r"a tuple has no JSON form by itself.*, or pass list\(value\)"),
+        ("keys", "the key 1 is a int"),
+        ("date", "a date has no JSON form"),
+    ],
+)
+def test_a_result_that_plain_json_would_change_is_refused(how: str, why: str) -> None:
+    with pytest.raises(JobFailed, match=f"(?s)EncodeError: the result of .*untyped_result: .*{why}"):
+        work.untyped_result.enqueue(how).result(timeout=60)
+
+
+def test_a_task_that_cannot_be_offered_says_why_and_the_others_run(daemon: Daemon) -> None:
+    name = work.turns.name
+    why = f"parameter 'number' of the task {name}: complex has no JSON form; write tuple[float, float]"
+    with pytest.raises(TypeError, match=re.escape(why)):
+        work.turns.enqueue(1j)
+    (app,) = daemon.rpc("apps.list.v1")["apps"]
+    assert (app["state"], app["refused"]) == ("ready", {name: why})
+    job = daemon.rpc("dev.enqueue.v1", job_type=name, payload={"number": 1}, execution_mode="IN_PROCESS")
+    waiting = daemon.rpc("dev.get_job.v1", job_id=job["job_id"])["waiting"]
+    assert waiting == {"reason": "no_app", "text": f"the app 'work' cannot offer this task: {why}"}
+    assert work.app.job(job["job_id"]).cancel()
 
 
 def test_many_at_once_from_an_event_loop() -> None:

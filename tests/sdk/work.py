@@ -6,8 +6,9 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pydantic
@@ -24,6 +25,18 @@ class Entry:
     seen: set[datetime] = field(default_factory=set)
 
 
+@dataclass
+class Changing:
+    """Not the same if it is constructed again."""
+
+    x: int
+    ran: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        self.x += 1
+        Changing.ran += 1
+
+
 class Report(pydantic.BaseModel):
     key: UUID
     took: timedelta
@@ -38,6 +51,18 @@ def add(a: int, b: int = 1) -> int:
 def typed(entry: Entry, /, *more: bytes, key: UUID, **options: Path) -> tuple[Entry, list[bytes], dict[str, Path]]:
     assert isinstance(key, UUID)
     return Entry(entry.path / "x", entry.lines + 1, entry.seen), list(more), options
+
+
+@app.task
+def union(when: date | datetime, who: UUID | str, entry: Entry | Report | None) -> Entry | Report | UUID | str:
+    assert type(when) in {date, datetime}
+    return entry or who
+
+
+@app.task
+def changing(value: Changing) -> tuple[Changing, int, int]:
+    """As it arrived, and what has run since this worker began: `Changing.ran`."""
+    return value, value.x, Changing.ran
 
 
 @app.task
@@ -85,6 +110,18 @@ def snoozes(marker: Path) -> bool:
 @app.task
 def wrong_result() -> int:
     return "five"  # type: ignore[return-value]
+
+
+@app.task
+def turns(number: complex) -> complex:
+    """Its annotations have no JSON form: it cannot be offered, and no other task suffers by it."""
+    return number
+
+
+@app.task
+def untyped_result(how: str) -> Any:
+    """What plain JSON would change."""
+    return {"tuple": (1,), "keys": {1: 1, "1": 2}, "date": date(2026, 1, 1)}[how]
 
 
 @app.task

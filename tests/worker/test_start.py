@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -59,11 +60,6 @@ FAILURES = {
         "jobs:app",
         "DuplicateTask: two tasks of one name: 'jobs:a'",
     ),
-    "an annotation that is no JSON": (
-        {"jobs.py": APP + "@app.task\ndef a(x: threading.Thread): ...\n"},
-        "jobs:app",
-        "parameter 'x' of the task jobs:a",
-    ),
 }
 
 
@@ -81,6 +77,77 @@ def test_says_why_an_app_cannot_be_used(tmp_path: Path, failure: str) -> None:
             assert "semtask" not in failed.traceback
         assert rig.rest() == []
         assert rig.process.wait(10) == 1
+
+
+REFUSED = {
+    "thread": (
+        "x: threading.Thread",
+        "parameter 'x' of the task jobs:{}: threading.Thread has no JSON form; use a data",
+    ),
+    "deep": (
+        "x: dict[str, list[complex]]",
+        "parameter 'x' of the task jobs:{}: complex has no JSON form; write tuple",
+    ),
+    "call": ("x: int, f: Callable[[int], str]", "parameter 'f' of the task jobs:{}: .*name of the function as a str"),
+    "protocol": ("x: SupportsInt", "parameter 'x' of the task jobs:{}: typing.SupportsInt has no JSON form; use"),
+    "missing": ("x: Missing", r"annotation .* jobs:{} .*\(parameter 'x': 'Missing'\).*import the name in the module"),
+    "checked": ("x: int, y: CheckedOnly", r"\(parameter 'y': 'CheckedOnly'\).*not only under TYPE_CHECKING"),
+    "broken": ("x: '1 +'", r"annotation of the task jobs:{} cannot be resolved \(parameter 'x': .*1 \+"),
+    "keys": ("x: dict[int | str, int]", r"keys of int or str.*write dict\[str, \.\.\.\]"),
+    "default": ("x: defaultdict[str, int]", "write dict"),
+    "params": ("*args: P.args, **kwargs: P.kwargs", "parameter 'args' of the task jobs:{}: .*write out the parameters"),
+    "me": ("x: Self", "parameter 'x' of the task jobs:{}: .*write the name of the class"),
+    "secret": ("x: SecretStr", "parameter 'x' of the task jobs:{}: .*a secret is not"),
+    "gives": ("", "the result of the task jobs:{}: .*Iterator.*write list"),
+}
+BAD = (
+    APP
+    + """
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import *
+from uuid import UUID
+from pydantic import SecretStr
+if TYPE_CHECKING:
+    from nowhere import CheckedOnly
+P = ParamSpec("P")
+T = TypeVar("T")
+Name = NewType("Name", str)
+
+@dataclass
+class A:
+    x: int
+
+@dataclass
+class B:
+    x: str
+
+class Later:
+    pass
+
+@app.task
+def good(a: A | B, k: UUID | str, d: "date | datetime", c: Counter[str], q: deque[int], t: T, n: Name,
+         l: "Literal['x', True]", o: Annotated[int, "text"], *more: A | B, **rest: date | datetime) -> A | B: ...
+"""
+)
+
+
+def test_one_bad_annotation_costs_one_task(tmp_path: Path) -> None:
+    functions = "".join(
+        f"@app.task\ndef {name}({parameters}){' -> Iterator[int]' if name == 'gives' else ''}: ...\n"
+        for name, (parameters, _) in REFUSED.items()
+    )
+    with unprepared(tmp_path, {"jobs.py": f"from __future__ import annotations\n{BAD}{functions}"}) as rig:
+        rig.setup()
+        hello = rig.hello()
+        assert [task.name for task in hello.tasks] == ["jobs:good"], hello.refused
+        assert hello.refused.keys() == {f"jobs:{name}" for name in REFUSED}
+        for name, (_, why) in REFUSED.items():
+            told = hello.refused[f"jobs:{name}"]
+            assert re.search(why.format(name), told, re.DOTALL), told
+            assert "functools" not in told
 
 
 def test_names_both_protocols_where_they_differ(tmp_path: Path) -> None:

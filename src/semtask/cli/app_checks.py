@@ -30,6 +30,9 @@ def apps(patient: Patient) -> Iterator[Finding]:
             yield problem
         elif state.get("state") == "failed":
             yield fail(f"{app.name}: {state['error']}", f"`semtask apps show {app.name}` has the traceback")
+        elif state.get("refused"):
+            for reason in state["refused"].values():
+                yield warn(f"{app.name} does not offer one of its tasks: {reason}", "change the annotation")
         elif state.get("state") == "ready":
             yield ok(f"{app.name}: {state['tasks']} tasks, run by {app.python}")
         elif patient.pid is not None and not state:

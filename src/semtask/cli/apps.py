@@ -119,6 +119,7 @@ def tell(session: Session, app: dict[str, Any]) -> None:
         session.line(app["name"])
     else:
         session.line(headline(app))
+    warn_of_refused(session, app)
     require_imported(session, app)
 
 
@@ -132,6 +133,12 @@ def require_usable(session: Session, app: dict[str, Any]) -> None:
         f"app {app['name']}: {_error(app)}{_other_interpreter(app)}; "
         f"`semtask apps show {app['name']}` has the traceback, `semtask apps reload {app['name']}` tries again"
     )
+
+
+def warn_of_refused(session: Session, app: dict[str, Any]) -> None:
+    """One line for each task that the app cannot offer."""
+    for reason in (app.get("refused") or {}).values():
+        session.warn(f"app {app['name']} does not offer one of its tasks: {render.printable(reason)}")
 
 
 def require_imported(session: Session, app: dict[str, Any]) -> None:
@@ -208,6 +215,8 @@ def show_(session: Session, name: str) -> None:
         for key in ("name", "state", "module", "directory", "python", "tasks", "workers", "error"):
             if app.get(key) is not None:
                 session.line(f"{key:<9}  {render.printable(str(app[key]))}")
+        for reason in (app.get("refused") or {}).values():
+            session.line(f"{'refused':<9}  {render.printable(reason)}")
         for line in (app.get("traceback") or "").splitlines():
             session.line(render.printable(line))
 
@@ -304,7 +313,7 @@ def _lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
             app["state"],
             str(app["tasks"]),
             str(app["workers"]),
-            app["module"],
+            render.printable(app["module"]),
             render.printable(app["directory"]),
             _error(app) if app["state"] == "failed" else "",
         ]

@@ -159,6 +159,7 @@ class _Screen:
             tasks = patient_call(self._transport, "tasks.list.v1", {})["tasks"]
             self._feed.tasks = frozenset(task["name"] for task in tasks if task["app"] == self._name)
             text += f" ({', '.join(sorted(self._feed.tasks))})" if self._feed.tasks else ""
+            text += "".join(f"\nnot offered: {reason}" for reason in (app.get("refused") or {}).values())
         else:
             text = "\n".join([*(app.get("traceback") or "").rstrip().split("\n"), text]).lstrip("\n")
         self._say({"event": "app", "app": app_json(app)}, text)

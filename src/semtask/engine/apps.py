@@ -221,6 +221,9 @@ class Apps:
         if task in self._tasks:
             return None
         statuses = self.statuses
+        for status in statuses:
+            if task in status.refused:
+                return "no_app", f"the app {status.app.name!r} cannot offer this task: {status.refused[task]}"
         failed = [s for s in statuses if s.state is AppState.FAILED]
         owner = next((s for s in failed if any(info.name == task for info in s.tasks)), None)
         if owner is not None:

@@ -64,6 +64,7 @@ def app_view(status: AppStatus, workers: int) -> AppView:
         state=status.state,
         tasks=len(status.tasks),
         workers=workers,
+        refused=dict(status.refused),
         error=status.error,
         traceback=status.traceback,
     )

@@ -65,11 +65,13 @@ class TaskEnd(NamedTuple):
 
 
 class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """An app as its workers know it. `tasks` are those of the last worker that could import it."""
+    """An app as its workers know it. `tasks` are those of the last worker that could import it; `refused` are tasks of
+    it that cannot be offered, and why."""
 
     app: App
     state: AppState
     tasks: Sequence[TaskInfo] = ()
+    refused: Mapping[str, str] = {}
     error: str | None = None
     traceback: str | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +51,7 @@ class Pool:
         self.pace = Pace()
         self.reports = hiring.reports
         self.tasks = tasks
+        self.refused: Mapping[str, str] = {}
         self.conflict: str | None = None  # it offers what another app offers
         self.settled = asyncio.Event()
         self._hiring = hiring
@@ -95,6 +96,7 @@ class Pool:
             app=self.app,
             state=self.state,
             tasks=self.tasks,
+            refused=self.refused,
             error=self.conflict or (failure.error if failure is not None else None),
             traceback=failure.traceback or None if failure is not None else None,
         )
@@ -186,6 +188,7 @@ class Pool:
         self._imported = True
         self._failure = None
         self.tasks = worker.process.hello.tasks
+        self.refused = worker.process.hello.refused
         self.settled.set()
         self._listener.pool_changed(self)
         self._retire_later()

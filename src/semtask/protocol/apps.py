@@ -21,7 +21,7 @@ class ReloadAppsParams(Params):
 
 
 class AppView(Result):
-    """An app, whether its tasks can be run, and why not."""
+    """An app, whether its tasks can be run, and why not. `refused` are tasks that cannot be offered, and why."""
 
     name: str
     module: str
@@ -30,6 +30,7 @@ class AppView(Result):
     state: AppState
     tasks: int
     workers: int
+    refused: dict[str, str] = {}
     error: str | None = None
     traceback: str | None = None
 

@@ -126,11 +126,14 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Hello(_Frame):
+    """`refused` are tasks that cannot be offered, by name, and why: such as an annotation without a JSON form."""
+
     protocol: int
     version: str
     python: str
     pid: int
     tasks: list[TaskInfo]
+    refused: dict[str, str] = {}
 
 
 class Failed(_Frame):

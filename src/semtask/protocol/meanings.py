@@ -175,6 +175,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "state": "whether its tasks can be run",
         "tasks": "how many it offers",
         "workers": "its processes",
+        "refused": "tasks of it that cannot be offered, by name, and why, such as an annotation without a JSON form",
         "error": "why it cannot be run, for people",
         "traceback": "where its import failed",
     },

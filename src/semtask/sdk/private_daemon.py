@@ -59,13 +59,14 @@ class PrivateDaemon:
             os.close(life_fd)
 
     def serve(self, app: App) -> list[str]:
-        """Have it run the tasks of an app, and wait until that is imported; the tasks. Raises AppFailed."""
+        """Have it run the tasks of an app, and wait until that is imported; the tasks that were found there, also those
+        that cannot be offered: whoever enqueues one is told why. Raises AppFailed."""
         add_app(self._settings, app)
         with self.client() as client:
             view = _named(app.name, client.reload_apps(wait_ms=_IMPORT_MS))
             if view.state is not AppState.READY:
                 raise AppFailed(view.error or f"{app.module} is not imported yet", view.traceback or "")
-            return [task.name for task in client.list_tasks() if task.app == app.name]
+            return [*view.refused, *(task.name for task in client.list_tasks() if task.app == app.name)]
 
     def client(self) -> Client:
         return Client(self.home, "", autostart=False)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cached_property
-from types import GenericAlias, NoneType
-from typing import Any, NoReturn, Union, Unpack, get_args, get_origin
+from types import GenericAlias
+from typing import Any, Union, Unpack, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from semtask.tasks import json_types
-from semtask.tasks.json_types import UnsupportedType
+from semtask.tasks import json_schema, json_types
+from semtask.tasks.forms import Form, Unfit, encode
 
 _VARIABLE = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 _POSITIONAL = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
@@ -44,16 +44,20 @@ class Signature:
     def encode_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The payload of a call. Raises TypeError for a call that Python would refuse, and EncodeError."""
         given = self._bind(args, kwargs)
+        forms = self._forms
+        plain: dict[str, Any] = {}
+        name = ""
         try:
-            plain = json_types.to_plain(given)
-            arguments = json_types.convert(plain, self._arguments)
-            payload = self._write(arguments)
-        except Exception as error:  # noqa: BLE001 - also what a class of the user raises
-            self._refuse_arguments(args, kwargs, given, error)
-        if b"null" in payload and (place := json_types.place_of_non_finite(given)) is not None:
-            name, _, rest = place.partition(".")
-            raise EncodeError(f"argument '{name}' of {self._name}: JSON has no NaN or infinity{_at(rest)}")
-        return payload
+            for name, value in given.items():
+                plain[name] = forms[name].write(value)
+            if self._required <= plain.keys():
+                return encode({name: plain[name] for name in self._names if name in plain} if kwargs else plain)
+        except Exception as error:  # also what a class of the user raises
+            self._require_call(args, kwargs)
+            name = self._blamed(plain, name)
+            raise EncodeError(f"argument '{name}' of {self._name}: {_reason(error, name)}") from error
+        self._require_call(args, kwargs)
+        raise AssertionError("Python would refuse the call")
 
     def decode_arguments(self, payload: str | bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs), ready to call. Raises BadPayload."""
@@ -67,15 +71,17 @@ class Signature:
 
     def encode_result(self, value: Any) -> bytes:
         """A result as JSON. Raises EncodeError."""
-        if value is None and self._returns in {Any, NoneType}:
-            return b"null"
         try:
-            result = json_types.encode(json_types.convert(json_types.to_plain(value), self._returns))
+            return encode(self._returns.write(value))
         except Exception as error:  # also what a class of the user raises
-            raise EncodeError(f"the result of {self._name}: {_reason(error, value)}") from error
-        if b"null" in result and (place := json_types.place_of_non_finite(value)) is not None:
-            raise EncodeError(f"the result of {self._name}: JSON has no NaN or infinity{_at(place)}")
-        return result
+            reason = _reason(error, "result")
+            if inspect.iscoroutine(value):
+                value.close()
+                reason = (
+                    "it returned a coroutine, which nobody awaits: Python does not take it for async, as a decorator "
+                    "of it is not; make the decorator's function `async def`"
+                )
+            raise EncodeError(f"the result of {self._name}: {reason}") from error
 
     def decode_result(self, data: str | bytes) -> Any:
         """Raises BadPayload, where the function has changed since."""
@@ -86,17 +92,24 @@ class Signature:
 
     def parameters_schema(self) -> dict[str, Any]:
         """The JSON schema of the payload: one object without references to the outside."""
-        schema = json_types.schema(self._arguments, self._where)
+        schema = json_schema.schema(self._arguments, self._where)
         properties = schema.setdefault("properties", {})
         for name, parameter in self._parameters.items():
-            if parameter.default is not parameter.empty and (default := _as_default(parameter.default)) is not UNSET:
+            if parameter.default is not parameter.empty and (default := self._default_of(name, parameter)) is not UNSET:
                 properties[name] = {**properties[name], "default": default}
         schema.setdefault("required", [])
         return schema | {"title": self._name}
 
+    def _default_of(self, name: str, parameter: inspect.Parameter) -> Any:
+        """A default as plain JSON; UNSET where it is none."""
+        try:
+            return msgspec.json.decode(encode(self._forms[name].write(parameter.default)))
+        except Exception:  # noqa: BLE001 - a default need not be JSON, or of its type: it is never sent
+            return UNSET
+
     def returns_schema(self) -> dict[str, Any] | None:
         """The JSON schema of the result; None without an annotation."""
-        return None if self._returns is Any else json_types.schema(self._returns, self._where)
+        return json_schema.schema(self._returns.read_as, self._where) if "return" in self._annotated else None
 
     # --- what the function says -------------------------------------------------------------------------------------
 
@@ -131,34 +144,42 @@ class Signature:
         return all(parameter.kind in by_name for parameter in self._parameters.values())
 
     @cached_property
+    def _annotated(self) -> set[str]:
+        """What says more than Any."""
+        return {name for name, hint in self._hints.items() if hint is not Any}
+
+    @cached_property
+    def _required(self) -> set[str]:
+        return {n for n, p in self._parameters.items() if p.default is p.empty and p.kind not in _VARIABLE}
+
+    @cached_property
+    def _forms(self) -> dict[str, Form]:
+        """One for each parameter."""
+        return {name: self._form_of(name, parameter) for name, parameter in self._parameters.items()}
+
+    def _form_of(self, name: str, parameter: inspect.Parameter) -> Form:
+        kind = self._hints.get(name, Any)
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            kind = GenericAlias(list, (kind,))
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            kind = get_args(kind)[0] if get_origin(kind) is Unpack else GenericAlias(dict, (str, kind))
+        return json_types.form_of(kind, f"parameter '{name}' of {self._where}")
+
+    @cached_property
     def _arguments(self) -> type[msgspec.Struct]:
         """A Struct with one field for each parameter."""
         fields: list[Any] = []
-        for name, parameter in self._parameters.items():
-            kind = self._hints.get(name, Any)
-            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                kind = GenericAlias(list, (kind,))
-            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                kind = get_args(kind)[0] if get_origin(kind) is Unpack else GenericAlias(dict, (str, kind))
-            if parameter.default is parameter.empty and parameter.kind not in _VARIABLE:
+        for name, form in self._forms.items():
+            kind = form.read_as
+            if name in self._required:
                 fields.append((name, kind))
             else:
                 fields.append((name, kind if kind is Any else Union[kind, UnsetType], UNSET))  # noqa: UP007
-        struct = json_types.struct_of(fields, self._where)
-        for name, kind, *_ in fields:
-            json_types.require_json(kind, f"parameter '{name}' of {self._where}")
-        return struct
+        return json_types.struct_of(fields, self._where)
 
     @cached_property
-    def _write(self) -> Callable[[Any], bytes]:
-        """Equal arguments make equal payloads, sets too: an idempotency key stands for them."""
-        return json_types.encode_sorted if json_types.has_sets(self._arguments) else json_types.encode
-
-    @cached_property
-    def _returns(self) -> Any:
-        returns = self._hints.get("return", Any)
-        json_types.require_json(returns, f"the result of {self._where}")
-        return returns
+    def _returns(self) -> Form:
+        return json_types.form_of(self._hints.get("return", Any), f"the result of {self._where}")
 
     @cached_property
     def _arguments_decoder(self) -> msgspec.json.Decoder[Any]:
@@ -166,7 +187,7 @@ class Signature:
 
     @cached_property
     def _result_decoder(self) -> msgspec.json.Decoder[Any]:
-        return json_types.decoder(self._returns)
+        return json_types.decoder(self._returns.read_as)
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
@@ -177,32 +198,28 @@ class Signature:
             given.update(kwargs)
             if len(given) == len(args) + len(kwargs):
                 return given
+        bound = self._require_call(args, kwargs)
+        return {
+            name: list(value) if self._parameters[name].kind is inspect.Parameter.VAR_POSITIONAL else value
+            for name, value in bound.arguments.items()
+        }
+
+    def _require_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> inspect.BoundArguments:
+        """Raises TypeError, as a call would."""
         try:
-            return dict(self._signature.bind(*args, **kwargs).arguments)
+            return self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self._name}: {error}") from None
 
-    def _refuse_arguments(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any], error: Exception
-    ) -> NoReturn:
-        """Raise the error that names the argument."""
-        if isinstance(error, UnsupportedType):
-            raise error
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as refused:
-            raise TypeError(f"{self._name}: {refused}") from None
-        name, reason = self._blame(given, error)
-        raise EncodeError(f"argument '{name}' of {self._name}: {reason}") from error
-
-    def _blame(self, given: dict[str, Any], error: Exception) -> tuple[str, str]:
-        for name, value in given.items():
-            field = json_types.struct_of([(name, self._arguments.__annotations__[name])], self._where)
+    @staticmethod
+    def _blamed(plain: dict[str, Any], name: str) -> str:
+        """The argument that does not fit: the one that was written last, unless all of them were."""
+        for written, value in plain.items():
             try:
-                json_types.encode(json_types.convert(json_types.to_plain({name: value}), field))
-            except Exception as culprit:  # noqa: BLE001 - it is told, whatever it is
-                return name, _reason(culprit, value, name)
-        return "?", str(error)  # what fails together fails alone
+                encode(value)
+            except Exception:  # noqa: BLE001 - it is looked for, not handled
+                return written
+        return name
 
     def _spread(self, arguments: msgspec.Struct) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args: list[Any] = []
@@ -228,35 +245,21 @@ class Signature:
             stored = msgspec.json.decode(payload, type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError):
             return f"{where}: {error}"
-        required = [n for n, p in self._parameters.items() if p.default is p.empty and p.kind not in _VARIABLE]
-        missing = [f"'{name}' is missing" for name in required if name not in stored]
+        missing = [f"'{name}' is missing" for name in self._parameters if name in self._required - stored.keys()]
         unknown = [f"'{name}' is unknown" for name in stored if name not in self._parameters]
         if missing or unknown:
             return f"{where}: {', '.join(missing + unknown)}; they may come from another version of it"
         return f"{where}: {error}"
 
 
-def _reason(error: Exception, value: Any, name: str = "") -> str:
-    """What is wrong with a value, without the name of the argument where that is all of the place."""
+def _reason(error: Exception, name: str) -> str:
+    """What is wrong with a value, and where in it."""
     if isinstance(error, RecursionError):
         return "it contains itself, or is nested too deeply"
-    text = str(error)
-    if text.startswith("Encoding objects of type"):
-        return f"a {type(value).__qualname__}, or something in it, has no JSON form ({text})"
-    if not isinstance(error, msgspec.ValidationError):
-        return text or type(error).__name__
-    what, _, place = text.replace("`", "").partition(" - at ")
-    place = place.replace("$.", "").replace("$", "")
-    return f"{what[:1].lower()}{what[1:]}{'' if place == name else _at(place)}"
-
-
-def _at(place: str) -> str:
-    return f" (at {place})" if place else ""
-
-
-def _as_default(value: Any) -> Any:
-    """A default as plain JSON; UNSET where it is none."""
-    try:
-        return msgspec.json.decode(json_types.encode(value))
-    except Exception:  # noqa: BLE001 - a default need not be JSON: it is never sent
-        return UNSET
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"a str with a lone surrogate is no text, and cannot be sent: surrogates not allowed ({error.object!r:.80})"
+        )
+    if isinstance(error, Unfit):
+        return f"{error.reason} (at {name}{error.place})" if error.place else error.reason
+    return str(error) or type(error).__name__

@@ -11,7 +11,7 @@ from semtask.model.app import App, AppState
 from semtask.model.job import ClaimFacts, Job, Taker
 from semtask.model.state import StopReason
 from semtask.tasks.registry import Registry, TaskDefinition
-from semtask.worker.loading import task_info
+from semtask.worker.loading import offers_of
 
 Stop = Callable[[StopReason], None]
 
@@ -40,12 +40,12 @@ class InlineWorkers:
         """Offer the tasks of this app, as they are now."""
         status = self._statuses.get(registry)
         definitions = {definition.name: definition for definition in registry}
-        if status is not None and [info.name for info in status.tasks] == list(definitions):
+        if status is not None and {info.name for info in status.tasks} | status.refused.keys() == definitions.keys():
             return
         name = f"app-{len(self._statuses) + 1}" if status is None else status.app.name
-        infos = [task_info(definition) for definition in definitions.values()]
+        infos, refused = offers_of(registry)
         app = App(name=name, module="in:test", directory="/", python="/")
-        self._statuses[registry] = AppStatus(app=app, state=AppState.READY, tasks=infos)
+        self._statuses[registry] = AppStatus(app=app, state=AppState.READY, tasks=infos, refused=refused)
         self._definitions.update(definitions)
         self.on_app(self._statuses[registry])
 

@@ -9,8 +9,9 @@ import traceback
 from typing import Any
 
 from semtask.protocol.frames import Failed, TaskInfo
+from semtask.tasks.forms import UnsupportedType
 from semtask.tasks.registry import Registry, TaskDefinition
-from semtask.worker.exceptions import describe
+from semtask.worker.exceptions import clean, describe, message_of, type_name
 
 _MAX_DOC = 500
 _MAX_ERROR = 500
@@ -25,7 +26,7 @@ class AppFailure(Exception):
         self.failed = Failed(error=error, traceback=traceback)
 
 
-def load(app: str) -> tuple[Registry, list[TaskInfo]]:
+def load(app: str) -> Registry:
     """Import `module:attribute` from the working directory and sys.path. Raises AppFailure for whatever happens."""
     if not sys.path or sys.path[0] != os.getcwd():
         sys.path.insert(0, os.getcwd())
@@ -36,11 +37,7 @@ def load(app: str) -> tuple[Registry, list[TaskInfo]]:
         module = importlib.import_module(name)
     except BaseException as error:  # noqa: BLE001 - also SystemExit: the daemon is to be told
         raise _failure(f"the module {name} of the app {app} cannot be imported", error) from None
-    registry = _registry(module, app, attribute)
-    try:
-        return registry, [task_info(definition) for definition in registry]
-    except Exception as error:  # noqa: BLE001 - what annotations can raise
-        raise _failure(f"the tasks of the app {app} cannot be described", error) from None
+    return _registry(module, app, attribute)
 
 
 def _registry(module: Any, app: str, attribute: str) -> Registry:
@@ -56,6 +53,22 @@ def _registry(module: Any, app: str, attribute: str) -> Registry:
         kind = type(found).__qualname__
         raise AppFailure(f"{app} ({place}) is no app but a {kind}: make it with `{attribute} = Semantica()`")
     return registry
+
+
+def offers_of(registry: Registry) -> tuple[list[TaskInfo], dict[str, str]]:
+    """The tasks of an app, and those that cannot be offered with the reason: the others do not suffer by them."""
+    infos: list[TaskInfo] = []
+    refused: dict[str, str] = {}
+    for definition in registry:
+        try:
+            infos.append(task_info(definition))
+        except UnsupportedType as error:
+            refused[definition.name] = clean(str(error))
+        except Exception as error:  # noqa: BLE001 - what the classes of annotations can raise
+            refused[definition.name] = (
+                f"the task {definition.name} cannot be described: {type_name(error)}: {message_of(error)}"
+            )
+    return infos, refused
 
 
 def task_info(definition: TaskDefinition) -> TaskInfo:

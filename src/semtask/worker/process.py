@@ -33,7 +33,7 @@ from semtask.worker.capture import Capture
 from semtask.worker.channel import Channel, DaemonGone
 from semtask.worker.hygiene import Hygiene
 from semtask.worker.kit import Kit
-from semtask.worker.loading import AppFailure, load
+from semtask.worker.loading import AppFailure, load, offers_of
 from semtask.worker.mark import Mark
 from semtask.worker.results import Results
 
@@ -95,7 +95,8 @@ def _prepare(channel: Channel, setup: Setup) -> Kit:
     faulthandler.enable(capture.own_fd, all_threads=True)
     # Where it hangs, for the daemon that is about to kill it: written in C, also while C code holds the interpreter.
     faulthandler.register(signal.SIGUSR2, capture.own_fd, all_threads=True)
-    registry, tasks = load(setup.app)
+    registry = load(setup.app)
+    tasks, refused = offers_of(registry)
     capture.restore_streams()
     capture.install_logging()
     audit = Audit()
@@ -116,6 +117,7 @@ def _prepare(channel: Channel, setup: Setup) -> Kit:
             python=platform.python_version(),
             pid=os.getpid(),
             tasks=tasks,
+            refused=refused,
         )
     )
     return kit
