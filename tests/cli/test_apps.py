@@ -100,6 +100,19 @@ def test_a_second_app_of_the_same_module_gets_a_name_of_its_own(shop: Shell, tmp
     assert shop("apps", "ls", "-q").out.split() == ["shop"]
 
 
+def test_a_task_that_cannot_be_offered_is_named_with_its_parameter(shop: Shell, tmp_path: Path) -> None:
+    code = "from semtask import Semantica\napp = Semantica()\n@app.task(name='odd')\ndef odd(x: complex): ...\n"
+    other = write_app(tmp_path / "odd", code=code + "@app.task(name='even')\ndef even(x: int): ...\n")
+    why = "parameter 'x' of the task odd: complex has no JSON form; write tuple[float, float]"
+    added = shop("apps", "add", "shop", "--name", "odd", cwd=other)
+    assert (added.code, added.out) == (0, "app odd: 1 task\n")
+    assert f"app odd does not offer one of its tasks: {why}" in added.err
+    assert f"refused    {why}" in shop("apps", "show", "odd").out
+    assert f"odd does not offer one of its tasks: {why}" in shop("doctor").out
+    assert "even" in shop("tasks", "-q").out.split()
+    assert shop("apps", "rm", "odd").code == 0
+
+
 def test_apps_are_added_and_removed_without_a_daemon_and_imported_at_its_start(shell: Shell) -> None:
     project = write_app(shell.home.parent / "project")
     added = shell("apps", "add", "shop", cwd=project)

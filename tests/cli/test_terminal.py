@@ -161,10 +161,20 @@ def test_the_job_goes_on_when_the_terminal_dies(served: Shell) -> None:
     assert served.job(served("ls", "-q", "--limit", "1").id)["state"] == "DONE"
 
 
-def test_names_cannot_steer_the_terminal(served: Shell) -> None:
-    served("run", "-d", "--name", "a\x1b[2Jb", "-t", "evil", "echo", "\x1b]0;title\x07")
-    for argv in (["ls", "-t", "evil"], ["show", "last"]):
-        code, text = served.on_terminal(*argv, "--color", "never")
-        assert code == 0
-        assert "\x1b" not in text
-        assert "\x07" not in text
+def test_names_cannot_steer_the_terminal(served: Shell, tmp_path: Path) -> None:
+    evil = "a\x1b[2J\r\x9b\x07\u202eb"
+    for option in ("--name", "--tag"):
+        code, text = served.on_terminal("run", "-d", option, evil, "true")
+        assert code == 2
+        assert "no control characters" in text
+        assert not set(evil[1:-1]) - set("[2J\r") & set(text)
+    # What is no name, or is one that others have given, is shown as escapes.
+    program = tmp_path / f"{evil}.sh"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    served("run", "-d", "-t", "evil", "--subject", evil, str(program), evil)
+    served("wait", "last")
+    listed = (["ls", "-t", "evil"], ["show", "last"], ["result", "last"], ["wait", "last"], ["logs", "last"])
+    for argv in (*listed, ["run", str(program)], ["ls", "--subject", evil], ["cancel", f"@{evil}"], ["tasks", evil]):
+        _, text = served.on_terminal(*argv, "--color", "never")
+        assert not set(evil[1:-1]) - set("[2J\r") & set(text), (argv, text)

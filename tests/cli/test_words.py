@@ -16,6 +16,7 @@ from semtask.cli import arguments, follow, render
 from semtask.cli.arguments import deadline, moment, parse_duration, past, task_arguments, variables
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import describe
+from semtask.cli.session import Session
 from semtask.cli.tasks import in_words
 from semtask.client.transport import Transport
 from semtask.model.state import FINAL, EndCause, State
@@ -402,3 +403,8 @@ def test_an_unforeseen_error_is_one_line_that_names_it() -> None:
     assert "ZeroDivisionError" in failure.message
     assert "SEMANTICA_DEBUG=1" in (failure.hint or "")
     assert os.linesep not in failure.message
+
+
+def test_a_notice_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Session().warn("two\nlines \x1b[2J\r\x9b \u202e é")
+    assert capsys.readouterr().err == "semtask: two\nlines \\x1b[2J\\r\\x9b \\u202e é\n"

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -117,6 +118,64 @@ def test_an_idempotency_key_makes_one_job(task: Any) -> None:
         keyed.enqueue("b")
 
 
+def test_parameters_with_the_names_of_ours(daemon: Daemon, app: Semantica) -> None:
+    given = {"self": 1, "args": 2, "kwargs": 3, "calls": 4}
+
+    @app.task(name="selfish")
+    def selfish(self: int, args: int, kwargs: int, calls: int) -> None: ...
+
+    handles = [selfish.enqueue(**given), asyncio.run(selfish.aenqueue(**given)), *selfish.enqueue_many([given])]
+    assert [daemon.job(handle.id, "payload")["payload"] for handle in handles] == [given] * 3
+
+
+def test_a_key_or_a_subject_twice_in_one_request(daemon: Daemon, task: Any) -> None:
+    keyed = task.using(idempotency_key=uuid4().hex)
+    first, second = keyed.enqueue_many([("a",), ("a",)])
+    assert (first.id, first.deduplicated, second.deduplicated) == (second.id, False, True)
+    assert daemon.job(first.id)["state"] == "QUEUED"
+    total = daemon.stats()["total_jobs"]
+    for twice in (task.using(idempotency_key=uuid4().hex), task.using(subject=uuid4().hex, on_duplicate="reject")):
+        with pytest.raises(errors.Conflict, match=r"jobs\[0\] and jobs\[1\] of this request have the") as caught:
+            twice.enqueue_many([("a",), ("b",)])
+        assert "job_id" not in caught.value.details  # there is none: nothing was stored
+        assert not re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-7", str(caught.value))
+    assert daemon.stats()["total_jobs"] == total
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "why"),
+    [
+        ((b"true",), {}, "a word of the command must be a str or a path"),
+        (("true", b"x"), {}, "a word of the command must be a str or a path"),
+        (("true", 5), {}, "expected str"),
+        (("a\0",), {}, "without NUL"),
+        (("cat", "a\udc80"), {}, "must be valid text"),
+        (("true",), {"env": {"A": 1}}, "the variable 'A' must be a str"),
+        (("true",), {"env": {"A": b"x"}}, "the variable 'A' must be a str"),
+        (("true",), {"env": {"A=B": "x"}}, "'A=B' cannot be the name of a variable"),
+        (("true",), {"env": {"": "x"}}, "'' cannot be the name of a variable"),
+        (("true",), {"cwd": b"/"}, "cwd must be a str or a path"),
+        (("true",), {"stderr": "both"}, "stderr must be one of 'merged', 'split'"),
+        (("true",), {"name": ""}, "name is not valid"),
+        (("true",), {"name": "a\nb"}, "name is not valid: must be 1 to 128 characters, no control characters"),
+        (("true",), {"access": "read"}, r"access is a list of scopes, such as \['read'\]"),
+        (("true",), {"access": ["everything"]}, "access takes 'read'"),
+        (("true",), {"sandbox": "iron"}, "the sandbox 'iron' is not valid"),
+        (("true",), {"priority": 101}, "priority is not valid"),
+        (("true",), {"tag": "a\x1bb"}, "tag is not valid: must be 1 to 256 characters, no control characters"),
+    ],
+)
+def test_a_wrong_command_stores_nothing(daemon: Daemon, app: Semantica, argv: Any, options: Any, why: str) -> None:
+    total = daemon.stats()["total_jobs"]
+    with pytest.raises((TypeError, ValueError), match=why):
+        app.run(*argv, **options)
+    assert daemon.stats()["total_jobs"] == total
+
+
+def test_a_program_with_an_odd_name_gets_a_plain_one(daemon: Daemon, app: Semantica) -> None:
+    assert daemon.job(app.run("/nowhere/a\nb\x1b[2J").id)["job_type"] == "a?b?[2J"
+
+
 def test_many_in_one_transaction(daemon: Daemon, task: Any) -> None:
     handles = task.using(queue="many").enqueue_many([("a",), {"path": "b", "size": 2}, task.args("c", size=3)])
     payloads = [daemon.job(handle.id, "payload")["payload"] for handle in handles]
@@ -140,8 +199,8 @@ def test_a_wrong_argument_stores_nothing(daemon: Daemon, task: Any, call: Any, w
 
 
 def test_what_the_daemon_refuses_has_its_class(task: Any) -> None:
-    with pytest.raises(errors.ValidationError, match="priority"):
-        task.using(priority=1000).enqueue("a")
+    with pytest.raises(errors.ValidationError, match="on_duplicate"):
+        task.using(on_duplicate="join").enqueue("a")
 
 
 # --- who calls -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,26 @@ def test_a_timeout_shows_where_the_task_was() -> None:
     failure = failure_of(view(state="FAILED", end_cause="timeout", error="ran longer", exception=EXCEPTION))
     assert isinstance(failure, JobTimeout)
     assert 'File "a.py", line 3' in str(failure)
+
+
+def test_what_a_failure_says_cannot_steer_a_terminal() -> None:
+    evil = {
+        "type": "ValueError",
+        "message": "a\x1b[2J\r\u202e",
+        "traceback": "Traceback:\n\tValueError: a\x1b[2J\x9b\n",
+    }
+    for fields in (
+        {"state": "FAILED", "end_cause": "exception", "exception": evil},
+        {"state": "FAILED", "end_cause": "timeout", "error": "late \x1b[2J", "exception": evil},
+        {"state": "CANCELLED", "end_cause": "cancelled", "error": "no \x1b[2J"},
+    ):
+        failure = failure_of(view(**fields))
+        assert failure is not None
+        assert r"\x1b[2J" in str(failure)
+        assert not set(str(failure)) & set("\x1b\r\x9b\u202e")
+
+
+def test_a_failure_survives_pickle() -> None:
+    failure = failure_of(view(state="FAILED", end_cause="exception", exception=EXCEPTION))
+    again = pickle.loads(pickle.dumps(failure))
+    assert (type(again), str(again), again.job_id) == (JobFailed, str(failure), JOB["job_id"])

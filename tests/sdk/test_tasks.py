@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import inspect
+import json
 import pickle
 import subprocess
 import sys
+import typing
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_overloads
+from uuid import UUID
 
 import pytest
 
-from semtask import AsyncTask, Retry, Semantica, Task
+import semtask
+from semtask import AsyncTask, Cancel, Client, Interrupted, Permanent, Retry, Semantica, Snooze, Task
+from semtask.sdk.options import EnqueueOptions
 from semtask.tasks.registry import DuplicateTask
 
 app = Semantica(home="/nowhere", autostart=False)
@@ -112,6 +120,70 @@ def test_a_function_that_cannot_be_found_again_needs_a_name() -> None:
     assert fresh.task(name="mine")(nested).name == "mine"
 
 
+def test_one_function_of_several_imports_is_one_task(tmp_path: Path) -> None:
+    (tmp_path / "core.py").write_text("from semtask import Semantica\napp = Semantica()\n")
+    (tmp_path / "jobs.py").write_text(
+        "from core import app\n@app.task\ndef work(x: int = 1) -> int: ...\n"
+        "@app.task(name='named')\nasync def other() -> None: ...\n"
+        "if __name__ == '__main__':\n    import main\n"
+    )
+    (tmp_path / "main.py").write_text(
+        "import importlib, os, sys, jobs\n"  # after the script itself
+        "importlib.reload(jobs)\n"
+        "text = open('jobs.py').read()\n"
+        "open('jobs.py', 'w').write('# shifted\\n' * 9 + text.replace('= 1', '= 2'))\n"
+        "importlib.reload(jobs)\n"
+        "assert jobs.work.definition is jobs.app.registry.get('jobs:work')\n"
+        "os.symlink('.', 'again')\n"
+        "sys.path.append(os.path.abspath('again'))\n"
+        "import again.jobs\n"  # 'named' by another name of its module
+        "print(*[task.name for task in jobs.app.registry])\n"
+        "text = open('jobs.py').read()\n"
+        "open('jobs.py', 'w').write(text + '@app.task\\ndef work(): ...\\n')\n"
+        "importlib.reload(jobs)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "jobs.py"], check=False, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.stdout == "jobs:work named again.jobs:work\n", done.stderr
+    assert "DuplicateTask: two tasks of one name: 'jobs:work'" in done.stderr  # two definitions in one import
+
+
+def test_tasks_that_one_function_makes_need_names() -> None:
+    fresh = Semantica()
+
+    def make(number: int) -> Any:
+        @fresh.task(name="made")
+        def made() -> int:
+            return number
+
+        return made
+
+    make(1)
+    with pytest.raises(DuplicateTask):
+        make(2)
+
+
+def test_inspect_sees_what_kind_of_function_a_task_is() -> None:
+    def kept(function: Any) -> Any:
+        @functools.wraps(function)
+        async def wrapper(*args: Any) -> Any:
+            return await function(*args)
+
+        return wrapper
+
+    wrapped = Semantica().task(name="w")(kept(fetch.__wrapped__))  # type: ignore[attr-defined]
+    for task in (fetch, fetch.using(priority=1), functools.partial(fetch, "u"), wrapped, functools.partial(fetch)):
+        assert inspect.iscoroutinefunction(task)
+        if sys.version_info < (3, 14):  # where it is deprecated
+            assert asyncio.iscoroutinefunction(task)
+    assert not inspect.iscoroutinefunction(index_file)
+    assert str(inspect.signature(fetch)) == "(url: 'str') -> 'list[str]'"
+    assert inspect.unwrap(wrapped) is inspect.unwrap(fetch)
+    assert (fetch.__name__, fetch.__module__) == ("fetch", __name__)  # type: ignore[attr-defined]
+    assert typing.get_type_hints(fetch) == {"url": str, "return": list[str]}
+
+
 def test_two_tasks_of_one_name() -> None:
     fresh = Semantica()
     fresh.task(name="a")(index_file.__wrapped__)  # type: ignore[attr-defined]
@@ -136,30 +208,99 @@ def test_what_cannot_be_a_task() -> None:
         app.task(wrong)
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "why"),
-    [
-        ({"timeout": -1}, ValueError, "timeout must be seconds"),
-        ({"priority": 500}, ValueError, "priority"),
-        ({"quue": "x"}, TypeError, "quue"),
+WRONG: dict[str, list[Any]] = {
+    "queue": ["", "a b", "a\n", 5, b"a", "x" * 65],
+    "priority": [101, -101, 1.5, "1", True],
+    "tag": ["", 5, "a\nb", "a\x1b[2J", "\u202ea", "x" * 257, KeyError, UUID(int=1)],
+    "retry": [
+        *(-1, 1001, 2.0, "3", True, Retry(3, base=-1), Retry(3, cap=-1), Retry(3, factor=0.5), Retry(True)),
+        *(Retry(3, factor="2"), Retry(3, factor=float("nan")), Retry("3"), Retry(3, base="1")),  # type: ignore[arg-type]
     ],
-)
-def test_wrong_options_fail_at_the_decorator(options: dict[str, Any], error: type[Exception], why: str) -> None:
-    with pytest.raises(error, match=why):
-        app.task(**options)
+    "timeout": [0, -1, "1", True, float("nan"), float("inf"), timedelta(-1), [1]],
+    "deadline": [-1, "1m", True],
+    "ttl": [0, -1, "1"],
+    "grace": [-1, 61, "1"],
+    "on_interrupt": ["perhaps", 1],
+    "retry_on_crash": ["yes", 1],
+    "durability": ["perhaps", 1],
+    "on_duplicate": ["perhaps", 1],
+}
+WRONG_FOR_TASKS = {
+    **WRONG,
+    "name": ["", 5, b"a", "a\nb", "a\x1b[2J", "\u202ea", "\ud800", "x" * 129],
+    "concurrency": [0, -1, 1.5, "1", True],
+}
+WRONG_FOR_JOBS = {
+    **{name: [*values, None] for name, values in WRONG.items()},
+    "subject": ["", 5, "a\0", "x" * 513, None],
+    "idempotency_key": ["", 5, "x" * 257, b"k", None],
+    "delay": [-1, "1", True, None],
+    "at": [5, "2040-01-01", datetime(2040, 1, 1), datetime(1960, 1, 1, tzinfo=UTC), None],  # noqa: DTZ001
+}
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "why"),
-    [
-        ({"prio": 1}, TypeError, "unknown option 'prio'"),
-        ({"delay": 1, "at": None}, ValueError, "delay and at exclude each other"),
-        ({"timeout": "long"}, ValueError, "timeout must be seconds"),
-    ],
-)
-def test_wrong_options_fail_at_using(options: dict[str, Any], error: type[Exception], why: str) -> None:
-    with pytest.raises(error, match=why):
-        index_file.using(**options)
+def test_wrong_options_fail_at_the_decorator_by_their_names() -> None:
+    fresh = Semantica()
+    for name, values in WRONG_FOR_TASKS.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"\b{name}\b"):
+                fresh.task(**{name: value})(index_file.__wrapped__)  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="quue"):
+        fresh.task(quue="x")  # type: ignore[call-overload]
+    assert len(fresh.registry) == 0
+    assert WRONG_FOR_TASKS.keys() == set(inspect.signature(get_overloads(Semantica.task)[2]).parameters) - {"self"}
+
+
+def test_wrong_options_fail_at_using_by_their_names() -> None:
+    for name, values in WRONG_FOR_JOBS.items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"\b{name}\b"):
+                index_file.using(**{name: value})
+    assert WRONG_FOR_JOBS.keys() == EnqueueOptions.__annotations__.keys()
+    wrong: dict[str, Any] = {"prio": 1}
+    with pytest.raises(TypeError, match="unknown option 'prio'"):
+        index_file.using(**wrong)
+    with pytest.raises(ValueError, match="delay and at exclude each other"):
+        index_file.using(delay=1, at=datetime.now(UTC))
+
+
+def test_a_name_of_its_own_that_is_too_long() -> None:
+    def long() -> None: ...
+
+    long.__qualname__ = "x" * 200
+    with pytest.raises(ValueError, match=r"name is not valid: .*128"):
+        Semantica().task(long)
+
+
+def test_what_stands_for_the_public_classes_in_a_message() -> None:
+    assert repr(Retry(3)) == "Retry(3)"
+    assert repr(Retry(5, base=1, factor=3.0, cap=60, delay=2, reason="r")) == (
+        "Retry(5, base=1, factor=3.0, cap=60, delay=2, reason='r')"
+    )
+    assert repr(Snooze(3)) == "Snooze(3)"
+    assert repr(Snooze(3, "later")) == "Snooze(3, 'later')"
+    assert repr(Permanent("no")) == "Permanent('no')"
+    assert repr(Cancel()) == "Cancel()"
+    assert repr(Interrupted("cancel")) == "Interrupted('cancel')"
+    assert repr(app) == f"<Semantica app with {len(app.registry)} tasks>"
+    assert repr(Client("/nowhere", autostart=False)) == "<Client of /nowhere>"
+    assert repr(index_file) == "Task('tests.sdk.test_tasks:index_file')"
+    for kind in (getattr(semtask, name) for name in semtask.__all__):
+        if isinstance(kind, type) and not issubclass(kind, BaseException):
+            assert kind.__repr__ is not object.__repr__, kind
+    for error in (Retry(3, base=1, reason="r"), Snooze(3, "later"), Interrupted("cancel")):
+        assert repr(pickle.loads(pickle.dumps(error))) == repr(error)
+        assert repr(copy.copy(error)) == repr(error)
+
+
+def test_a_task_may_call_its_parameters_what_it_wants() -> None:
+    @Semantica().task(name="x")
+    def task(self: int, cls: int, args: int, kwargs: int, function: int, name: int) -> int:
+        return self + cls + args + kwargs + function + name
+
+    given = {"self": 1, "cls": 2, "args": 3, "kwargs": 4, "function": 5, "name": 6}
+    assert task(**given) == 21
+    assert json.loads(task.args(**given).payload) == given
 
 
 def test_a_task_is_pickled_by_its_name_as_functions_are() -> None:

@@ -69,8 +69,10 @@ def _ask(ctx: click.Context, method: str, params: dict[str, Any], part: str) -> 
 def _items(words: Iterable[tuple[str, str]], incomplete: str) -> list[CompletionItem]:
     from click.shell_completion import CompletionItem
 
+    from semtask.cli import render
+
     found: dict[str, str] = {}
     for word, about in words:
-        if word.startswith(incomplete):
-            found.setdefault(word, about)
+        if word.startswith(incomplete) and word.isprintable():  # one line each, for the shell
+            found.setdefault(word, render.printable(about))
     return [CompletionItem(word, help=about or None) for word, about in found.items()]

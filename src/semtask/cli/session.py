@@ -76,7 +76,10 @@ class Session:
             self.warn(text)
 
     def warn(self, text: str) -> None:
-        """One line for the person that -q does not silence."""
+        """For the person, usually one line, that -q does not silence. Nothing in it can steer the terminal."""
+        from semtask.cli.render import printable
+
+        text = "\n".join(map(printable, text.split("\n")))
         sys.stdout.flush()
         sys.stderr.write(f"semtask: {text}\n")
         sys.stderr.flush()

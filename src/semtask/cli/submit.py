@@ -29,6 +29,7 @@ from semtask.cli.question import has_terminal
 from semtask.cli.sandbox import sandbox_options, take_sandbox
 from semtask.cli.session import Command, Session, pass_session
 from semtask.config.environment import inherited
+from semtask.model.identifiers import command_name
 from semtask.model.trace_context import trace_id_of
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def run(
         **({"access": list(access)} if access else {}),
         **take_sandbox(options),
     }
-    job_type = name or os.path.basename(words[0])[:128] or "command"
+    job_type = name or command_name(words[0])
     params = _params(job_type, payload, "SUBPROCESS", options)
     if detach:
         _tell(session, params, session.daemon.call("dev.enqueue.v1", params))

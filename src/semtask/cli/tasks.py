@@ -73,7 +73,13 @@ def _list_tasks(session: Session) -> None:
             session.line(task["name"])
     else:
         rows = [
-            [task["name"], task["app"], _kind(task), str(task["defaults"].get("queue", "default")), _about(task)]
+            [
+                render.printable(task["name"]),
+                task["app"],
+                _kind(task),
+                render.printable(str(task["defaults"].get("queue", "default"))),
+                _about(task),
+            ]
             for task in listed
         ]
         _print_rows(session, ["TASK", "APP", "KIND", "QUEUE", "ABOUT"], rows)

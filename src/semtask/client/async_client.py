@@ -50,6 +50,9 @@ class AsyncClient:
         self._transport = AsyncTransport(address_of(self._settings, url), notice=notice)
         self._starting = asyncio.Lock()
 
+    def __repr__(self) -> str:
+        return f"<AsyncClient of {self._settings.home}>"
+
     async def __aenter__(self) -> Self:
         return self
 

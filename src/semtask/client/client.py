@@ -61,6 +61,9 @@ class Client:
         self._notice = notice
         self._transport = Transport(address_of(self._settings, url), notice=notice)
 
+    def __repr__(self) -> str:
+        return f"<Client of {self._settings.home}>"
+
     def __enter__(self) -> Self:
         return self
 

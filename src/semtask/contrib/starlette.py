@@ -66,7 +66,7 @@ class BackgroundJobs:
     if this process dies.
     """
 
-    async def enqueue(self, task: Task[P, R] | AsyncTask[P, R], *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    async def enqueue(self, task: Task[P, R] | AsyncTask[P, R], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """As task.aenqueue(...). Raises TypeError for a function that is no task."""
         if not isinstance(task, Task | AsyncTask):
             raise TypeError(

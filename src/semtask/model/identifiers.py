@@ -1,8 +1,11 @@
-"""Job ids: UUID version 7 (RFC 9562), increasing within one maker even inside one millisecond."""
+"""Job ids: UUID version 7 (RFC 9562), increasing within one maker even inside one millisecond. Names of commands."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+
+MAX_NAME = 128  # characters of a job_type
 
 _RAND_BITS = 74
 _RAND_MASK = (1 << _RAND_BITS) - 1
@@ -33,3 +36,9 @@ class JobIds:
         value = (self._last_ms << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | rand_b
         text = f"{value:032x}"
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def command_name(program: str) -> str:
+    """What a command is called that was not named: its program, with `?` for what no name may have."""
+    name = "".join(c if c.isprintable() else "?" for c in os.path.basename(program))
+    return name[:MAX_NAME] or "command"

@@ -10,11 +10,18 @@ from semtask.model.trace_context import TRACEPARENT
 
 # Times are epoch ms, durations ms. What a type lets through is checked before a method is called.
 QueueName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="letters, digits, _ and -, 1 to 64")]
-JobType = Annotated[str, Meta(min_length=1, max_length=128)]
+# What a terminal or a log would obey: controls, ends of lines, and what reverses the text around it.
+_CONTROL = r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_VISIBLE = rf"^[^{_CONTROL}]*\Z"
+JobType = Annotated[
+    str, Meta(min_length=1, max_length=128, pattern=_VISIBLE, description="1 to 128 characters, no control characters")
+]
 SubjectKey = Annotated[
     str, Meta(min_length=1, max_length=512, pattern=r"^[^\0]*\Z", description="1 to 512 characters, no NUL")
 ]
-Tag = Annotated[str, Meta(min_length=1, max_length=256)]
+Tag = Annotated[
+    str, Meta(min_length=1, max_length=256, pattern=_VISIBLE, description="1 to 256 characters, no control characters")
+]
 JobId = Annotated[
     str,
     Meta(

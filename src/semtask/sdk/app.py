@@ -17,7 +17,7 @@ from semtask.sdk.options import DurabilityOption, EnqueueOptions, JobOptions, On
 from semtask.sdk.results import CompletedCommand, any_of, command_of
 from semtask.sdk.task import AsyncTask, Task, TaskDecorator
 from semtask.tasks.control import Retry
-from semtask.tasks.registry import Registry, Seconds, TaskDefinition, TaskOptions
+from semtask.tasks.registry import Registry, Seconds, TaskDefinition, TaskOptions, require_name
 
 if TYPE_CHECKING:
     from semtask.client.async_client import AsyncClient
@@ -37,8 +37,13 @@ class Semantica:
     """
 
     def __init__(self, home: StrPath | None = None, url: str | None = None, autostart: bool | None = None) -> None:
+        if url is not None and not isinstance(url, str):
+            raise TypeError(f"url must be a str such as http://127.0.0.1:9527, not {url!r:.100}")
         self.registry = Registry()
         self._connection = Connection(home, url, autostart, registry=self.registry)
+
+    def __repr__(self) -> str:
+        return f"<Semantica app with {len(self.registry)} task{'s' * (len(self.registry) != 1)}>"
 
     def close(self) -> None:
         """Close the connections of all threads and event loops. The next request opens another one."""
@@ -110,12 +115,15 @@ class Semantica:
         DuplicateTask for a name that is taken, ValueError for a wrong option or a function without a name.
         """
         name = options.pop("name", None)
+        if name is not None:
+            require_name(name)
         wanted = TaskOptions.of(**options)
 
         def decorate(function: Callable[..., Any]) -> Task[..., Any] | AsyncTask[..., Any]:
             require_task(function)
             is_async = inspect.iscoroutinefunction(function)
-            definition = TaskDefinition(name or name_of(function), function, is_async, wanted)
+            given = name_of(function) if name is None else name
+            definition = TaskDefinition(given, function, is_async, wanted)
             self.registry.add(definition)
             kind = AsyncTask[..., Any] if is_async else Task[..., Any]
             return kind(definition, self._connection, JobOptions.of_task(wanted))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from semtask.errors import SemtaskError
 from semtask.model.state import EndCause, State
 from semtask.protocol.jobs import ExceptionView, JobView
@@ -13,6 +15,9 @@ class JobError(SemtaskError):
     def __init__(self, job: JobView, message: str) -> None:
         super().__init__(message)
         self.job = job
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.job, str(self))  # as multiprocessing hands it on
 
     @property
     def job_id(self) -> str:
@@ -69,7 +74,7 @@ def failure_of(job: JobView) -> JobError | None:
         case State.DONE:
             return None
         case State.CANCELLED:
-            return JobCancelled(job, f"{name} was cancelled{_because(job.error)}")
+            return JobCancelled(job, f"{name} was cancelled{_visible(_because(job.error))}")
         case State.SUPERSEDED:
             return JobSuperseded(job, f"{name} was superseded by the newer job {job.superseded_by} of its subject")
         case State.SKIPPED_TTL:
@@ -77,7 +82,7 @@ def failure_of(job: JobView) -> JobError | None:
         case State.SKIPPED_DEADLINE:
             return JobExpired(job, f"{name} did not start before its deadline")
     if job.end_cause in {EndCause.TIMEOUT, EndCause.DEADLINE}:
-        return JobTimeout(job, f"{name} was ended: {job.error or job.end_cause}{_remote(job.exception)}")
+        return JobTimeout(job, f"{name} was ended: {_visible(job.error or str(job.end_cause))}{_remote(job.exception)}")
     return JobFailed(job, f"{name} failed: {_what(job)}{_remote(job.exception)}")
 
 
@@ -91,9 +96,16 @@ def _seconds(duration_ms: int | None) -> str:
 
 def _what(job: JobView) -> str:
     if job.exception is not None:
-        return f"{job.exception.type}: {job.exception.message}"
-    return job.error or str(job.end_cause)
+        return _visible(f"{job.exception.type}: {job.exception.message}")
+    return _visible(job.error or str(job.end_cause))
 
 
 def _remote(exception: ExceptionView | None) -> str:
-    return f"\n\nIn the worker:\n{exception.traceback.rstrip()}" if exception and exception.traceback else ""
+    return f"\n\nIn the worker:\n{_visible(exception.traceback.rstrip())}" if exception and exception.traceback else ""
+
+
+def _visible(text: str) -> str:
+    """For a text that Python prints as it is: what would steer a terminal as an escape such as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -12,7 +12,7 @@ from semtask.model.trace_context import trace_id_of
 from semtask.protocol.enqueue import Schedule
 from semtask.tasks.context import current_or_none
 from semtask.tasks.control import Retry
-from semtask.tasks.registry import Seconds, TaskOptions, milliseconds, retry_options
+from semtask.tasks.registry import Seconds, TaskOptions, milliseconds, require_options, retry_options
 
 OnDuplicateOption: TypeAlias = Literal["supersede", "supersede_running", "join", "reject", "after"]
 OnInterruptOption: TypeAlias = Literal["requeue", "fail"]
@@ -84,6 +84,9 @@ class JobOptions:
             raise TypeError(f"unknown option {', '.join(map(repr, sorted(unknown)))}")
         if "delay" in options and "at" in options:
             raise ValueError("delay and at exclude each other")
+        for name, value in options.items():
+            if value is None:
+                raise ValueError(f"{name} cannot be None; leave it out to have what the task says")
         params = dict(self.params)
         params.update({_AS_THEY_ARE[name]: value for name, value in options.items() if name in _AS_THEY_ARE})
         params.update(retry_options(options.get("retry")))
@@ -101,6 +104,9 @@ class JobOptions:
             delay_ms, at = milliseconds("delay", options["delay"]), None
         if "at" in options:
             delay_ms, at = None, _epoch_ms("at", options["at"])
+        require_options({name: value for name, value in params.items() if self.params.get(name) is not value})
+        if at is not None and at < 0:
+            raise ValueError(f"at must be after 1970, not {options.get('at')!r}")
         return JobOptions(params, deadline_ms, delay_ms, at)
 
     def counted_from(self, now_ms: int) -> dict[str, Any]:
@@ -123,6 +129,8 @@ class JobOptions:
 
 
 def _epoch_ms(option: str, when: datetime) -> int:
+    if not isinstance(when, datetime):
+        raise ValueError(f"{option} must be a datetime with a time zone, not {when!r:.100}")
     if when.tzinfo is None:
         raise ValueError(f"{option} needs a time zone, such as datetime.now(UTC) has: {when!r}")
     return (when - _EPOCH) // timedelta(milliseconds=1)

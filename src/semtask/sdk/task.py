@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
@@ -60,7 +61,7 @@ class _Enqueueing(Generic[P, R]):
         """
         return type(self)(self.definition, self._connection, self._options.using(**options))
 
-    def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job that calls the task with these arguments; once this returns, it survives any crash.
 
         Raises EncodeError (a TypeError) for an argument that is not of its annotated type or no JSON, Conflict for a
@@ -69,10 +70,10 @@ class _Enqueueing(Generic[P, R]):
         """
         return self._handle(self._connection.send(self._call(args, kwargs)))
 
-    async def aenqueue(self, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+    async def aenqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         return self._handle(await self._connection.asend(self._call(args, kwargs)))
 
-    def args(self, *args: P.args, **kwargs: P.kwargs) -> Arguments:
+    def args(self, /, *args: P.args, **kwargs: P.kwargs) -> Arguments:
         """The arguments of one call for `enqueue_many`, checked as those of `enqueue` are."""
         return Arguments(self._encode(args, kwargs))
 
@@ -134,14 +135,26 @@ class _Enqueueing(Generic[P, R]):
 class Task(_Enqueueing[P, R]):
     """A task that is a plain function. Calling it calls the function, here and now."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self._function(*args, **kwargs)  # type: ignore[no-any-return]
 
 
 class AsyncTask(_Enqueueing[P, R]):
-    """A task that is a coroutine function. Calling it gives the coroutine, to be awaited here."""
+    """A task that is a coroutine function. Calling it gives the coroutine, to be awaited here.
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+    `inspect` and `asyncio` see a coroutine function in it, too.
+    """
+
+    def __init__(self, definition: TaskDefinition, connection: Connection, options: JobOptions) -> None:
+        super().__init__(definition, connection, options)
+        if mark := getattr(inspect, "markcoroutinefunction", None):  # Python 3.12
+            mark(self)
+        # What inspect takes for a function has these; of its code it reads whether that is a coroutine's.
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):
+            if hasattr(definition.function, name):
+                setattr(self, name, getattr(definition.function, name))
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self._function(*args, **kwargs)  # type: ignore[no-any-return]
 
 

@@ -24,6 +24,7 @@ class _New:
 
     job: NewJob
     row: dict[str, Any]
+    index: int
     superseded: int = 0
     stopping: Sequence[Running] = ()
 
@@ -67,7 +68,7 @@ def insert(tick: Tick, jobs: Sequence[NewJob]) -> list[Inserted]:
         answer = keys.find(job, index) or (_joined(tick, job, lane, index) if lane else None)
         if answer is None:
             state = State.SCHEDULED if job.run_at is not None and job.run_at > job.created_at else State.QUEUED
-            new = _New(job, of_new_job(job, seq + index, state))
+            new = _New(job, of_new_job(job, seq + index, state), index)
             rows.append(new.row)
             keys.keep(new)
             tick.changes.append(job_change(job, None, state, claim_no=0, run_at=job.run_at))
@@ -94,6 +95,7 @@ class _Keys:
 
     def __init__(self, tick: Tick, jobs: Sequence[NewJob]) -> None:
         self._known: dict[str, tuple[bytes, str, Callable[[], Inserted]]] = {}
+        self._new: dict[str, _New] = {}
         keys = [job.idempotency_key for job in jobs if job.idempotency_key is not None]
         if keys:
             for key, content_hash, *job in fetch(tick.db, query("find_by_keys"), {"keys": to_json(keys)}):
@@ -106,6 +108,8 @@ class _Keys:
             return None
         content_hash, job_id, answer = self._known[job.idempotency_key]
         if content_hash != job.content_hash:
+            if (first := self._new.get(job.idempotency_key)) is not None:
+                raise _contradicts(first, index, f"the idempotency key {job.idempotency_key!r}", "other content")
             raise Conflict(
                 f"the idempotency key {job.idempotency_key!r} belongs to job {job_id}, which has other content; "
                 "use a new key for a new job",
@@ -115,7 +119,16 @@ class _Keys:
 
     def keep(self, new: _New) -> None:
         if new.job.idempotency_key is not None:
+            self._new[new.job.idempotency_key] = new
             self._known[new.job.idempotency_key] = new.job.content_hash, new.job.job_id, new.answer_again
+
+
+def _contradicts(first: _New, index: int, shared: str, why: str) -> Conflict:
+    """Of two jobs of one request, neither of which is stored then: so no id is named."""
+    return Conflict(
+        f"jobs[{first.index}] and jobs[{index}] of this request have {shared}, but {why}; nothing was stored",
+        details={"index": index, "first_index": first.index},
+    )
 
 
 def _stored(row: Sequence[Any]) -> Inserted:
@@ -170,7 +183,8 @@ def _joined(tick: Tick, job: NewJob, lane: _Lane, index: int) -> Callable[[], In
             return _always(stored) if stored else None
         case OnDuplicate.REJECT:
             if lane.waiting:
-                raise _rejected(job, lane.waiting[-1].job.job_id, index)
+                shared = f"the subject {job.subject_key!r}"
+                raise _contradicts(lane.waiting[-1], index, shared, "on_duplicate=reject takes no second one")
             if lane.live and (live := _newest(tick, job, any_live=True)):
                 raise _rejected(job, live.job_id, index)
     return None

@@ -73,6 +73,9 @@ class JobContext:
         self.last_progress: ProgressInfo | None = None
         self.stop_reason: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<JobContext of job {self.job_id}, task {self.task!r}, attempt {self.attempt}>"
+
     @property
     def job_id(self) -> str:
         return self._call.job_id

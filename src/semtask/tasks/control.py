@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+
+def _copied(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """As pickle and copy make one: an exception's own way calls the class with the message alone."""
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class Retry(Exception):
     """As an option of a task: how often and when a failed job is tried again. Raised: try this job again.
@@ -28,6 +38,15 @@ class Retry(Exception):
         self.cap = cap
         self.delay = delay
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self.args, self.__dict__)
+
+    def __repr__(self) -> str:
+        said = {"base": self.base, "factor": self.factor, "cap": self.cap, "delay": self.delay, "reason": str(self)}
+        usual = {"base": None, "factor": 2.0, "cap": 3600.0, "delay": None, "reason": ""}
+        others = [f"{name}={value!r}" for name, value in said.items() if value != usual[name]]
+        return f"Retry({', '.join([repr(self.attempts), *others])})"
+
 
 class Permanent(Exception):
     """Raised: this job has failed for good, whatever its attempts."""
@@ -44,6 +63,13 @@ class Snooze(Exception):
         super().__init__(reason)
         self.seconds = seconds
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self.args, self.__dict__)
+
+    def __repr__(self) -> str:
+        reason = f", {str(self)!r}" if str(self) else ""
+        return f"Snooze({self.seconds!r}{reason})"
+
 
 class Interrupted(BaseException):
     """Raised inside a task that is being stopped. A BaseException, so that `except Exception` does not swallow it.
@@ -54,3 +80,9 @@ class Interrupted(BaseException):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the job is being stopped: {reason}")
         self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self.args, self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"Interrupted({self.reason!r})"

@@ -247,7 +247,9 @@ async def test_a_batch_may_reject_itself(harness: Harness) -> None:
     async with harness.open() as opened:
         with pytest.raises(Conflict) as caught:
             await insert(opened, first := about(), about(on_duplicate=OnDuplicate.REJECT))
-        assert caught.value.details["job_id"] == first.job_id
+        assert caught.value.details == {"index": 1, "first_index": 0}
+        assert "jobs[0] and jobs[1] of this request have the subject" in caught.value.message
+        assert first.job_id not in caught.value.message  # it was never stored
         assert await opened.store.queues() == []
 
 
