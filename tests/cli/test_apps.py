@@ -232,8 +232,8 @@ def test_workers_are_listed(shop: Shell) -> None:
 
 
 SHAPES = {
-    ("apps",): "schema name module directory python state tasks workers refused error traceback",
-    ("tasks",): "schema name app is_async parameters returns doc defaults concurrency",
+    ("apps",): "schema name module directory python state tasks workers refused error traceback conflict_with",
+    ("tasks",): "schema name app is_async parameters returns doc defaults concurrency source",
     ("workers",): "schema worker app pid state kind running jobs_done started_at python",
     ("artifacts", "ls", "last"): "schema name size sha256 path is_result",
 }

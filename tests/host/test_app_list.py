@@ -54,7 +54,7 @@ def test_what_was_added_is_read_until_it_is_removed(settings: Settings) -> None:
     assert read_apps(settings) == []
     assert add_app(settings, an_app("web"))
     assert add_app(settings, an_app("shop"))
-    assert read_apps(settings) == [an_app("shop"), an_app("web")]
+    assert read_apps(settings) == [an_app("web"), an_app("shop")]  # in the order in which they were added
     assert stat.S_IMODE(the_file(settings).stat().st_mode) == 0o600
     assert remove_app(settings.home, "web")
     assert read_apps(settings) == [an_app("shop")]
@@ -62,13 +62,28 @@ def test_what_was_added_is_read_until_it_is_removed(settings: Settings) -> None:
     assert os.listdir(settings.home) == ["apps.json"]
 
 
-def test_adding_it_again_changes_nothing_and_another_of_its_name_takes_its_place(settings: Settings) -> None:
+def test_adding_it_again_changes_nothing_and_another_place_is_another_app(settings: Settings) -> None:
     assert add_app(settings, an_app())
     before = the_file(settings).stat()
     assert not add_app(settings, an_app())
     assert os.path.samestat(before, the_file(settings).stat())
-    assert add_app(settings, an_app(directory="/srv/new"))
-    assert read_apps(settings) == [an_app(directory="/srv/new")]
+    moved = an_app(directory="/srv/new")
+    with pytest.raises(Conflict, match=r"another app 'shop', shop\.tasks:app in /srv/shop, .*semtask apps rm shop"):
+        add_app(settings, moved)
+    assert read_apps(settings) == [an_app()]
+    other_python = App(name="shop", module="shop.tasks:app", directory="/srv/shop", python="/srv/new/bin/python")
+    assert add_app(settings, other_python)
+    assert read_apps(settings) == [other_python]
+    assert remove_app(settings.home, "shop")
+    assert add_app(settings, moved)
+
+
+def test_a_link_to_the_folder_is_the_same_place(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "link").symlink_to("shop")
+    assert add_app(settings, an_app(directory=str(tmp_path / "shop")))
+    assert add_app(settings, an_app(directory=str(tmp_path / "link")))
+    assert len(read_apps(settings)) == 1
 
 
 def test_many_at_once_lose_none(settings: Settings, user: Path) -> None:

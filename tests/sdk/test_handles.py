@@ -322,3 +322,49 @@ print(handle.cancel(), handle.wait(20), flush=True)
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "RUNNING\n"
         assert process.stdout.readline() == "True CANCELLED\n"
+
+
+# --- jobs that nobody can run ----------------------------------------------------------------------------------------
+
+
+def test_whoever_waits_for_a_job_that_nobody_can_run_is_told_why(
+    app: Semantica, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nobody() -> None: ...
+
+    task = app.task(name="nobody:runs")(nobody)
+    said = "waits: no app offers the task 'nobody:runs', so nothing can run it: semtask up --app"
+
+    def reports() -> list[str]:
+        return [record.message for record in caplog.records if record.name == "semtask"]
+
+    handle = task.enqueue()
+    with pytest.raises(TimeoutError):
+        handle.result(timeout=0.5)
+    assert reports() == []  # the error says it
+    with pytest.raises(TimeoutError):
+        handle.result(timeout=3)
+    (line,) = reports()
+    assert line.startswith(f"job {handle.id} {said}")
+
+    async def all_of_them() -> None:
+        handles = await task.aenqueue_many([()] * 20)
+        await asyncio.gather(*(one.aresult(timeout=4) for one in handles), return_exceptions=True)
+
+    caplog.clear()
+    asyncio.run(all_of_them())
+    (line,) = reports()  # one for all of them
+    assert said in line
+    assert caplog.records[-1].levelname == "WARNING"
+
+
+def test_the_report_goes_to_stderr_where_no_logging_is_set_up(daemon: Daemon) -> None:
+    code = (
+        "from semtask import Semantica; import sys; app = Semantica(sys.argv[1], autostart=False);"
+        "task = app.task(name='nobody:runs')(len); app.job(sys.argv[2]).result(3)"
+    )
+    job_id = app_of(daemon.home).task(name="nobody:runs")(len).enqueue([]).id
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(daemon.home), job_id], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.startswith(f"job {job_id} waits: no app offers the task 'nobody:runs'")

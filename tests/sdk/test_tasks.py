@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import typing
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -78,35 +79,116 @@ def test_the_registry_has_what_a_worker_needs() -> None:
     assert asyncio.run(definition.function(*args, **kwargs)) == ["u"]
 
 
-def _script(tmp_path: Path, *command: str) -> str:
-    package = tmp_path / "pkg"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    text = "from semtask import Semantica\napp = Semantica()\n@app.task\ndef work() -> None: ...\nprint(work.name)\n"
-    for file in (package / "jobs.py", tmp_path / "script.py", package / "__main__.py"):
-        file.write_text(text)
+SCRIPT = """
+from semtask import DaemonUnavailable, Semantica
+app = Semantica("/nowhere", autostart=False)
+@app.task
+def work() -> None: ...
+try:
+    work.enqueue()
+except DaemonUnavailable:
+    print("name", work.name)
+except ValueError as error:
+    print("refused", error)
+"""
+
+SPAWN = (
+    SCRIPT
+    + """
+def child():
+    print("child", work.name, flush=True)
+if __name__ == "__main__":
+    import multiprocessing
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    process.join()
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scripts")
+    for package in ("pkg", "pkg/inner", "plain", "folder"):
+        (folder / package).mkdir()
+    for file in ("pkg/__init__.py", "pkg/inner/__init__.py"):
+        (folder / file).touch()
+    texts = ("script.py", "pkg/jobs.py", "pkg/__main__.py", "pkg/inner/jobs.py", "plain/jobs.py", "folder/__main__.py")
+    for file in (*texts, "my-script.py", "tool"):
+        (folder / file).write_text(SCRIPT)
+    (folder / "spawns.py").write_text(SPAWN)
+    with zipfile.ZipFile(folder / "app.pyz", "w") as archive:
+        archive.writestr("__main__.py", SCRIPT)
+    return folder
+
+
+def _said(scripts: Path, *command: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, *command], check=False, cwd=tmp_path, input=text, capture_output=True, text=True
+        [sys.executable, *command], check=False, cwd=scripts, input=SCRIPT, capture_output=True, text=True
     )
-    return done.stdout + done.stderr
+    said = [line for line in done.stdout.splitlines() if line.startswith(("name ", "refused ", "child "))]
+    assert said, done
+    return said
 
 
 @pytest.mark.parametrize(
     ("command", "name"),
     [
         (["script.py"], "script:work"),
+        (["pkg/jobs.py"], "pkg.jobs:work"),
+        (["pkg/inner/jobs.py"], "pkg.inner.jobs:work"),
+        (["plain/jobs.py"], "jobs:work"),
         (["-m", "pkg.jobs"], "pkg.jobs:work"),
         (["-m", "pkg"], "pkg.__main__:work"),
+        (["pkg/__main__.py"], "pkg.__main__:work"),
+        (["-m", "cProfile", "script.py"], "script:work"),
+        (["-m", "cProfile", "pkg/jobs.py"], "pkg.jobs:work"),
+        (["-m", "cProfile", "-m", "pkg.jobs"], "pkg.jobs:work"),
+        (["-m", "profile", "script.py"], "script:work"),
+        (["-m", "trace", "--count", "--coverdir=cover", "script.py"], "script:work"),
+        (["-m", "trace", "--count", "--coverdir=cover", "--module", "pkg.jobs"], "pkg.jobs:work"),
+        (["-m", "pdb", "-c", "continue", "-c", "quit", "script.py"], "script:work"),
+        (["-m", "pdb", "-c", "continue", "-c", "quit", "-m", "pkg.jobs"], "pkg.jobs:work"),
+        (["-m", "runpy", "pkg.jobs"], "pkg.jobs:work"),
+        (["-c", "import runpy; runpy.run_path('script.py', run_name='__main__')"], "script:work"),
+        (["-c", "import runpy; runpy.run_path('script.py')"], "script:work"),
+        (["-c", "import runpy; runpy.run_path('pkg/jobs.py', run_name='other')"], "pkg.jobs:work"),
+        (["-c", "import runpy; runpy.run_module('pkg.jobs', run_name='__main__')"], "pkg.jobs:work"),
+        (["-c", "from pkg import jobs"], "pkg.jobs:work"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_script_that_is_run_names_its_tasks_as_those_who_import_it(
-    tmp_path: Path, command: list[str], name: str
+    scripts: Path, command: list[str], name: str
 ) -> None:
-    assert _script(tmp_path, *command).strip() == name
+    assert _said(scripts, *command)[0] == f"name {name}"
 
 
-def test_a_task_in_no_file_needs_a_name(tmp_path: Path) -> None:
-    assert "ValueError: work is defined in no file, so no worker can import it" in _script(tmp_path, "-")
+def test_a_spawned_child_names_the_tasks_of_its_script(scripts: Path) -> None:
+    assert _said(scripts, "spawns.py") == ["name spawns:work", "name spawns:work", "child spawns:work"]
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["-"], "it is defined in no file"),
+        (["-c", SCRIPT], "it is defined in no file"),
+        (["/dev/stdin"], "/dev/stdin is no file that can be imported"),
+        (["folder"], "folder/__main__.py is what runs the folder it lies in"),
+        (["folder/__main__.py"], "folder/__main__.py is what runs the folder it lies in"),
+        (["app.pyz"], "app.pyz/__main__.py is no file that can be imported (a zip archive"),
+        (["my-script.py"], "'my-script' in "),
+        (["tool"], "tool does not end in .py"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_no_worker_could_import_is_refused_where_it_is_enqueued(
+    scripts: Path, command: list[str], why: str
+) -> None:
+    (said,) = _said(scripts, *command)
+    assert said.startswith("refused no worker can import work: ")
+    assert why in said
+    assert "into a module of its own, import that here, and run it: semtask up --app MODULE" in said
 
 
 def test_a_function_that_cannot_be_found_again_needs_a_name() -> None:

@@ -71,9 +71,9 @@ def _interpreter(python: str | None) -> str:
 
 def _free_name(module: str, directory: str, known: Iterable[App]) -> str:
     """The name of the package; with that of the folder before it if another app has it already."""
-    taken = {app.name: (app.module, app.directory) for app in known}
+    taken = {app.name: (app.module, os.path.realpath(app.directory)) for app in known}
     for name, place in taken.items():
-        if place == (module, directory):
+        if place == (module, os.path.realpath(directory)):
             return name
     package = re.sub(r"[^A-Za-z0-9_-]", "_", module.partition(":")[0].partition(".")[0])
     folder = re.sub(r"[^A-Za-z0-9_-]", "_", os.path.basename(directory))
@@ -87,11 +87,19 @@ def _free_name(module: str, directory: str, known: Iterable[App]) -> str:
 
 
 def register(session: Session, transport: Transport, app: App) -> dict[str, Any]:
-    """Put the app into the list and have the daemon import it; what has become of it."""
-    from semtask.host.app_list import add_app
+    """Put the app into the list and have the daemon import it; what has become of it.
 
+    Raises Conflict for a new app with a task that another app has; it is out of the list then.
+    """
+    from semtask.host.app_list import add_app, read_apps
+
+    is_new = all(other.name != app.name for other in read_apps(session.settings))
     add_app(session.settings, app)
-    return reload(transport, app.name)[0]
+    found = reload(transport, app.name)[0]
+    if is_new and found.get("conflict_with"):
+        forget(session, app.name)
+        raise Conflict(f"app {app.name} is refused: {_error(found)}")
+    return found
 
 
 def reload(transport: Transport, name: str | None = None) -> list[dict[str, Any]]:
@@ -230,10 +238,10 @@ def add_(session: Session, /, module: str, **place: str | None) -> None:
     from semtask.host.app_list import add_app
 
     app = wanted_app(session, module, **place)
-    changed = add_app(session.settings, app)
     if transport := _running(session):
-        tell(session, reload(transport, app.name)[0])
+        tell(session, register(session, transport, app))
         return
+    changed = add_app(session.settings, app)
     if session.quiet:
         session.line(app.name)
     elif session.json:

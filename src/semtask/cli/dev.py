@@ -106,7 +106,7 @@ def _registered(session: Session, transport: Transport, wanted: App) -> Iterator
     try:
         yield register(session, transport, wanted)
     finally:
-        if before is None:
+        if before is None and any(app.name == wanted.name for app in read_apps(session.settings)):
             forget(session, wanted.name)
 
 

@@ -41,6 +41,7 @@ _COPIED = (
     "parent_job_id",
     "trace_context",
     "retry_on_crash",
+    "source",
 )
 # Of msgspec's messages, the two whose place is the object around what is wrong.
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
@@ -54,7 +55,7 @@ class Tasks(Protocol):
     """What is known about tasks: see engine.apps."""
 
     def task(self, name: str) -> TaskInfo | None: ...
-    def check(self, task: str, payload: bytes) -> None: ...
+    def check(self, task: str, payload: bytes, source: str | None) -> None: ...
 
 
 class Admission:
@@ -85,7 +86,7 @@ class Admission:
         if mode is ExecutionMode.SUBPROCESS:
             arguments = _command(payload)
         else:
-            self._tasks.check(params.job_type, payload)
+            self._tasks.check(params.job_type, payload, params.source or None)
             arguments = _task_arguments(payload)
         now = self._now_ms()
         run_at = _run_at(params, now)
@@ -117,6 +118,7 @@ class Admission:
             parent_job_id=params.parent_job_id or None,
             trace_context=params.traceparent or None,
             idempotency_key=params.idempotency_key or None,
+            source=params.source or None if mode is ExecutionMode.IN_PROCESS else None,
             on_interrupt=params.on_interrupt or _DEFAULT_ON_INTERRUPT[mode],
             durability=params.durability,
             content_hash=_content_hash(params, mode, arguments),

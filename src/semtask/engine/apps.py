@@ -10,7 +10,7 @@ from typing import Protocol
 from semtask.engine.background import Background
 from semtask.engine.signatures import Arguments
 from semtask.engine.slots import Slots
-from semtask.errors import ConfigError, NotFound, RpcError, ValidationError
+from semtask.errors import ConfigError, Conflict, NotFound, RpcError, ValidationError
 from semtask.executors.base import AppStatus, WorkerStatus
 from semtask.model.app import App, AppState
 from semtask.protocol.frames import TaskInfo
@@ -111,8 +111,19 @@ class Apps:
         found = self._tasks.get(name)
         return found[1] if found else None
 
-    def check(self, task: str, payload: bytes) -> None:
-        """Raises ValidationError if the payload does not fit the signature of a task that is offered now."""
+    def check(self, task: str, payload: bytes, source: str | None) -> None:
+        """Raises ValidationError if the payload does not fit the signature of a task that is offered now, and Conflict
+        if the task is that of another project than the `source` of the job.
+        """
+        if source is not None and task in self._tasks:
+            app, info = self._tasks[task]
+            if info.source is not None and info.source != source:
+                raise Conflict(
+                    f"the task {task!r} of the app {app!r} is that of {info.source}, not that of {source}, which "
+                    "enqueues it: rename one of them, or, if it is one project, name it in both: "
+                    "Semantica(project='...')",
+                    details={"task": task, "app": app},
+                )
         arguments = self._arguments.get(task)
         if arguments is not None:
             problem = arguments.problem(payload)
@@ -233,5 +244,19 @@ class Apps:
         if failed:
             others = "; ".join(f"app {s.app.name!r}: {s.error}" for s in failed)
             return "app_failed", f"no app offers the task {task!r}, but not all could be imported. {others}"
-        text = f"no app offers the task {task!r}, so nothing can run it: semtask up --app package.module:app"
+        meant = self._meant(task)
+        text = f"no app offers the task {task!r}{meant}, so nothing can run it: semtask up --app package.module:app"
         return "no_app", text
+
+    def _meant(self, task: str) -> str:
+        """The same function of a module of another name: `jobs:send` was enqueued, `package.jobs:send` is offered."""
+        module, _, function = task.partition(":")
+        for name, (app, _) in self._tasks.items():
+            other, _, same = name.partition(":")
+            if (
+                function
+                and same == function
+                and (f".{other}".endswith(f".{module}") or f".{module}".endswith(f".{other}"))
+            ):
+                return f" (the app {app!r} has {name!r})"
+        return ""

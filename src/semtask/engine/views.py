@@ -67,6 +67,7 @@ def app_view(status: AppStatus, workers: int) -> AppView:
         refused=dict(status.refused),
         error=status.error,
         traceback=status.traceback,
+        conflict_with=status.conflict_with,
     )
 
 

@@ -66,7 +66,8 @@ class TaskEnd(NamedTuple):
 
 class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
     """An app as its workers know it. `tasks` are those of the last worker that could import it; `refused` are tasks of
-    it that cannot be offered, and why."""
+    it that cannot be offered, and why. `conflict_with` names the app that offers one of its tasks already.
+    """
 
     app: App
     state: AppState
@@ -74,6 +75,7 @@ class AppStatus(msgspec.Struct, frozen=True, kw_only=True):
     refused: Mapping[str, str] = {}
     error: str | None = None
     traceback: str | None = None
+    conflict_with: str | None = None
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

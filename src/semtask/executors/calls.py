@@ -40,4 +40,5 @@ def call_of(job: Job) -> Call:
         traceparent=job.trace_context,
         tag=job.tag,
         subject_key=job.subject_key,
+        source=job.source,
     )

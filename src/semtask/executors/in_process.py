@@ -10,11 +10,12 @@ from itertools import chain
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import AppStatus, TaskEnd, TaskListener, WorkerStatus
 from semtask.executors.output import LogFiles
-from semtask.executors.pool import Hiring, Pool
+from semtask.executors.pool import Conflict, Hiring, Pool
 from semtask.executors.spawner import Spawner
 from semtask.executors.worker import RECALL_AFTER_S, Key, Worker
 from semtask.executors.worker_process import Site, WorkerSettings
 from semtask.host import procfs
+from semtask.host.app_list import at_one_place
 from semtask.model import outcome
 from semtask.model.app import App, AppState
 from semtask.model.job import ClaimFacts, Job, ProgressNote, Taker
@@ -55,6 +56,7 @@ class InProcessExecutor:
             reports=self._reports,
         )
         self._pools: dict[str, Pool] = {}  # in the order of the list of apps
+        self._owners: dict[str, str] = {}  # the app of each task that was offered, as long as that app has it
         self._former: list[Pool] = []  # their workers end what they have begun
         self._turns: list[Pool] = []  # who is offered first where not all may begin
         self._passed_over: set[Pool] = set()
@@ -96,12 +98,15 @@ class InProcessExecutor:
             async with asyncio.timeout(timeout_s):
                 for pool in pools:
                     await pool.settled.wait()
+                if any(pool.held_back for pool in pools):
+                    for pool in list(self._pools.values()):
+                        await pool.settled.wait()
         except TimeoutError:
             return False
         return True
 
     def statuses(self) -> Sequence[AppStatus]:
-        return [pool.status() for pool in self._pools.values()]
+        return [self._pools[name].status() for name in sorted(self._pools)]
 
     def workers(self) -> Sequence[WorkerStatus]:
         return [worker.status() for worker in self._workers()]
@@ -204,7 +209,7 @@ class InProcessExecutor:
         if before is None:
             return Pool(app, self._hiring, self)
         self._dismiss(before)
-        return Pool(app, self._hiring, self, before.tasks)
+        return Pool(app, self._hiring, self, before.tasks if at_one_place(before.app, app) else ())
 
     def _dismiss(self, pool: Pool) -> None:
         self._former = [former for former in self._former if former.workers]
@@ -212,20 +217,21 @@ class InProcessExecutor:
         pool.close()
 
     def _find_conflicts(self) -> None:
-        """Of two apps that offer one task, the one that stands later in the list cannot be used."""
-        owners: dict[str, str] = {}
+        """Of two apps that offer one task, the newcomer cannot be used: the app that had the task first keeps it, also
+        while it is imported anew or cannot be imported. At the start of the daemon that is the one that stands first in
+        the list, so an app is offered no job before those ahead of it have been imported or have failed.
+        """
+        tasks = {name: [info.name for info in pool.tasks] for name, pool in self._pools.items()}
+        owners = {task: name for task, name in self._owners.items() if task in tasks.get(name, ())}
+        decided = True
         for name, pool in self._pools.items():
-            if not pool.imported:
-                continue
-            twice = next((info.name for info in pool.tasks if info.name in owners), None)
-            if twice is None:
-                pool.conflict = None
-                owners.update((info.name, name) for info in pool.tasks)
-            else:
-                pool.conflict = (
-                    f"the app {name!r} offers the task {twice!r}, which the app {owners[twice]!r} offers as well: "
-                    "give one of the tasks another name, or remove one of the apps"
-                )
+            twice = next((task for task in tasks[name] if owners.get(task, name) != name), None)
+            pool.conflict = None if twice is None else _conflict(pool.app, twice, self._pools[owners[twice]].app)
+            pool.held_back = not decided and any(task not in owners for task in tasks[name])
+            if twice is None and not pool.held_back:
+                owners.update(dict.fromkeys(tasks[name], name))
+            decided = decided and pool.settled.is_set()
+        self._owners = owners
 
     def _tell(self) -> None:
         for name, pool in list(self._pools.items()):
@@ -253,6 +259,21 @@ class InProcessExecutor:
             pool.recall_stuck(now)
         if any(pool.has_work_waiting() for pool in pools):
             self._watch_waiting()
+
+
+def _conflict(newcomer: App, task: str, owner: App) -> Conflict:
+    if at_one_place(newcomer, owner):
+        text = f"it is the app {owner.name!r} a second time ({_place(owner)}); remove one of them: semtask apps rm NAME"
+    else:
+        text = (
+            f"its task {task!r} ({_place(newcomer)}) has the name of a task of the app {owner.name!r} "
+            f"({_place(owner)}); give one of them another name (name=), or remove an app: semtask apps rm NAME"
+        )
+    return Conflict(owner.name, text)
+
+
+def _place(app: App) -> str:
+    return f"{app.module} in {app.directory}, run by {app.python}"
 
 
 class _Reports:

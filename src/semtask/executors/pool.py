@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from semtask.executors.base import AppStatus
 from semtask.executors.pace import Pace
@@ -42,6 +42,13 @@ class Hiring:
     reports: Reports
 
 
+class Conflict(NamedTuple):
+    """It offers a task that the app `owner` offers as well."""
+
+    owner: str
+    text: str
+
+
 class Pool:
     """Keeps one worker without jobs at hand, which can take whatever comes, and more while there is work for them."""
 
@@ -52,7 +59,8 @@ class Pool:
         self.reports = hiring.reports
         self.tasks = tasks
         self.refused: Mapping[str, str] = {}
-        self.conflict: str | None = None  # it offers what another app offers
+        self.conflict: Conflict | None = None
+        self.held_back = False  # an app ahead of it is still being imported, and may have one of its tasks
         self.settled = asyncio.Event()
         self._hiring = hiring
         self._listener = listener
@@ -77,6 +85,10 @@ class Pool:
         """Whether a worker has said which tasks there are."""
         return self._imported
 
+    @property
+    def _may_run(self) -> bool:
+        return self.conflict is None and not self.held_back
+
     def worker(self, name: str) -> Worker | None:
         return self._workers.get(name)
 
@@ -84,6 +96,8 @@ class Pool:
     def state(self) -> AppState:
         if self.conflict is not None:
             return AppState.FAILED
+        if self.held_back:
+            return AppState.STARTING
         if any(worker.ready and not worker.leaving for worker in self.workers):
             return AppState.READY
         if self._failure is not None:
@@ -97,7 +111,8 @@ class Pool:
             state=self.state,
             tasks=self.tasks,
             refused=self.refused,
-            error=self.conflict or (failure.error if failure is not None else None),
+            error=self.conflict.text if self.conflict else failure.error if failure is not None else None,
+            conflict_with=self.conflict.owner if self.conflict else None,
             traceback=failure.traceback or None if failure is not None else None,
         )
 
@@ -105,7 +120,7 @@ class Pool:
 
     def idle_takers(self) -> list[Worker]:
         """The workers that could begin a sync job, those that were used last before the others."""
-        if self.conflict is not None:
+        if not self._may_run:
             return []
         idle = [worker for worker in self.workers if worker.is_idle and worker.kind != "async" and worker.sync_tasks]
         idle.sort(key=lambda worker: (worker.kind is None, -worker.idle_since))
@@ -124,7 +139,7 @@ class Pool:
 
     def async_takers(self, offered: Collection[str]) -> list[Taker]:
         """What the async workers can take; a neutral one only if there is no other, and it is not offered yet."""
-        if self.conflict is not None:
+        if not self._may_run:
             return []
         running = [worker for worker in self.workers if worker.kind == "async" and worker.room > 0]
         neutral = [w for w in self.workers if w.kind is None and w.is_idle and w.async_tasks and w.name not in offered]
@@ -133,7 +148,7 @@ class Pool:
 
     def ahead_takers(self, limited: Collection[str]) -> list[Taker]:
         quick = self.pace.quick(limited)
-        if not quick or self.conflict is not None:
+        if not quick or not self._may_run:
             return []
         return [
             Taker(facts=worker.facts, tasks=quick, limit=room, ahead=True, queues=worker.queues)
@@ -161,7 +176,7 @@ class Pool:
             wanted = not self.idle_takers()
         else:
             wanted = not self._has_async_room() and not any(w.is_idle and w.kind is None for w in self.workers)
-        if wanted and self.conflict is None:
+        if wanted and self._may_run:
             self._hire()
 
     def taken(self) -> None:

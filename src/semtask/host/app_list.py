@@ -37,17 +37,25 @@ class _AppsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_apps(settings: Settings) -> list[App]:
-    """All apps, by name, from the files as they are now. An app of the settings without `python` is run by ours.
+    """All apps from the files as they are now: those that were added, in this order, then those of the settings. An app
+    of the settings without `python` is run by ours.
 
     Raises ConfigError.
     """
-    return sorted((_added(settings.home) | _configured(settings)).values(), key=lambda app: app.name)
+    return list((_added(settings.home) | _configured(settings)).values())
+
+
+def at_one_place(one: App, other: App) -> bool:
+    """Whether both import the same module in the same folder, be it by links."""
+    same_folder = os.path.realpath(one.directory) == os.path.realpath(other.directory)
+    return same_folder and one.module == other.module
 
 
 def add_app(settings: Settings, app: App) -> bool:
-    """Put the app into the list of the home, in place of one of its name. False if it stands there already.
+    """Put the app into the list of the home. False if it is there already.
 
-    Raises ConfigError, and Conflict if the settings have another app of this name.
+    One of its name at the same place gets its interpreter. Raises ConfigError, and Conflict if another app, at another
+    place, has this name, or the settings have one.
     """
     with _changing(settings.home) as apps:
         configured = _configured(settings).get(app.name)
@@ -55,6 +63,11 @@ def add_app(settings: Settings, app: App) -> bool:
             place = configured_apps(settings)[app.name].place
             raise Conflict(f"the app {app.name!r} is defined in {place}; change it there")
         known = configured or apps.get(app.name)
+        if known is not None and not at_one_place(known, app):
+            raise Conflict(
+                f"there is another app {app.name!r}, {known.module} in {known.directory}, run by {known.python}; "
+                f"choose another name with --name, or remove it first: semtask apps rm {app.name}"
+            )
         if configured is None:
             apps[app.name] = app
         return known != app

@@ -48,7 +48,8 @@ class Durability(StrEnum):
 class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     """A validated job that is not stored yet.
 
-    `payload` is the JSON text as it came. `content_hash` stands for what an idempotency key protects.
+    `payload` is the JSON text as it came. `content_hash` stands for what an idempotency key protects. `source`: the
+    project that enqueued a task, see tasks.source.
     `run_at` is None for a job that may run at once.
     """
 
@@ -78,6 +79,7 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     trace_context: str | None = None
     idempotency_key: str | None = None
+    source: str | None = None
     retry_on_crash: bool = False
     durability: Durability = Durability.FSYNC
 
@@ -167,6 +169,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     retry_of: str | None = None
     trace_context: str | None = None
     idempotency_key: str | None = None
+    source: str | None = None
     retry_on_crash: bool = False
     end_cause: EndCause | None = None
     exit_code: int | None = None

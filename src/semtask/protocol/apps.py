@@ -33,6 +33,7 @@ class AppView(Result):
     refused: dict[str, str] = {}
     error: str | None = None
     traceback: str | None = None
+    conflict_with: str | None = None
 
 
 class Apps(Result):
@@ -53,6 +54,7 @@ class TaskView(Result):
     doc: str | None = None
     defaults: dict[str, Any] = {}
     concurrency: int | None = None
+    source: str | None = None
 
 
 class Tasks(Result):

@@ -109,6 +109,7 @@ class EnqueueParams(Params):
     timeout_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] | UnsetType = UNSET
     deadline: EpochMs | UnsetType = UNSET
     ttl_ms: Annotated[int, Meta(ge=1, le=31_536_000_000_000)] | UnsetType = UNSET
+    source: Annotated[str, Meta(min_length=1, max_length=4096)] | UnsetType = UNSET
     conditions: Conditions | UnsetType = UNSET
     depends_on: list[str] | UnsetType = UNSET
 

@@ -75,7 +75,9 @@ class Setup(_Frame):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One claimed job. `payload` is the JSON text of its arguments; `attempt` counts executions from 1."""
+    """One claimed job. `payload` is the JSON text of its arguments; `attempt` counts executions from 1. A job with a
+    `source` other than that of the task ends without being run, as `permanent`: another project enqueued it.
+    """
 
     job_id: str
     claim_no: int
@@ -89,6 +91,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     traceparent: str | None = None
     tag: str | None = None
     subject_key: str | None = None
+    source: str | None = None
 
 
 class Run(_Frame):
@@ -114,6 +117,7 @@ class Recalled(_Frame):
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task as its app registers it. `parameters` is the JSON schema of the payload, `defaults` what the SDK sends
     for options of the task (names as in dev.enqueue.v1). `concurrency`: at most so many of its jobs run at once.
+    `source`: the file or the project that defines it, see tasks.source.
     """
 
     name: str
@@ -123,6 +127,7 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     doc: str | None = None
     defaults: dict[str, Any] = {}
     concurrency: int | None = None
+    source: str | None = None
 
 
 class Hello(_Frame):

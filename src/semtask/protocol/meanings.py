@@ -57,6 +57,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "retry_base_delay_ms": "the pause before the first retry, ms; default the setting of that name",
         "retry_max_delay_ms": "the longest pause, ms",
         "retry_on_crash": "retry also if the process that ran it was lost, 3 runs in all",
+        "source": "the file or project that defines the task where it is enqueued; another one's code is never run",
         "timeout_ms": "the longest one attempt may take, ms",
         "deadline": "when all of it must be over, epoch ms",
         "ttl_ms": "skip it if it was not started this long after it became due, ms",
@@ -178,6 +179,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "refused": "tasks of it that cannot be offered, by name, and why, such as an annotation without a JSON form",
         "error": "why it cannot be run, for people",
         "traceback": "where its import failed",
+        "conflict_with": "the app that offers one of its tasks already; this one is not run",
     },
     apps.Apps: {
         "apps": "in the order of their names",
@@ -191,6 +193,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "doc": "what its function says about itself",
         "defaults": "options of dev.enqueue.v1 that the SDK and the command line send for it",
         "concurrency": "at most so many of its jobs run at once",
+        "source": "the file, or the project, that defines it",
     },
     apps.Tasks: {
         "tasks": "in the order of their names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
@@ -12,12 +13,13 @@ from semtask.protocol.enqueue import Enqueued
 from semtask.sdk.command import Stderr, StrPath, Wish, command_call
 from semtask.sdk.connection import Connection
 from semtask.sdk.handle import JobHandle
-from semtask.sdk.naming import name_of, require_task
+from semtask.sdk.naming import Unreachable, name_of, require_task
 from semtask.sdk.options import DurabilityOption, EnqueueOptions, JobOptions, OnDuplicateOption, OnInterruptOption
 from semtask.sdk.results import CompletedCommand, any_of, command_of
 from semtask.sdk.task import AsyncTask, Task, TaskDecorator
 from semtask.tasks.control import Retry
 from semtask.tasks.registry import Registry, Seconds, TaskDefinition, TaskOptions, require_name
+from semtask.tasks.source import source_of
 
 if TYPE_CHECKING:
     from semtask.client.async_client import AsyncClient
@@ -27,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
+_PROJECT = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+
 
 class Semantica:
     """Tasks, and the way to the daemon that runs them. Threads, event loops and forked children may share it.
@@ -34,12 +38,26 @@ class Semantica:
     Nothing is opened before the first request. `home` and `autostart` go before the settings; `url`
     (http://127.0.0.1:port) before SEMANTICA_RPC_URL and the unix socket of the home. Where no daemon answers, the
     first request starts one, unless `autostart` or the settings say otherwise.
+
+    A job runs only in the project that enqueued it, so that two projects may have tasks of one name: a task is the same
+    if the same file defines it. Where it lies in another folder for those that enqueue, or after a new release, give
+    `project`, any name, in both.
     """
 
-    def __init__(self, home: StrPath | None = None, url: str | None = None, autostart: bool | None = None) -> None:
+    def __init__(
+        self,
+        home: StrPath | None = None,
+        url: str | None = None,
+        autostart: bool | None = None,
+        *,
+        project: str | None = None,
+    ) -> None:
         if url is not None and not isinstance(url, str):
             raise TypeError(f"url must be a str such as http://127.0.0.1:9527, not {url!r:.100}")
+        if project is not None and not _PROJECT.fullmatch(project):
+            raise ValueError(f"a project is named with 1 to 64 letters, digits, _, - and dots, not {project!r:.100}")
         self.registry = Registry()
+        self._project = project
         self._connection = Connection(home, url, autostart, registry=self.registry)
 
     def __repr__(self) -> str:
@@ -122,8 +140,12 @@ class Semantica:
         def decorate(function: Callable[..., Any]) -> Task[..., Any] | AsyncTask[..., Any]:
             require_task(function)
             is_async = inspect.iscoroutinefunction(function)
-            given = name_of(function) if name is None else name
-            definition = TaskDefinition(given, function, is_async, wanted)
+            source = self._project or source_of(function)
+            try:
+                found, unreachable = name_of(function) if name is None else name, None
+            except Unreachable as error:
+                found, unreachable = f"{function.__module__}:{function.__qualname__}", str(error)
+            definition = TaskDefinition(found, function, is_async, wanted, source, unreachable)
             self.registry.add(definition)
             kind = AsyncTask[..., Any] if is_async else Task[..., Any]
             return kind(definition, self._connection, JobOptions.of_task(wanted))

@@ -52,6 +52,9 @@ class JobHandle(Generic[R_co]):
         Raises JobFailed (JobTimeout if its time limit ended it), JobCancelled, JobSuperseded or JobExpired; and the
         builtin TimeoutError if the job has not ended within `timeout` seconds: it goes on. It goes on after a
         KeyboardInterrupt (Ctrl-C) as well; `cancel()` stops it.
+
+        If nobody can run the job (no app offers its task, the queue is paused), a warning of the logger `semtask` says
+        so after two seconds, with the next step; on stderr where no logging is set up.
         """
         return self._read(self._ended(timeout))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
@@ -12,7 +13,7 @@ from semtask.errors import DaemonUnavailable, NotFound, Throttled
 from semtask.model.state import FINAL
 from semtask.protocol.jobs import JobView
 from semtask.sdk.connection import Connection
-from semtask.sdk.waiting import LONGEST_MS, PAUSE_S, Patience, still_going
+from semtask.sdk.waiting import LONGEST_MS, PAUSE_S, REPORT_AFTER_S, Patience, report, still_going, why_stuck
 
 _MOST_IDS = 1000
 _MOST_REQUESTS = 4
@@ -42,10 +43,13 @@ class SharedWaits:
         self._fresh: set[str] = set()
         self._requests: dict[asyncio.Task[None], set[str]] = {}
         self._beginning = False
+        self._report_at: dict[str, float] = {}  # loop time at which a job that cannot run is reported
+        self._reported: set[str] = set()
 
     async def ended(self, job_id: str) -> JobView:
         future: asyncio.Future[JobView] = asyncio.get_running_loop().create_future()
         if job_id not in self._futures:
+            self._report_at[job_id] = asyncio.get_running_loop().time() + REPORT_AFTER_S
             self._begin_with({job_id})
         self._futures.setdefault(job_id, []).append(future)
         try:
@@ -60,6 +64,7 @@ class SharedWaits:
         if futures or self._futures.pop(job_id, None) is None:
             return
         self._fresh.discard(job_id)
+        self._report_at.pop(job_id, None)
         for request, job_ids in self._requests.items():
             if job_id in job_ids and not any(other in self._futures for other in job_ids):
                 request.cancel()
@@ -95,13 +100,18 @@ class SharedWaits:
         for job in jobs:
             if job.state in FINAL:
                 self._settle(job)
+            else:
+                self._report(job)
         # Jobs that end one after the other shall not cost a request each while there are many.
         await asyncio.sleep(len(job_ids) * _PAUSE_PER_JOB_S)
         self._begin_with(job_id for job_id in job_ids if job_id in self._futures)
 
     async def _look(self, job_ids: set[str]) -> list[JobView]:
         """The jobs, once one of them has ended."""
-        wait = calls.wait(list(job_ids), mode="any", timeout_ms=LONGEST_MS, include=["result"])
+        due = min((self._report_at[job_id] for job_id in job_ids if job_id in self._report_at), default=None)
+        left_s = LONGEST_MS / 1000 if due is None else due - asyncio.get_running_loop().time()
+        timeout_ms = min(max(0, math.ceil(left_s * 1000)), LONGEST_MS)
+        wait = calls.wait(list(job_ids), mode="any", timeout_ms=timeout_ms, include=["result"])
         patience = Patience()
         while True:
             try:
@@ -110,7 +120,18 @@ class SharedWaits:
                 patience.lose(error)
                 await asyncio.sleep(PAUSE_S)
 
+    def _report(self, job: JobView) -> None:
+        """Once for each job that has been waited for long enough, and once for all that wait for the same reason."""
+        if self._report_at.get(job.job_id, math.inf) > asyncio.get_running_loop().time():
+            return
+        del self._report_at[job.job_id]
+        why = why_stuck(job)
+        if why is not None and why not in self._reported:
+            self._reported.add(why)
+            report(job, why)
+
     def _settle(self, job: JobView) -> None:
+        self._report_at.pop(job.job_id, None)
         for future in self._futures.pop(job.job_id, ()):
             if not future.done():
                 future.set_result(job)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
 import msgspec
+from msgspec import UNSET
 
 from semtask.client import calls
 from semtask.client.calls import Call
@@ -17,6 +18,7 @@ from semtask.protocol.enqueue import Enqueued, EnqueueParams
 from semtask.protocol.jobs import JobView
 from semtask.sdk.connection import Connection
 from semtask.sdk.handle import JobHandle
+from semtask.sdk.naming import Unreachable
 from semtask.sdk.options import EnqueueOptions, JobOptions
 from semtask.sdk.results import result_of
 from semtask.tasks.registry import TaskDefinition
@@ -64,8 +66,9 @@ class _Enqueueing(Generic[P, R]):
     def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
         """Store a job that calls the task with these arguments; once this returns, it survives any crash.
 
-        Raises EncodeError (a TypeError) for an argument that is not of its annotated type or no JSON, Conflict for a
-        duplicate that is refused, DaemonUnavailable. If the connection broke before the answer came, the job may be
+        Raises EncodeError (a TypeError) for an argument that is not of its annotated type or no JSON, ValueError for a
+        function that no worker could import, Conflict for a duplicate that is refused and for a name that is that of
+        another project's task, DaemonUnavailable. If the connection broke before the answer came, the job may be
         stored or not: with an `idempotency_key` the request is repeated by itself and makes one job.
         """
         return self._handle(self._connection.send(self._call(args, kwargs)))
@@ -117,10 +120,13 @@ class _Enqueueing(Generic[P, R]):
         )
 
     def _params(self, payload: bytes, options: dict[str, Any]) -> EnqueueParams:
+        if self.definition.unreachable is not None:
+            raise Unreachable(self.definition.unreachable)
         return EnqueueParams(
             job_type=self.definition.name,
             payload=msgspec.Raw(payload),
             execution_mode=ExecutionMode.IN_PROCESS,
+            source=self.definition.source or UNSET,
             **options,
         )
 

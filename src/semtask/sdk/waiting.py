@@ -13,15 +13,20 @@ from semtask.sdk.connection import Connection
 PATIENCE_S = 15.0
 PAUSE_S = 0.1
 LONGEST_MS = 60_000
+REPORT_AFTER_S = 2.0  # whoever waits for so long wants to know why nothing happens
+
+_STUCK = frozenset({"no_app", "app_failed", "queue_paused", "policy"})  # nothing changes until somebody does something
 
 
 def wait_for_end(connection: Connection, job_id: str, timeout: float | None) -> JobView:
     """The job once it has ended. Raises TimeoutError after `timeout` seconds; the job goes on."""
     deadline = None if timeout is None else time.monotonic() + timeout
     patience = Patience()
+    longest_ms = round(REPORT_AFTER_S * 1000)
+    reported = None
     while True:
         left_s = LONGEST_MS / 1000 if deadline is None else deadline - time.monotonic()
-        wait_ms = min(max(0, round(left_s * 1000)), LONGEST_MS)
+        wait_ms = min(max(0, round(left_s * 1000)), longest_ms)
         try:
             waited = connection.send(calls.wait([job_id], timeout_ms=wait_ms, include=["result"]))
         except (DaemonUnavailable, Throttled) as error:
@@ -36,6 +41,22 @@ def wait_for_end(connection: Connection, job_id: str, timeout: float | None) -> 
             return job
         if deadline is not None and time.monotonic() >= deadline:
             raise still_going(job_id, timeout, job)
+        longest_ms = LONGEST_MS
+        if (why := why_stuck(job)) is not None and why != reported:
+            report(job, why)
+            reported = why
+
+
+def why_stuck(job: JobView) -> str | None:
+    """Why nobody can run the job as things are, and what to do; None if it runs, or its turn will come by itself."""
+    return job.waiting.text if job.waiting is not None and job.waiting.reason in _STUCK else None
+
+
+def report(job: JobView, why: str) -> None:
+    """A warning of the logger `semtask`; Python prints it to stderr where a program has set up no logging."""
+    import logging
+
+    logging.getLogger("semtask").warning("job %s waits: %s", job.job_id, why)
 
 
 def still_going(job_id: str, timeout: float | None, job: JobView | None = None) -> TimeoutError:

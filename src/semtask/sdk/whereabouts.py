@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from semtask.config.apps import app_module
 from semtask.model.app import App
+from semtask.sdk.naming import main_module
 
 if TYPE_CHECKING:
     from semtask.sdk.app import Semantica
@@ -58,16 +59,13 @@ def _importable(name: str) -> str:
     """The name by which another process imports it: a script that is run has that of its file."""
     if name != "__main__":
         return name
-    main = sys.modules["__main__"]
-    if (spec := getattr(main, "__spec__", None)) is not None:
-        return str(spec.name)
-    file = getattr(main, "__file__", None)
-    if file is None or not os.path.isfile(file):
+    try:
+        return main_module(vars(sys.modules["__main__"]))
+    except ValueError as error:
         raise ValueError(
-            "the app is defined in no file (a notebook, or the interactive interpreter), so no worker can import its "
-            "tasks; put the app and its tasks into a module beside it, and import that here"
-        )
-    return str(os.path.splitext(os.path.basename(file))[0])
+            f"no worker can import the app: {error}; put the app and its tasks into a module beside it, and import "
+            "that here"
+        ) from None
 
 
 def _directory(name: str) -> str:

@@ -29,6 +29,7 @@ _TEXTS = (
     "chain_group_id",
     "trace_context",
     "idempotency_key",
+    "source",
     "node_id",
     "progress",
     "artifacts",

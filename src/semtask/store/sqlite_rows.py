@@ -63,6 +63,7 @@ JOB_COLUMNS = (
     "retry_of",
     "trace_context",
     "idempotency_key",
+    "source",
     "content_hash",
     "node_id",
     "claim",
@@ -121,7 +122,7 @@ def to_claimed_job(row: Row, started_at: int, node_id: str, claim: ClaimFacts) -
         seq, job_id, queue, job_type, execution_mode, priority, claim_no, attempts, failures, crashes, interruptions,
         created_at, run_at, max_attempts, backoff_factor, retry_base_delay_ms, retry_max_delay_ms, timeout_ms, grace_ms,
         deadline, ttl_ms, on_interrupt, retry_on_crash, subject_key, generation, tag, chain_group_id, parent_job_id,
-        retry_of, trace_context, idempotency_key, content_hash, payload,
+        retry_of, trace_context, idempotency_key, source, content_hash, payload,
     ) = row  # fmt: skip
     return Job(
         seq=seq,
@@ -157,6 +158,7 @@ def to_claimed_job(row: Row, started_at: int, node_id: str, claim: ClaimFacts) -
         parent_job_id=parent_job_id and id_text(parent_job_id),
         retry_of=retry_of and id_text(retry_of),
         trace_context=trace_context,
+        source=source,
         idempotency_key=idempotency_key,
         retry_on_crash=bool(retry_on_crash),
         node_id=node_id,

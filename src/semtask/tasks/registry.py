@@ -172,12 +172,22 @@ def milliseconds(option: str, duration: Seconds | None) -> int | None:
 
 @dataclass(frozen=True)
 class TaskDefinition:
-    """A task: its name, the function, and how its jobs are run."""
+    """A task: its name, the function, and how its jobs are run.
+
+    `source` is the project it belongs to, see tasks.source: a job with another one is not its job. `unreachable`: why
+    no worker could import it, so that it can be called, and not enqueued.
+    """
 
     name: str
     function: Callable[..., Any]
     is_async: bool
     options: TaskOptions = TaskOptions()
+    source: str | None = None
+    unreachable: str | None = None
+
+    def is_foreign(self, source: str | None) -> bool:
+        """Whether a job with this source was enqueued by another project."""
+        return source is not None and self.source is not None and source != self.source
 
     @cached_property
     def signature(self) -> Signature:

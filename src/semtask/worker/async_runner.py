@@ -100,6 +100,9 @@ class AsyncRunner:
         if not definition.is_async:
             kit.channel.send(kit.results.wrong_kind(job, "async"))
             return
+        if definition.is_foreign(call.source):
+            kit.channel.send(kit.results.foreign(job, call, str(definition.source)))
+            return
         running = self._running[job] = _Running(job, definition, label, time.perf_counter_ns())
         coroutine = Marked(_perform(definition, call.payload), kit.mark, label)
         task = running.task = self._loop.create_task(coroutine, context=context.context_of(job))

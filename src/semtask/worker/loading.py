@@ -81,6 +81,7 @@ def task_info(definition: TaskDefinition) -> TaskInfo:
         doc=_first_paragraph(definition.function.__doc__),
         defaults=definition.options.defaults(),
         concurrency=definition.options.concurrency,
+        source=definition.source,
     )
 
 

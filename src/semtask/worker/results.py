@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from semtask.protocol.frames import End, Ended, ExceptionInfo, Setup
+from semtask.protocol.frames import Call, End, Ended, ExceptionInfo, Setup
 from semtask.tasks.artifacts import ArtifactFolder
 from semtask.tasks.codec import EncodeError
 from semtask.tasks.context import JobContext
@@ -75,6 +75,11 @@ class Results:
     def unknown_task(self, job: JobContext) -> Ended:
         text = f"app {self._setup.app} offers no task {_shown(job.task)}"
         return _ended(job, "permanent", _info("UnknownTask", text))
+
+    def foreign(self, job: JobContext, call: Call, defined_in: str) -> Ended:
+        text = f"it was enqueued by {call.source}, but the task {_shown(call.task)} of this app is that of {defined_in}"
+        hint = "if it is one project, give both a name: Semantica(project='...')"
+        return _ended(job, "permanent", _info("ForeignTask", f"{text}; {hint}"))
 
     def wrong_kind(self, job: JobContext, runs: str) -> Ended:
         text = f"this worker runs {runs} tasks only, which {_shown(job.task)} is not: has the app changed meanwhile?"

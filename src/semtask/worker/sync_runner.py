@@ -132,6 +132,8 @@ class SyncRunner:
             return kit.results.unknown_task(job)
         if definition.is_async:
             return kit.results.wrong_kind(job, "sync")
+        if definition.is_foreign(call.source):
+            return kit.results.foreign(job, call, str(definition.source))
         kit.capture.begin()
         self._job = job
         kit.mark.set(label)

@@ -69,6 +69,7 @@ CREATE TABLE jobs (
     retry_of             BLOB CHECK (length(retry_of) = 16),
     trace_context        TEXT,
     idempotency_key      TEXT,
+    source               TEXT,
     content_hash         BLOB    NOT NULL,
     node_id              TEXT,
     claim                TEXT,

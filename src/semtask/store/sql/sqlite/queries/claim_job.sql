@@ -15,4 +15,4 @@ WHERE (seq, claim_no) IN (SELECT value ->> 0, value ->> 1 FROM json_each(:picks)
 RETURNING seq, job_id, queue, job_type, execution_mode, priority, claim_no, attempts, failures, crashes, interruptions,
     created_at, run_at, max_attempts, backoff_factor, retry_base_delay_ms, retry_max_delay_ms, timeout_ms, grace_ms,
     deadline, ttl_ms, on_interrupt, retry_on_crash, subject_key, generation, tag, chain_group_id, parent_job_id,
-    retry_of, trace_context, idempotency_key, content_hash, payload
+    retry_of, trace_context, idempotency_key, source, content_hash, payload
