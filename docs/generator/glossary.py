@@ -165,11 +165,12 @@ HTTP_STATUSES = {
     401: "the token is missing, wrong, removed or expired",
     403: "another user, another Host, a web page, or `/metrics` without the scope `read`",
     404: "there is nothing at this path; the API is at `POST /rpc`",
-    405: "only POST is allowed for the API, only GET for `/healthz`, `/readyz` and `/metrics`",
+    405: "only POST is allowed for the API, only GET for `/healthz` (also `/health`), `/readyz` and `/metrics`",
     408: "the request did not come in time",
     413: "the body is larger than `max_body_bytes`",
-    415: "the content type is not `application/json`, or the body is encoded",
-    429: "this client sends more requests than `rate_limit_requests`; the header `retry-after` says when to come again",
+    415: "the content type is not `application/json` (or `application/json-rpc`), or the body is encoded",
+    429: "this client sends more requests than `rate_limit_requests`, and the body of this one is larger than 64 KiB "
+    "or of unknown length; smaller ones are answered with 200 and the error 4003",
     431: "the head of the request is larger than 16 KiB",
     503: "the daemon is stopping, or too much is in work at once; the header `retry-after` says when to come again",
 }

@@ -38,7 +38,7 @@ def _written(value: Any) -> str:
 def _values(schema: Mapping[str, Any]) -> str:
     if "enum" in schema:
         return ", ".join(code(value) for value in schema["enum"] if isinstance(value, str))
-    if schema["type"] == "integer":
+    if schema["type"] in {"integer", "number"}:
         return f"{schema['minimum']:,} to {schema['maximum']:,}"
     if schema["type"] == "object":
         keys = schema["additionalProperties"]["properties"].items()

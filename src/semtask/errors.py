@@ -5,7 +5,7 @@ SemtaskError
 │   ├── ParseError            -32700  the body is no JSON
 │   ├── InvalidRequest        -32600  JSON, but no JSON-RPC 2.0 request
 │   ├── MethodNotFound        -32601
-│   ├── InvalidParams         -32602  params is no object
+│   ├── InvalidParams         -32602  params is no object and no array, or has too many
 │   ├── ValidationError        4000   a parameter is missing, unknown, of a wrong type or value, or not served yet
 │   ├── NotFound               4001
 │   ├── Conflict               4002   the wrong state, or a duplicate
@@ -84,7 +84,7 @@ class MethodNotFound(RpcError):
 
 
 class InvalidParams(RpcError):
-    """The parameters of a method are passed by name, as one JSON object."""
+    """The parameters of a method are one JSON object, by name, or one array, in the order of the reference."""
 
     code = -32602
     kind = "INVALID_PARAMS"

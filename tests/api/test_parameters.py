@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -55,6 +57,7 @@ VALUES: dict[str, Any] = {
     "timeout_ms": 1000,
     "deadline": 1_800_000_000_000,
     "ttl_ms": 1000,
+    "source": "/srv/shop/tasks.py",
     "conditions": {"wait_for_idle": True},
     "depends_on": [JOB_ID],
     "jobs": [{"job_type": "one", "payload": 1}, {"job_type": "two", "payload": None}],
@@ -242,3 +245,32 @@ def test_an_endless_name_is_not_given_back(server: Running) -> None:
     with server.unix() as peer:
         assert len(peer.rpc("dev.enqueue.v1", {**GOOD, "x" * 1_000_000: 1}).body) < 1000
         assert len(peer.rpc("m" * 1_000_000).body) < 1000
+
+
+# --- by position -----------------------------------------------------------------------------------------------------
+
+
+def test_an_array_has_the_parameters_in_the_order_of_the_reference_page(server: Running) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "api.md").read_text()
+    with server.unix() as peer:
+        for name, method in METHODS.items():
+            section = page.partition(f"### `{name}`\n")[2].partition("\n### ")[0].partition("**Answer")[0]
+            documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+            fields = [field.encode_name for field in inspect.type_info(method.params).fields]  # type: ignore[attr-defined]
+            served = [field for field in fields if field not in method.unserved]
+            assert [field for field in documented if field in fields][: len(served)] == served
+            too_many = peer.rpc(name, [None] * (len(fields) + 1))
+            assert too_many.error["code"] == -32602
+            assert f"this method has {len(fields)}" in too_many.error["message"]
+        assert peer.rpc("admin.stats.v1", []).status == 200
+        assert "result" in peer.rpc("admin.stats.v1", []).json
+        server.operations.calls.clear()
+        assert "result" in peer.rpc("dev.enqueue.v1", ["shell", {"a": 1}, "other"]).json
+        assert "result" in peer.rpc("dev.get_job.v1", [JOB_ID]).json
+        assert "result" in peer.rpc("admin.maintenance.v1", [True]).json
+        (_, enqueued), (_, looked), (_, maintained) = server.operations.calls
+        assert (enqueued.job_type, bytes(enqueued.payload), enqueued.queue) == ("shell", b'{"a":1}', "other")
+        assert looked.job_id == JOB_ID
+        assert maintained.force_vacuum
+        missing = peer.rpc("dev.enqueue.v1", ["shell"])
+        assert (missing.error["code"], missing.error["data"]["details"]["parameter"]) == (4000, "payload")

@@ -218,7 +218,7 @@ def test_cancel(served: Shell) -> None:
     assert served("cancel", "--tag", "crowd", "--json").json["cancelled_count"] == 1
     assert served.job(three)["state"] == "CANCELLED"
     assert served("cancel", "--tag", "crowd", "--json").json == {
-        "schema": "cancelled.v1", "cancelled": False, "cancelled_count": 0, "job_id": None,
+        "schema": "cancelled.v1", "cancelled": False, "cancelled_count": 0, "job_id": None, "ended_as": None,
     }  # fmt: skip
 
 

@@ -206,12 +206,10 @@ class DaemonMachine(RuleBasedStateMachine):
         job_id, known = self.one(place)
         self.look()
         was_final = known.final
-        try:
-            answer = self.client.cancel(job_id, grace_ms=0)
-        except Conflict:
-            assert self.client.get_job(job_id).state in FINAL
-            return
-        assert answer.cancelled_count <= 1
+        answer = self.client.cancel(job_id, grace_ms=0)
+        assert answer.cancelled_count == answer.cancelled
+        if not answer.cancelled:
+            assert answer.ended_as == self.client.get_job(job_id).state in FINAL
         if answer.cancelled:
             assert not was_final
             known.cancelled = True

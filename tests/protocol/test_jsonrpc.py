@@ -86,6 +86,30 @@ def test_what_is_no_json_is_a_parse_error(body: bytes) -> None:
     assert json.loads(jsonrpc.failure(None, caught.value))["error"]["code"] == -32700
 
 
+@pytest.mark.parametrize("sent", ["1.5", "1e3", "-0.25", "1E-7", "12345678901234567890123", "0", "-1"])
+def test_any_number_is_an_id_and_comes_back_equal(sent: str) -> None:
+    call = only(b'{"jsonrpc":"2.0","method":"m","id":%s}' % sent.encode())
+    assert isinstance(call, Call)
+    assert call.id is not msgspec.UNSET
+    assert json.loads(jsonrpc.success(call.id, {}))["id"] == json.loads(sent)
+
+
+@pytest.mark.parametrize("half", [r"\ud800", r"\uDFFF", r"x\ud83d", r"\udc00\ud800", r"\ud800\ud800", r"\\\ud800"])
+@pytest.mark.parametrize("place", ['{"a":"%s"}', '{"a":"%s","b":1}', '{"%s":1}'])
+def test_half_of_a_surrogate_pair_is_named(half: str, place: str) -> None:
+    body = '{"jsonrpc":"2.0","method":"m","params":%s}' % (place % half)
+    with pytest.raises(ParseError, match=r"\\u[dD][89a-fA-F].. is half of a surrogate pair"):
+        jsonrpc.read(body.encode())
+
+
+def test_text_that_looks_like_half_of_a_pair_is_text() -> None:
+    body = rb'{"jsonrpc":"2.0","method":"m","params":{"a":"\\ud800 \ud83d\ude00"}}'
+    assert isinstance(only(body), Call)
+    with pytest.raises(ParseError) as caught:
+        jsonrpc.read(body[:-1])
+    assert "surrogate" not in caught.value.message
+
+
 NO_REQUEST: dict[str, tuple[bytes, Any]] = {
     "number": (b"1", None),
     "string": (b'"m"', None),
@@ -97,7 +121,6 @@ NO_REQUEST: dict[str, tuple[bytes, Any]] = {
     "no method": (b'{"jsonrpc":"2.0","id":7}', 7),
     "method null": (b'{"jsonrpc":"2.0","method":null,"id":7}', 7),
     "method as a number": (b'{"jsonrpc":"2.0","method":1,"id":7}', 7),
-    "fractional id": (b'{"jsonrpc":"2.0","method":"m","id":1.5}', None),
     "boolean id": (b'{"jsonrpc":"2.0","method":"m","id":true}', None),
     "id as a list": (b'{"jsonrpc":"2.0","method":"m","id":[1]}', None),
     "a member that nobody knows": (b'{"jsonrpc":"2.0","method":"m","id":7,"prams":{}}', 7),

@@ -12,7 +12,7 @@ from semtask.api.rate import RateLimit
 from semtask.host.tokens import add_token
 from semtask.model.scope import Scope
 from tests.api.running import Peer, Running, running
-from tests.security.table import STATS, request
+from tests.security.table import JSON, STATS, request
 
 
 def post(peer: Peer, server: Running, token: str) -> int:
@@ -23,7 +23,8 @@ def post(peer: Peer, server: Running, token: str) -> int:
         ("Content-Length", str(len(STATS))),
     ]
     peer.send(request(headers))
-    return peer.reply().status
+    reply = peer.reply()
+    return reply.error["code"] if "error" in reply.json else reply.status
 
 
 class Clock:
@@ -92,16 +93,21 @@ def test_over_the_wire(home: Path) -> None:
             with server.tcp() as peer:
                 assert post(peer, server, quick) == 200
         with server.tcp() as peer:
-            assert post(peer, server, quick) == 429
-            assert peer.closed()
+            assert post(peer, server, quick) == 4003
+            assert post(peer, server, quick) == 4003  # the connection goes on
         with server.tcp() as peer:
             assert post(peer, server, calm) == 200
         with server.unix() as peer:
             assert [peer.rpc("admin.stats.v1").status for _ in range(3)] == [200] * 3
             late = peer.rpc("admin.stats.v1")
-            assert (late.status, late.error["code"]) == (429, 4003)
+            assert (late.status, late.error["code"], late.json["id"]) == (200, 4003, 1)
             assert 0 < late.error["data"]["retry_after_ms"] <= 1000
             assert int(late.headers["retry-after"]) == 1
+            batch = peer.post(b"[" + STATS + b"," + STATS.replace(b'"id":1', b'"id":"b"') + b"]")
+            assert [(one["id"], one["error"]["code"]) for one in batch.json] == [(1, 4003), ("b", 4003)]
+            peer.send(request([JSON, ("Content-Length", "100000")], body=b""))  # not waited for, and not read
+            assert peer.reply().status == 429
+            assert peer.closed()
         with server.unix() as peer:
             peer.send(b"GET /readyz HTTP/1.1\r\n\r\n")  # those who watch over the daemon are not counted
             assert peer.reply().status == 200
@@ -111,7 +117,7 @@ def test_the_members_of_a_batch_count(home: Path) -> None:
     with running(home, rate_limit_requests=5) as server:
         with server.unix() as peer:
             assert peer.post(b"[" + b",".join([STATS] * 20) + b"]").status == 200
-            assert peer.rpc("admin.stats.v1").status == 429
+            assert peer.rpc("admin.stats.v1").error["code"] == 4003
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peers are told by their pid")
@@ -127,4 +133,4 @@ def test_another_process_is_another_client(home: Path) -> None:
         body = request([("Content-Type", "application/json"), ("Content-Length", str(len(STATS)))])
         argv = [sys.executable, "-c", code, str(server.settings.socket)]
         assert subprocess.run(argv, input=body, capture_output=True, check=True).stdout == b"200\n"
-        assert peer.rpc("admin.stats.v1").status == 429
+        assert peer.rpc("admin.stats.v1").error["code"] == 4003

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from semtask.errors import ConfigError, Unauthorized
+from semtask.errors import ConfigError, Throttled, Unauthorized
 from semtask.host.file_version import FileVersion, version_of
 from semtask.host.tokens import Token, digest, path_of, read_tokens
 from semtask.model.job import ExecutionMode
@@ -28,11 +28,14 @@ def _for_ever() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`token` is the name of a named token; None for the user whose daemon it is. `is_good`: whether it is so still."""
+    """`token` is the name of a named token; None for the user whose daemon it is. `is_good`: whether it is so still.
+    `throttled`: the request came too early, and is answered with this.
+    """
 
     scopes: frozenset[Scope]
     token: str | None = None
     is_good: Callable[[], bool] = field(default=_for_ever, compare=False)
+    throttled: Throttled | None = field(default=None, compare=False)
 
     def require(self, scope: Scope, what: str) -> None:
         """Raises Unauthorized, which names the scope, unless it is there."""

@@ -7,6 +7,7 @@ No answer carries CORS headers.
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,8 +19,10 @@ from semtask.model.scope import Scope
 
 RPC_PATHS = frozenset({b"/rpc", b"/"})
 METRICS_PATH = b"/metrics"
-PROBE_PATHS = frozenset({b"/healthz", b"/readyz", METRICS_PATH})
+PROBE_PATHS = frozenset({b"/healthz", b"/health", b"/readyz", METRICS_PATH})
 
+# No page can send one of these to another origin without asking first.
+_CONTENT_TYPES = frozenset({b"application/json", b"application/json-rpc", b"application/jsonrequest"})
 _OWN_SITES = frozenset({b"same-origin", b"none"})
 _BEARER = ((b"www-authenticate", b"Bearer"),)
 _CONFINED = (
@@ -63,7 +66,19 @@ class Head:
 
     @property
     def path(self) -> bytes:
-        return self.target.partition(b"?")[0]
+        return self._parts[1].partition(b"?")[0] or b"/"
+
+    @property
+    def authority(self) -> bytes | None:
+        """Of a target that is a whole URL, as it is sent to a proxy; None for a path."""
+        return self._parts[0]
+
+    @property
+    def _parts(self) -> tuple[bytes | None, bytes]:
+        if self.target[:7].lower() != b"http://":
+            return None, self.target
+        authority, slash, rest = self.target[7:].partition(b"/")
+        return authority, slash + rest
 
     def values(self, name: bytes) -> Sequence[bytes]:
         return self.headers.get(name, ())
@@ -81,10 +96,14 @@ def check_head(head: Head, place: Place, max_body_bytes: int, *, confined: bool 
     A `confined` process needs a token in any case: it may be a job that shall not get out of its sandbox.
     """
     _check_host(head.values(b"host"), place.port)
+    if head.authority is not None and (place.port is None or head.authority.lower() not in _authorities(place.port)):
+        raise _forbidden("This daemon is no proxy: only a URL of its own is allowed.")
     _check_origin(head, place.port)
     if head.method == b"POST":
         _check_content(head)
     authorizations = head.values(b"authorization")
+    if head.authority is not None:  # a client that takes the daemon for its proxy has its token there
+        authorizations = authorizations or head.values(b"proxy-authorization")
     if confined and not authorizations:
         raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(_CONFINED), _BEARER)
     access = _access(authorizations, place)
@@ -144,9 +163,10 @@ def _check_origin(head: Head, port: int | None) -> None:
 
 def _check_content(head: Head) -> None:
     types = [value.partition(b";")[0].strip().lower() for value in head.values(b"content-type")]
-    if types != [b"application/json"]:
+    if len(types) != 1 or types[0] not in _CONTENT_TYPES:
         raise Refused(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, InvalidRequest("The content type must be application/json, once.")
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            InvalidRequest("The content type must be application/json or application/json-rpc, once."),
         )
     if head.values(b"content-encoding"):
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, InvalidRequest("The body must not be encoded."))
@@ -157,10 +177,23 @@ def _access(authorizations: Sequence[bytes], place: Place) -> Access:
     if place.credentials is None or not (authorizations or place.needed):
         return OWNER
     scheme, _, given = authorizations[0].partition(b" ") if len(authorizations) == 1 else (b"", b"", b"")
-    access = place.credentials.access(given.strip()) if scheme.lower() == b"bearer" else None
+    token = _token(scheme.lower(), given.strip())
+    access = None if token is None else place.credentials.access(token)
     if access is None:
         raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(), _BEARER)
     return access
+
+
+def _token(scheme: bytes, given: bytes) -> bytes | None:
+    """A bearer token, or the password of a client that knows names and passwords only; any name will do."""
+    if scheme == b"bearer":
+        return given
+    if scheme != b"basic":
+        return None
+    try:
+        return binascii.a2b_base64(given, strict_mode=True).partition(b":")[2]
+    except binascii.Error:
+        return None
 
 
 def _check_route(head: Head, access: Access) -> None:

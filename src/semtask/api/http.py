@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import resource
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from http import HTTPStatus
 
 import msgspec
@@ -26,7 +28,7 @@ from semtask.api.rate import RateLimit
 from semtask.api.room import Room
 from semtask.api.site import Limits, Request, Response, Standing
 from semtask.config.settings import Settings
-from semtask.errors import SemtaskError, StartupError
+from semtask.errors import SemtaskError, StartupError, Throttled
 from semtask.host import isolation, linux, peers
 from semtask.model.sandbox import SandboxLevel
 from semtask.protocol import jsonrpc
@@ -201,20 +203,34 @@ class RpcServer:
     def admit(self, head: Head, place: Place, caller: Caller) -> Access:
         access = guard.check_head(head, place, self.limits.max_body_bytes, confined=caller.confined)
         if head.path in guard.RPC_PATHS:
-            self._rate.admit(access.token or caller.pid)
+            try:
+                self._rate.admit(access.token or caller.pid)
+            except Refused as refused:
+                if not self._is_small(head) or not isinstance(refused.error, Throttled):
+                    raise
+                return replace(access, throttled=refused.error)
         return access
+
+    def _is_small(self, head: Head) -> bool:
+        """Whether the body is announced to be so small that it is read although nothing of it will be done."""
+        lengths = head.values(b"content-length")
+        return bool(lengths) and int(lengths[0][:20]) <= self.limits.small_body_bytes
 
     async def respond(self, request: Request, caller: Caller) -> Response:
         path = request.head.path
         if path in guard.RPC_PATHS:
             return await self._rpc(request.body, caller, request.access)
-        if path == b"/healthz":
+        if path in {b"/healthz", b"/health"}:
             return Response(HTTPStatus.OK, _json({"status": "ok"}))
         if path == guard.METRICS_PATH:
             return await self._scrape()
         return await self._readiness()
 
     async def _rpc(self, body: bytes, caller: Caller, access: Access) -> Response:
+        if access.throttled is not None:
+            wait_s = math.ceil((access.throttled.retry_after_ms or 0) / 1000)
+            refusal = self._responder.refusal(body, access.throttled)
+            return Response(HTTPStatus.OK, refusal, [(b"retry-after", b"%d" % wait_s)])
         answer = await self._responder.answer(body, caller, access)
         self._rate.charge(access.token or caller.pid, answer.calls - 1)
         if answer.refused:

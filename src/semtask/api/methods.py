@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from semtask.api.access import Access, require_for
 from semtask.api.parameters import ParameterReader
@@ -145,6 +145,20 @@ class Responder:
         """From now on refuse new work (`Method.new_work`). Looking, waiting, cancelling and pausing go on."""
         self.retry_after_s = retry_after_s
         self._stopping = Throttled("The daemon is stopping and takes no new work.", retry_after_ms=retry_after_s * 1000)
+
+    def refusal(self, body: bytes, error: RpcError) -> bytes:
+        """The answer to a request of which nothing is done."""
+        try:
+            message = jsonrpc.read(body)
+        except RpcError as unreadable:
+            return jsonrpc.failure(None, unreadable)
+        for _ in message.calls:
+            self._events.emit(RequestAnswered(None, error.code, 0))
+        ids = [call.id for call in message.calls if not isinstance(call.id, UnsetType)]
+        failures = [jsonrpc.failure(request_id, error) for request_id in ids]
+        if not failures:
+            return jsonrpc.failure(None, error)  # whoever wants no answer is told all the same
+        return jsonrpc.batch(failures) if message.is_batch else failures[0]
 
     async def answer(self, body: bytes, caller: Caller, access: Access) -> Answer:
         """Execute what the body asks for, in order. Raises nothing but CancelledError."""

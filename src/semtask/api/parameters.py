@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import re
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ class ParameterReader:
 
     def __init__(self, method: Method) -> None:
         self._type = method.params
+        self._names = [json.dumps(name).encode() for name in method.params.__struct_encode_fields__]
         self._decoder = msgspec.json.Decoder(method.params)
         self._unserved = [tuple(name.split(".")) for name in sorted(method.unserved)]
         self._watches = list(_watches(self._unserved))
@@ -35,9 +37,12 @@ class ParameterReader:
     def read(self, params: msgspec.Raw) -> Params:
         """The parameters as the method's type.
 
-        Raises InvalidParams if they are no object, and ValidationError with the JSON path for anything else that is
+        An array has the values in the order of the reference page. Raises InvalidParams if they are neither an object
+        nor an array that is short enough, and ValidationError with the JSON path for anything else that is
         wrong; a parameter that this version does not serve is named first, whatever its value.
         """
+        if bytes(memoryview(params)[:1]) == b"[":
+            params = self._by_name(params)
         if bytes(memoryview(params)[:1]) != b"{":
             raise InvalidParams
         try:
@@ -50,6 +55,13 @@ class ParameterReader:
         if deeper_than(params, MAX_PAYLOAD_DEPTH):
             _require_depth(found)
         return found
+
+    def _by_name(self, params: msgspec.Raw) -> msgspec.Raw:
+        values = msgspec.json.decode(params, type=list[msgspec.Raw])
+        if len(values) > len(self._names):
+            raise InvalidParams(f"there are {len(values)} parameters, and this method has {len(self._names)}")
+        members = (name + b":" + bytes(value) for name, value in zip(self._names, values, strict=False))
+        return msgspec.Raw(b"{" + b",".join(members) + b"}")
 
     def _refuse_unserved(self, params: msgspec.Raw) -> None:
         content = msgspec.json.decode(params)

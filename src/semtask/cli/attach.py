@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,7 +22,7 @@ from semtask.cli.follow import EXPLAIN_AFTER_MS, Reader, Sink, patient_call, tel
 from semtask.cli.question import ask, open_terminal
 from semtask.client.address import address_of
 from semtask.client.transport import Transport
-from semtask.errors import Conflict, DaemonUnavailable
+from semtask.errors import DaemonUnavailable
 
 if TYPE_CHECKING:
     from semtask.cli.session import Session
@@ -212,8 +212,7 @@ class Attachment:
 
     def _cancel(self, transport: Transport, grace_ms: int | None) -> None:
         params = {"job_id": self._job_id} | ({} if grace_ms is None else {"grace_ms": grace_ms})
-        with suppress(Conflict):  # it has just ended by itself
-            patient_call(transport, "dev.cancel.v1", params)
+        patient_call(transport, "dev.cancel.v1", params)
 
     def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
         between = self._tell_next_attempt if stream == "stdout" else None

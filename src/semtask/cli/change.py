@@ -13,7 +13,7 @@ from semtask.cli.complete import job_words, queue_names, tag_names
 from semtask.cli.failure import Ended, describe, report
 from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, Session, pass_session
-from semtask.errors import RpcError
+from semtask.errors import Conflict, RpcError
 
 
 @click.command(cls=Command)
@@ -41,7 +41,11 @@ def cancel(
         return
 
     def cancel_one(job_id: str) -> None:
-        _tell_one(session, session.call("dev.cancel.v1", {"job_id": job_id, **extra}), job_id)
+        answer = session.call("dev.cancel.v1", {"job_id": job_id, **extra})
+        if not answer["cancelled"]:
+            details = {"job_id": job_id, "state": answer["ended_as"]}
+            raise Conflict(f"job {job_id} has already ended: {answer['ended_as']}", details=details)
+        _tell_one(session, answer, job_id)
 
     _each(session, jobs, cancel_one)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,15 +46,31 @@ def _parse_switch(value: Any) -> bool:
     raise ValueError("must be on or off")
 
 
-def choice(*choices: str) -> Kind:
-    """One of these words."""
+def percent(low: int, high: int) -> Kind:
+    """A number from `low` to `high`, with or without a fraction."""
+
+    def parse(value: Any) -> float:
+        try:
+            number = float(str(value)) if not isinstance(value, bool) else math.nan
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            raise ValueError(f"must be a number from {low} to {high}")
+        return int(number) if number.is_integer() else number
+
+    return Kind(parse, {"type": "number", "minimum": low, "maximum": high})
+
+
+def choice(*choices: str, **others: str) -> Kind:
+    """One of these words; `others` are further words for some of them."""
 
     def parse(value: Any) -> str:
+        value = others.get(value, value) if isinstance(value, str) else value
         if value not in choices:
             raise ValueError(f"must be one of {', '.join(choices)}")
         return str(value)
 
-    return Kind(parse, {"enum": list(choices)})
+    return Kind(parse, {"enum": [*choices, *others]})
 
 
 def parse_path(value: Any) -> Path:

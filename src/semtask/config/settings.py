@@ -10,7 +10,7 @@ from typing import Any
 
 from semtask.config.apps import APPS, APPS_VARIABLE
 from semtask.config.environment import DEFAULT_ENV_ALLOWLIST, OTHER_ENV
-from semtask.config.kinds import ENV_PATTERNS, PATH, SWITCH, Kind, choice, whole
+from semtask.config.kinds import ENV_PATTERNS, PATH, SWITCH, Kind, choice, percent, whole
 from semtask.errors import ConfigError
 
 PROJECT_FILE = "semantica.toml"
@@ -54,7 +54,9 @@ class Settings:
     tcp: bool = _setting(False, SWITCH, "listen on 127.0.0.1 too (on/off)")
     tcp_auth: str = _setting("token", choice("token", "off"), "who may use the TCP port (token/off)")
     rpc_port: int = _setting(9527, whole(0, 65535), "the TCP port; 0 takes a free one")
-    log_format: str = _setting("console", choice("console", "json"), "the daemon's own log (console/json)")
+    log_format: str = _setting(
+        "console", choice("console", "json", pretty="console"), "the daemon's own log (console/json)"
+    )
     recovery_window_ms: int = _setting(
         300_000,
         whole(0, 86_400_000),
@@ -75,9 +77,9 @@ class Settings:
         whole(0, 86_400_000),
         "the first pause before a retry, where the job does not say",
     )
-    cpu_throttle_threshold: int = _setting(
+    cpu_throttle_threshold: float = _setting(
         90,
-        whole(1, 101),
+        percent(1, 101),
         "CPU use in percent above which background work pauses; 101 never",
     )
     retention_days: int = _setting(

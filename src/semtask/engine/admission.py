@@ -86,8 +86,9 @@ class Admission:
         if mode is ExecutionMode.SUBPROCESS:
             arguments = _command(payload)
         else:
+            known = self._tasks.task(params.job_type) is not None
             self._tasks.check(params.job_type, payload, params.source or None)
-            arguments = _task_arguments(payload)
+            arguments = _task_arguments(payload, may_be_other=not params.execution_mode and not known)
         now = self._now_ms()
         run_at = _run_at(params, now)
         base = params.retry_base_delay_ms
@@ -160,9 +161,10 @@ def _mode_of(payload: bytes) -> ExecutionMode:
     return ExecutionMode.SUBPROCESS if bytes(probe.command) else ExecutionMode.IN_PROCESS
 
 
-def _task_arguments(payload: bytes) -> object:
+def _task_arguments(payload: bytes, *, may_be_other: bool) -> object:
+    """`may_be_other`: nobody has said yet that it is for a task with arguments."""
     arguments = msgspec.json.decode(payload)
-    if not isinstance(arguments, dict):
+    if not isinstance(arguments, dict) and not may_be_other:
         raise _invalid("payload", "of a task is an object with its arguments by name")
     return arguments
 

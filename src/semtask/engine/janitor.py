@@ -220,9 +220,10 @@ class Janitor:
     # --- space -------------------------------------------------------------------------------------------------------
 
     async def _give_back(self, steps: int | None) -> bool:
-        """Give free pages back, in short steps; None: all of them. Whether the database became smaller."""
+        """Give free pages back, in short steps; None: all of them. Whether all of them, or else any, are gone."""
         await self._store.checkpoint()
         before = await self._store.size_bytes()
+        left = 0
         free: int | None = None
         while steps is None or steps > 0:
             steps = None if steps is None else steps - 1
@@ -233,7 +234,7 @@ class Janitor:
             free = left
             await self._rest(self._clock.monotonic() - began)
         await self._store.checkpoint()
-        return await self._store.size_bytes() < before
+        return not left if steps is None else await self._store.size_bytes() < before
 
     # --- what a crash left -------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_processes: int
     queue_concurrency: int
-    cpu_throttle_threshold: int
+    cpu_throttle_threshold: float
     recovery_window_ms: int
     disk_low_bytes: int = 0  # 0: a part of the disk
     sandbox: SandboxLevel = SandboxLevel.NONE

@@ -228,9 +228,8 @@ class Operations:
         if not stopped.found:
             raise NotFound(f"there is no job {params.job_id}", details={"job_id": params.job_id})
         if stopped.final_state is not None:
-            raise Conflict(
-                f"job {params.job_id} has already ended: {stopped.final_state}",
-                details={"job_id": params.job_id, "state": stopped.final_state},
+            return Cancelled(
+                cancelled=False, cancelled_count=0, job_id=params.job_id or None, ended_as=stopped.final_state
             )
         # A job that is already being cancelled is cancelled all the same.
         return Cancelled(cancelled=True, cancelled_count=1, job_id=params.job_id or None)

@@ -34,7 +34,7 @@ class Limit(NamedTuple):
 MEMORY_LIMIT = Limit(95, 90)
 
 
-def cpu_limit(threshold: int) -> Limit:
+def cpu_limit(threshold: float) -> Limit:
     # A tenth of the machine below, but above 0 for every threshold: the throttle must come to an end.
     return Limit(threshold, max(threshold - 10, threshold / 2))
 

@@ -71,7 +71,9 @@ class MaintenanceParams(Params):
 
 
 class Maintained(Result):
-    """`vacuum_run`: pages were given back. Sizes are of the database with its write-ahead log, in bytes."""
+    """`vacuum_run`: with `force_vacuum`, no free page is left; else, some were given back. Sizes are of the database
+    with its write-ahead log, in bytes.
+    """
 
     vacuum_run: bool
     jobs_deleted: int

@@ -213,6 +213,7 @@ class Cancelled(Result):
     cancelled: bool
     cancelled_count: int
     job_id: str | None = None
+    ended_as: State | None = None
 
 
 class RetryParams(Params):

@@ -20,12 +20,17 @@ MAX_PAYLOAD_DEPTH = 64
 # A payload lies at most five levels down: batch, request, params, list of jobs, job.
 MAX_DEPTH = MAX_PAYLOAD_DEPTH + 5
 
-RequestId: TypeAlias = str | int | None
+RequestId: TypeAlias = str | int | float | None
 
 # Brackets become steps up and down, as signed bytes; whether their kinds match is the parser's business.
 _STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b'"[]{}')
 _STRING = re.compile(rb'"[^"]*"')
+_ESCAPED_BACKSLASH = rb"\\"
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 # A number this large may be out of the range of a double: it is looked at closely.
 _SHAPE = bytes.maketrans(b"123456789E", b"000000000e")
 _MAYBE_INFINITE = (b"0e000", b"0e+000", b"0" * 309)
@@ -121,7 +126,7 @@ def _read_batch(body: bytes) -> list[Call | BadCall]:
     try:
         members = _raw_list.decode(body)
     except msgspec.DecodeError as error:
-        raise _parse_error(error) from None
+        raise _parse_error(error, body) from None
     if not members:
         raise InvalidRequest("A batch holds at least one request.")
     if len(members) > MAX_BATCH:
@@ -136,7 +141,7 @@ def _read_call(text: bytes | msgspec.Raw) -> Call | BadCall:
         _require_json(text)
         return BadCall(InvalidRequest(f"This is not a JSON-RPC 2.0 request: {error}"), _read_id(text))
     except msgspec.DecodeError as error:
-        raise _parse_error(error) from None
+        raise _parse_error(error, text) from None
     return Call(envelope.method, envelope.params, envelope.id)
 
 
@@ -151,7 +156,7 @@ def _require_json(text: bytes | msgspec.Raw) -> None:
     try:
         _raw.decode(text)
     except msgspec.DecodeError as error:
-        raise _parse_error(error) from None
+        raise _parse_error(error, text) from None
 
 
 def _require_utf8(body: bytes) -> None:
@@ -168,8 +173,12 @@ def _require_finite(body: bytes) -> None:
     try:
         _anything.decode(body)
     except msgspec.DecodeError as error:
-        raise _parse_error(error) from None
+        raise _parse_error(error, body) from None
 
 
-def _parse_error(error: msgspec.DecodeError) -> ParseError:
+def _parse_error(error: msgspec.DecodeError, text: bytes | msgspec.Raw) -> ParseError:
+    """msgspec takes half of a surrogate pair at the end of a string for truncated data."""
+    half = _LONE_SURROGATE.search(bytes(text).replace(_ESCAPED_BACKSLASH, b"  "))
+    if half is not None and any(word in str(error) for word in ("truncated", "surrogate", "hex escape")):
+        return ParseError(f"The request body is not valid JSON: {half[0].decode()} is half of a surrogate pair.")
     return ParseError(f"The request body is not valid JSON: {error}")

@@ -278,6 +278,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "cancelled": "at least one job was ended or is being stopped",
         "cancelled_count": "how many",
         "job_id": "the job, where one was named",
+        "ended_as": "the state in which that one had ended already",
     },
     jobs.RetryParams: {
         "job_id": "this job, whatever its end",
@@ -309,7 +310,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "force_vacuum": "give all free pages back to the file system, not only some",
     },
     admin.Maintained: {
-        "vacuum_run": "pages were given back",
+        "vacuum_run": "with force_vacuum: no free page is left; else: some were given back",
         "jobs_deleted": "finished jobs that were over their retention",
         "artifacts_deleted": "files that their jobs had kept",
         "db_size_before": "database with its write-ahead log, bytes",

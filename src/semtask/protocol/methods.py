@@ -72,8 +72,8 @@ METHODS: dict[str, Method] = {
             result=Enqueued,
             summary="Store a job. Once answered it survives any crash, and with durability=fsync a power cut.",
             errors={
-                Conflict: "the key was used for another content, or the subject has a live job and on_duplicate is"
-                " `reject`",
+                Conflict: "the key was used for another content, the subject has a live job and on_duplicate is"
+                " `reject`, or `source` is not that of the task",
                 Throttled: _STOPPING,
             },
             operation="enqueue",
@@ -130,7 +130,6 @@ METHODS: dict[str, Method] = {
             summary="Cancel a job, or all live jobs of a tag or group.",
             errors={
                 NotFound: _NO_JOB,
-                Conflict: "the job has ended already; a tag or a group without live jobs is no error",
                 Throttled: _DISK_FULL,
             },
             operation="cancel",

@@ -52,7 +52,7 @@ def _describe(method: Method, schema_of: dict[str, _Schema], components: dict[st
         "summary": method.summary,
         "description": params.get("description", ""),
         "x-scope": method.scope.value,
-        "paramStructure": "by-name",
+        "paramStructure": "either",
         "params": [
             {"name": name, "required": name in params.get("required", ()), "schema": _portable(schema)}
             for name, schema in params["properties"].items()

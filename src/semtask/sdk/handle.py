@@ -10,7 +10,6 @@ from msgspec import UNSET
 
 from semtask.client import calls
 from semtask.client.calls import Call
-from semtask.errors import Conflict
 from semtask.model.state import FINAL, State
 from semtask.protocol.jobs import ArtifactView, Cancelled, ExceptionView, JobView, ProgressView
 from semtask.sdk import log_lines
@@ -148,16 +147,10 @@ class JobHandle(Generic[R_co]):
 
         `grace`: how long it is given to end by itself, in place of its own grace.
         """
-        try:
-            return self._connection.send(self._cancel(grace)).cancelled
-        except Conflict:
-            return False
+        return self._connection.send(self._cancel(grace)).cancelled
 
     async def acancel(self, *, grace: Seconds | None = None) -> bool:
-        try:
-            return (await self._connection.asend(self._cancel(grace))).cancelled
-        except Conflict:
-            return False
+        return (await self._connection.asend(self._cancel(grace))).cancelled
 
     def _cancel(self, grace: Seconds | None) -> Call[Cancelled]:
         grace_ms = milliseconds("grace", grace)
