@@ -41,6 +41,7 @@ def test_says_which_tasks_its_app_offers(tmp_path: Path) -> None:
         assert (named.name, named.defaults, named.concurrency) == ("named", {"queue": "q", "timeout_ms": 5}, 3)
 
 
+REAL = "from semtask import Semantica\napp = Semantica(autostart=False)\n"
 FAILURES = {
     "a module that is not there": ({}, "jobs:app", "ModuleNotFoundError: No module named 'jobs'"),
     "an error in its code": ({"jobs.py": "x = 1\ny = 1 / 0\n"}, "jobs:app", "jobs.py, line 2"),
@@ -51,6 +52,16 @@ FAILURES = {
         {"jobs.py": "import other\n", "other.py": "\n\nraise ValueError('bad')\n"},
         "jobs:app",
         "ValueError: bad",
+    ),
+    "it enqueues": (
+        {"jobs.py": REAL + "@app.task\ndef a(): ...\na.enqueue()\n"},
+        "jobs:app",
+        "RuntimeError: the daemon was asked for something while a worker imported the module of the app",
+    ),
+    "a module of it awaits": (
+        {"jobs.py": "import other\n", "other.py": REAL + "import asyncio\nasyncio.run(app.job('x').aresult())\n"},
+        "jobs:app",
+        "put what the program does below `if __name__ == '__main__':` (",
     ),
     "no such attribute": ({"jobs.py": "x = 1\n"}, "jobs:app", "has no 'app'"),
     "something else than an app": ({"jobs.py": "app = {}\n"}, "jobs:app", "is no app but a dict"),

@@ -18,6 +18,7 @@ from semtask.client.calls import Call
 from semtask.client.client import Client
 from semtask.config.loading import load
 from semtask.config.settings import Settings
+from semtask.tasks.context import refuse_while_importing
 from semtask.tasks.registry import Registry
 
 if TYPE_CHECKING:
@@ -86,11 +87,13 @@ class Connection:
         """Raises the errors of `Client`."""
         if _stand_in is not None:
             return _stand_in.send(call, self.registry)
+        refuse_while_importing()
         return self._of_thread().send(call)
 
     async def asend(self, call: Call[R]) -> R:
         if _stand_in is not None:
             return await _stand_in.asend(call, self.registry)
+        refuse_while_importing()
         return await self.aclient().send(call)
 
     def now_ms(self) -> int:

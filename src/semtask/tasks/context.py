@@ -197,6 +197,31 @@ class JobContext:
 _current: ContextVar[JobContext | None] = ContextVar("semtask_job", default=None)
 
 
+_importing_thread: int | None = None
+
+
+@contextmanager
+def importing_app() -> Iterator[None]:
+    """A worker imports its app here, in this thread."""
+    global _importing_thread  # noqa: PLW0603 - a process imports one app
+    _importing_thread = threading.get_ident()
+    try:
+        yield
+    finally:
+        _importing_thread = None
+
+
+def refuse_while_importing() -> None:
+    """Raises RuntimeError in a module that a worker imports for its app. Every worker does so: a job that is enqueued
+    there would be enqueued again and again, and one that is waited for has nobody to run it.
+    """
+    if _importing_thread == threading.get_ident():
+        raise RuntimeError(
+            "the daemon was asked for something while a worker imported the module of the app, which every worker "
+            "does; put what the program does below `if __name__ == '__main__':`"
+        )
+
+
 def _nobody() -> JobContext | None:
     return None
 

@@ -9,6 +9,7 @@ import traceback
 from typing import Any
 
 from semtask.protocol.frames import Failed, TaskInfo
+from semtask.tasks.context import importing_app
 from semtask.tasks.forms import UnsupportedType
 from semtask.tasks.registry import Registry, TaskDefinition
 from semtask.worker.exceptions import clean, describe, message_of, type_name
@@ -34,7 +35,8 @@ def load(app: str) -> Registry:
     if not name or not attribute:
         raise AppFailure(f"{app!r} names no app: it must be module:attribute, for example jobs:app")
     try:
-        module = importlib.import_module(name)
+        with importing_app():
+            module = importlib.import_module(name)
     except BaseException as error:  # noqa: BLE001 - also SystemExit: the daemon is to be told
         raise _failure(f"the module {name} of the app {app} cannot be imported", error) from None
     return _registry(module, app, attribute)
