@@ -186,6 +186,18 @@ def test_an_app_that_takes_a_name_later_is_the_newcomer(projects: Projects, shel
     assert projects.states() == {"aaa": "failed", "tasks": "ready"}
     assert shell("result", "-w", shell("enqueue", "tasks:send").id).out == '"alpha"\n'
 
+    # So is one that stands first in the list.
+    (gamma / "aaa.py").write_text(code.format("gamma.other"))
+    assert shell("apps", "reload", "aaa").code == 0
+    projects.write("alpha", more="@app.task(name='gamma.other')\ndef other() -> str: return 'alpha'\n")
+    reloaded = shell("apps", "reload", "tasks")
+    assert reloaded.code == 1
+    assert "its task 'gamma.other' (tasks:app in " in reloaded.err
+    assert projects.states() == {"aaa": "ready", "tasks": "failed"}
+    assert shell("result", "-w", shell("enqueue", "gamma.other").id).out == '"gamma"\n'
+    projects.write("alpha")
+    assert shell("apps", "reload", "tasks").code == 0
+
 
 def test_a_project_that_lies_in_two_folders_is_named(projects: Projects, shell: Shell) -> None:
     assert shell("apps", "rm", "tasks").code == 0
