@@ -130,7 +130,7 @@ def test_an_app_without_a_file_is_told_to_have_one(tmp_path: Path) -> None:
     """
     code, _, err = run(tmp_path, "-", stdin=dedent(lines))
     assert code == 1
-    assert "ValueError: the app is defined in no file (a notebook, or the interactive interpreter)" in err
+    assert "ValueError: no worker can import the app: it is defined in no file (a notebook" in err
     assert not processes_of(tmp_path)
 
 
