@@ -54,13 +54,13 @@ class AsyncRunner:
         asyncio.set_event_loop(self._loop)
         # A Stop is seen by the loop; the daemon's signal would be for a sync job.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        kit.hygiene.settle()
 
     def run(self, messages: Iterable[ToWorker]) -> None:
         """Raises DaemonGone at the end of the socket. Jobs that run then go no step further."""
         over = self._loop.create_future()
         over.add_done_callback(lambda _: self._loop.stop())
         self._loop.add_reader(self._kit.channel.fileno(), self._read, over)
+        self._loop.call_soon(self._kit.hygiene.settle)  # the loop sets some of it when it runs
         self._loop.call_soon(self._take, messages)
         while not over.done():
             try:
@@ -135,7 +135,7 @@ class AsyncRunner:
         ended.leftovers = self._kit.hygiene.leftovers()
         if self._pool_work:
             self._recycle = self._recycle or "a job left work running in a thread"
-        ended.recycle = self._recycle or self._kit.hygiene.reason_to_recycle(ran_ns, spare)
+        ended.recycle = self._recycle or self._kit.hygiene.change(ran_ns, spare) or self._kit.hygiene.wear(ran_ns)
         self._rests = ended.leftovers or ended.recycle is not None
 
     def _stop(self, key: tuple[str, int], reason: str) -> None:

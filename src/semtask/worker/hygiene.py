@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found] # without the enums of signal, which cost more than all the rest here
 import os
 import resource
-import signal
-import sys
 import threading
 import time
 from collections.abc import Collection
 
 from semtask.host import procfs
 from semtask.protocol.frames import Setup
-from semtask.worker.audit import ENVIRONMENT_CHANGES, LIMIT_CHANGES, Audit
+from semtask.worker.audit import Audit
 from semtask.worker.exceptions import clean
+from semtask.worker.process_state import ProcessState
 
-_SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM)
 _LONG_JOB_NS = 10_000_000
-_OPENS_FILES_NS = 100_000  # in less time no job opens so many that the next one finds none
+_NO_NOOP_NS = 100_000  # in less time no job opens so many files that the next one finds none
 _JOBS_BETWEEN_LOOKS = 50
 _THREADS_MAY_END_S = 0.01
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -39,29 +36,12 @@ class Hygiene:
         self._orphans = frozenset(self._beside())
         self._threads = threading.active_count()
         self._known_threads = frozenset(threading.enumerate())
-        self._folder = os.getcwd()
-        self._environ = os.environ
-        self._environment = dict(os.environ)
-        self._environment_touched = False
-        self._handlers = _handlers()
-        self._blocked = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
-        self._umask = _umask()
-        self._nice = os.getpriority(os.PRIO_PROCESS, 0)
-        self._recursion = sys.getrecursionlimit()
-        self._limits_touched = False
+        self._state = ProcessState(audit)
         self._highest_fd = (_lowest_free_fd() + resource.getrlimit(resource.RLIMIT_NOFILE)[0]) // 2
-        audit.on(ENVIRONMENT_CHANGES, self._touch)
-        audit.on(LIMIT_CHANGES, self._touch_limits)
-
-    def _touch(self) -> None:
-        self._environment_touched = True
-
-    def _touch_limits(self) -> None:
-        self._limits_touched = True
 
     def settle(self) -> None:
-        """The worker has set up its signals."""
-        self._handlers = _handlers()
+        """The worker has set up its signals and its event loop."""
+        self._state.settle()
 
     def count(self) -> None:
         """A job has run."""
@@ -101,15 +81,20 @@ class Hygiene:
         """The pids of this worker and of orphans."""
         return [] if self._siblings is None else os.pread(self._siblings, 4096, 0).split()
 
-    def reason_to_recycle(self, ran_ns: int, spare: Collection[threading.Thread] = ()) -> str | None:
-        """Why this process is not fit for another job. `spare` threads are no job's."""
-        reason = self._drift(spare) or self._changed_traits() or self._wear(ran_ns)
-        return None if reason is None else clean(reason)
+    def untrace(self) -> None:
+        """The code of a job has ended."""
+        self._state.untrace()
 
-    def _wear(self, ran_ns: int) -> str | None:
+    def change(self, ran_ns: int, spare: Collection[threading.Thread] = ()) -> str | None:
+        """What a job has left that makes this process unfit for another one. `spare` threads are no job's."""
+        change = self._change_of_threads(spare) or self._state.change(thorough=ran_ns > _NO_NOOP_NS)
+        return None if change is None else clean(change)
+
+    def wear(self, ran_ns: int) -> str | None:
+        """Why this process has served long enough, whatever the last job did."""
         if 0 < self._setup.max_jobs <= self._jobs:
             return f"it has run {self._jobs} jobs"
-        if (ran_ns > _OPENS_FILES_NS or self._jobs % _JOBS_BETWEEN_LOOKS == 0) and self._lacks_fds():
+        if (ran_ns > _NO_NOOP_NS or self._jobs % _JOBS_BETWEEN_LOOKS == 0) and self._lacks_fds():
             return "jobs left so many files open that soon no more can be opened"
         limit = self._setup.max_memory_bytes
         if limit > 0 and (ran_ns > _LONG_JOB_NS or self._jobs - self._weighed >= _JOBS_BETWEEN_LOOKS):
@@ -119,44 +104,16 @@ class Hygiene:
                 return f"it uses {resident // _MIB} MiB of memory, more than {limit // _MIB}"
         return None
 
-    def _drift(self, spare: Collection[threading.Thread]) -> str | None:
+    def _change_of_threads(self, spare: Collection[threading.Thread]) -> str | None:
         if threading.active_count() > self._threads + len(spare) and (names := self._new_threads(spare)):
             return f"a job left threads running: {', '.join(names)}"
-        try:
-            folder = os.getcwd()
-        except FileNotFoundError:
-            return f"a job has removed the working directory {self._folder}"
-        if folder != self._folder:
-            return f"a job changed the working directory to {folder}"
-        if os.environ is not self._environ or (self._environment_touched and self._environment_differs()):
-            return "a job changed the environment"
-        if _handlers() != self._handlers:
-            return "a job changed what happens at a signal"
-        if signal.getitimer(signal.ITIMER_REAL)[0]:
-            return "a job left an alarm behind"
         return None
-
-    def _changed_traits(self) -> str | None:
-        """What else of this process would make the next job behave in another way."""
-        if os.umask(self._umask) != self._umask:
-            return "a job changed the umask"
-        if _signal.pthread_sigmask(_signal.SIG_BLOCK, ()) != self._blocked:
-            return "a job blocked signals"
-        if os.getpriority(os.PRIO_PROCESS, 0) != self._nice:
-            return "a job changed the priority of the process"
-        if sys.getrecursionlimit() != self._recursion:
-            return "a job changed the recursion limit"
-        return "a job changed a limit of the process" if self._limits_touched else None
 
     def _lacks_fds(self) -> bool:
         try:
             return _lowest_free_fd() > self._highest_fd
         except OSError:  # there is none
             return True
-
-    def _environment_differs(self) -> bool:
-        self._environment_touched = False
-        return dict(os.environ) != self._environment
 
     def _new_threads(self, spare: Collection[threading.Thread]) -> list[str]:
         known = self._known_threads.union(spare)
@@ -171,16 +128,6 @@ def _lowest_free_fd() -> int:
     fd = os.eventfd(0, os.EFD_CLOEXEC)
     os.close(fd)
     return fd
-
-
-def _umask() -> int:
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
-
-
-def _handlers() -> list[object]:
-    return [_signal.getsignal(number) for number in _SIGNALS]
 
 
 def _alive(pid: int) -> bool:

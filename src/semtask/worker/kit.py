@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from semtask.protocol.frames import Setup
+from semtask.tasks.context import JobContext
 from semtask.tasks.registry import Registry
 from semtask.worker.audit import Audit
 from semtask.worker.capture import Capture
 from semtask.worker.channel import Channel
 from semtask.worker.hygiene import Hygiene
+from semtask.worker.job_log import stamped, write_all
 from semtask.worker.mark import Mark
 from semtask.worker.results import Results
 
@@ -24,3 +26,12 @@ class Kit:
     mark: Mark
     hygiene: Hygiene
     results: Results
+
+    def warn(self, job: JobContext, text: str) -> None:
+        """Write a warning to the log of a job, or to that of the worker where that cannot be written."""
+        try:
+            log = self.capture.log_of(job)
+            log.flush()
+            log.write("WARNING", text)
+        except OSError:  # a full disk, or another user
+            write_all(self.capture.own_fd, stamped("WARNING", text))

@@ -141,6 +141,9 @@ class SyncRunner:
         ended = self._outcome(job, definition, call.payload)
         ran_ns = time.perf_counter_ns() - started
         kit.mark.set(mark.NOBODY)
+        change = kit.hygiene.change(ran_ns)
+        if change is not None:
+            kit.warn(job, f"{change}: its process is replaced")
         self._job = None
         job.end()
         kit.capture.restore_streams()
@@ -148,7 +151,7 @@ class SyncRunner:
         ended.ran_us = ran_ns // 1000
         kit.hygiene.count()
         ended.leftovers = kit.hygiene.leftovers()
-        ended.recycle = ended.recycle or kit.hygiene.reason_to_recycle(ran_ns)
+        ended.recycle = ended.recycle or change or kit.hygiene.wear(ran_ns)
         return ended
 
     def _outcome(self, job: JobContext, definition: TaskDefinition, payload: str) -> Ended:
@@ -172,6 +175,7 @@ class SyncRunner:
             raise
         finally:
             self._soft_stop.disarm()
+            self._kit.hygiene.untrace()
         if os.getpid() != self._pid:
             leave_child(None)
         return value
