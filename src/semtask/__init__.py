@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from semtask.sdk.results import CompletedCommand
     from semtask.sdk.task import AsyncTask, Task
     from semtask.tasks.codec import BadPayload, EncodeError
-    from semtask.tasks.context import JobContext, current_job
+    from semtask.tasks.context import JobContext, app_scope, current_job
     from semtask.tasks.control import Cancel, Interrupted, Permanent, Retry, Snooze
     from semtask.tasks.registry import DuplicateTask
 
@@ -46,6 +46,7 @@ __all__ = [
     "State",
     "Task",
     "__version__",
+    "app_scope",
     "current_job",
 ]
 
@@ -61,7 +62,7 @@ _LAZY = {
     "semtask.sdk.task": ["AsyncTask", "Task"],
     "semtask.model.state": ["State"],
     "semtask.tasks.codec": ["BadPayload", "EncodeError"],
-    "semtask.tasks.context": ["JobContext", "current_job"],
+    "semtask.tasks.context": ["JobContext", "app_scope", "current_job"],
     "semtask.tasks.control": ["Cancel", "Interrupted", "Permanent", "Retry", "Snooze"],
     "semtask.tasks.registry": ["DuplicateTask"],
 }

@@ -228,4 +228,4 @@ def test_code_that_outlives_its_job_in_a_pool_of_threads_recycles_the_worker(tmp
     with worker(tmp_path, TASKS) as rig:
         assert rig.run("anything", code="await asyncio.to_thread(time.sleep, 0)").recycle is None
         code = "asyncio.get_running_loop().run_in_executor(None, time.sleep, 5)"
-        assert rig.run("anything", code=code).recycle == "a job left work running in a thread"
+        assert rig.run("anything", code=code).recycle == "a job left what could not be ended: work in a thread"

@@ -80,6 +80,7 @@ class Worker:
         self.leaving = False
         self.dismissed = False  # it leaves because it was asked to, or must be replaced
         self.dead = False
+        self._retires = False  # it wants to leave when its jobs have ended
         self.jobs_done = 0
         self.idle_since = 0.0
         self._held: dict[Key, tuple[Job, int]] = {}  # with the number of its call, in the order of the calls
@@ -249,7 +250,7 @@ class Worker:
             self._since = self.idle_since = self._loop.time()
             self.process.end_of_jobs()
             self._pool.reports.ended(ends)
-            if self._is_worn():
+            if self._retires or self._is_worn():
                 self.leave()
             elif not self.leaving:
                 self._pool.has_room(self)
@@ -299,6 +300,8 @@ class Worker:
             self._pool.pace.note(job.job_type, ended.ran_us)
             self._last_was_quick = self._pool.pace.is_quick(job.job_type)
         end = TaskEnd(job, of_frame(ended, told_to_stop=order is not None), ended.ran_us / 1_000_000)
+        if ended.retire is not None:
+            self._retires = True
         if not ended.leftovers and ended.recycle is None:
             return end
         return self._take_last_end(ended, end)

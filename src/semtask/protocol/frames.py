@@ -190,7 +190,8 @@ class Ended(_Frame):
 
     `leftovers`: the job left processes (sync), or there are processes while no job needs them (async). `recycle` says
     why the worker must be replaced. A worker that sets one of them begins nothing more; an async one does so only when
-    it has no job left, so all that it was sent and has not ended was not begun.
+    it has no job left, so all that it was sent and has not ended was not begun. `retire` says why an async worker must
+    be replaced while it has other jobs: it is to be sent no more, and what it was sent it brings to its end.
     """
 
     job_id: str
@@ -205,6 +206,7 @@ class Ended(_Frame):
     log_bytes: int | None = None
     leftovers: bool = False
     recycle: str | None = None
+    retire: str | None = None
 
 
 class Progress(_Frame):

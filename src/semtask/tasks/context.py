@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import EllipsisType
 from typing import Protocol
 
 from semtask.protocol.frames import ArtifactInfo, Call, ProgressInfo
@@ -252,6 +253,25 @@ def current_job() -> JobContext:
             "current_job() has an answer only inside a task that semtask runs, in the process of its job"
         )
     return job
+
+
+def whose(context: contextvars.Context | None = None) -> JobContext | EllipsisType | None:
+    """The job that a context is for, the present one by default; None: for the app; `...`: it does not say."""
+    return _current.get(...) if context is None else context.get(_current, ...)
+
+
+@contextmanager
+def app_scope() -> Iterator[None]:
+    """What an async task makes on the event loop in here belongs to the app: it is not ended with the job.
+
+    For what other jobs of the process use as well, such as a pool of connections with tasks of its own. It lives as
+    long as the worker. In here there is no current job, and output goes to the log of the worker.
+    """
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def context_of(job: JobContext) -> contextvars.Context:

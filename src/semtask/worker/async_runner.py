@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +21,22 @@ from semtask.tasks.registry import TaskDefinition
 from semtask.worker import mark
 from semtask.worker.channel import DaemonGone
 from semtask.worker.coroutines import Marked, frames_of
-from semtask.worker.exceptions import clean
+from semtask.worker.exceptions import clean, type_name
+from semtask.worker.job_loop import JobLoop, name_all
 from semtask.worker.kit import Kit
 from semtask.worker.results import RefusedPayload
 from semtask.worker.threads import hand_on_contexts
 
 _POOL_OF_LOOP = "asyncio_"  # its threads stay, as those of a pool do
+_LEFT_MAY_LAST_S = 2.0  # what a job has left is ended by force then
+_PART_OF_GRACE = 0.8  # after that part of it: with the whole of it the daemon ends the worker
+_LOOK_S = 5.0  # so often the process is looked at while jobs run
 
 
 @dataclass(eq=False)
 class _Running:
     job: JobContext
     definition: TaskDefinition
-    label: bytes
     started_ns: int
     task: asyncio.Task[Any] | None = None
 
@@ -47,9 +50,10 @@ class AsyncRunner:
         self._received = 0
         self._recycle: str | None = None
         self._rests = False
-        self._pool_work = hand_on_contexts()
+        self._looked = 0.0  # when the process was looked at, in time of the loop
+        self._threads = hand_on_contexts()
         self._loop = asyncio.new_event_loop()
-        self._loop.set_task_factory(self._make_task)  # type: ignore[arg-type]
+        self._jobs = JobLoop(self._loop, kit.mark, self._threads, kit.warn)
         self._outside = contextvars.copy_context()
         asyncio.set_event_loop(self._loop)
         # A Stop is seen by the loop; the daemon's signal would be for a sync job.
@@ -85,8 +89,8 @@ class AsyncRunner:
                         self._received += 1
                         if not self._rests:
                             self._begin(mark.label(self._received), call)
-                case Stop(job_id=job_id, claim_no=claim_no, reason=reason):
-                    self._stop((job_id, claim_no), reason)
+                case Stop(job_id=job_id, claim_no=claim_no, reason=reason, grace_ms=grace_ms):
+                    self._stop((job_id, claim_no), reason, grace_ms)
 
     # --- one job ----------------------------------------------------------------------------------------------------
 
@@ -103,47 +107,88 @@ class AsyncRunner:
         if definition.is_foreign(call.source):
             kit.channel.send(kit.results.foreign(job, call, str(definition.source)))
             return
-        running = self._running[job] = _Running(job, definition, label, time.perf_counter_ns())
-        coroutine = Marked(_perform(definition, call.payload), kit.mark, label)
-        task = running.task = self._loop.create_task(coroutine, context=context.context_of(job))
+        running = self._running[job] = _Running(job, definition, time.perf_counter_ns())
+        self._jobs.begin(job, label)
+        own = context.context_of(job)
+        coroutine = Marked(_perform(definition, call.payload), kit.mark, label, own)
+        task = running.task = self._loop.create_task(coroutine, context=own)
         # Not in the context of the job: what follows its end is no code of it.
         task.add_done_callback(functools.partial(self._ended, running), context=self._outside)
 
     def _ended(self, running: _Running, task: asyncio.Task[Any]) -> None:
+        """The code of a job has ended; the job has when nothing of it is left on the loop."""
         kit, job = self._kit, running.job
         ran_ns = time.perf_counter_ns() - running.started_ns
         try:
             ended = kit.results.of_value(job, running.definition, task.result())
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its end, not ours
             ended = kit.results.of_error(job, error)
+        kit.hygiene.untrace()
+        if self._jobs.has_left(job):
+            self._loop.create_task(self._clear(running, ended, ran_ns), context=self._outside.copy())
+        else:
+            self._report(running, ended, ran_ns)
+
+    async def _clear(self, running: _Running, ended: Ended, ran_ns: int) -> None:
+        """End what the job has left. What cannot be ended costs the worker its place."""
+        job = running.job
+        try:
+            self._jobs.limit(job, self._loop.time() + _LEFT_MAY_LAST_S)
+            survivors = await self._jobs.end(job)
+        except Exception as error:  # noqa: BLE001 - methods of what the job has left take part in this
+            survivors = [f"something that raised {type_name(error)} when it was ended"]
+        if survivors:
+            change = f"a job left what could not be ended: {clean(name_all(survivors))}"
+            self._kit.warn(job, f"{change}: its process is replaced")
+            ended.recycle = ended.recycle or change
+        self._report(running, ended, ran_ns)
+
+    def _report(self, running: _Running, ended: Ended, ran_ns: int) -> None:
+        kit, job = self._kit, running.job
         del self._running[job]
         job.end()
-        ended.log_bytes = kit.capture.close(job, alone=False)
+        self._jobs.forget(job)
         ended.ran_us = ran_ns // 1000
-        self._inspect(ended, ran_ns)
+        self._inspect(job, ended, ran_ns)
+        ended.log_bytes = kit.capture.close(job, alone=False)
         kit.channel.send(ended)
 
-    def _inspect(self, ended: Ended, ran_ns: int) -> None:
-        """What jobs have left is looked at when no other one is there to need it."""
+    def _inspect(self, job: JobContext, ended: Ended, ran_ns: int) -> None:
+        """The process is looked at when no other job needs it as it is, or after a while without such a moment."""
         self._recycle = self._recycle or ended.recycle
         ended.recycle = None
-        self._kit.hygiene.count()
-        if self._running:
+        hygiene = self._kit.hygiene
+        hygiene.count()
+        now = self._loop.time()
+        if self._running and now - self._looked < _LOOK_S:
+            ended.retire = self._recycle
             return
-        self._kit.capture.restore_streams()
-        spare = [thread for thread in threading.enumerate() if thread.name.startswith(_POOL_OF_LOOP)]
-        ended.leftovers = self._kit.hygiene.leftovers()
-        if self._pool_work:
-            self._recycle = self._recycle or "a job left work running in a thread"
-        ended.recycle = self._recycle or self._kit.hygiene.change(ran_ns, spare) or self._kit.hygiene.wear(ran_ns)
-        self._rests = ended.leftovers or ended.recycle is not None
+        self._looked = now
+        if self._running:
+            change = hygiene.change_of_state()
+        else:
+            self._kit.capture.restore_streams()
+            spare = [thread for thread in threading.enumerate() if thread.name.startswith(_POOL_OF_LOOP)]
+            ended.leftovers = hygiene.leftovers()
+            if self._threads.has_work_in_pools:
+                self._recycle = self._recycle or "a job left work running in a thread"
+            change = None if self._recycle is not None else hygiene.change(ran_ns, spare)
+        if change is not None:
+            self._kit.warn(job, f"{change}: the process, in which others ran beside this one, is replaced")
+        self._recycle = self._recycle or change
+        if self._running:
+            ended.retire = self._recycle
+        else:
+            ended.recycle = self._recycle or hygiene.wear(ran_ns)
+            self._rests = ended.leftovers or ended.recycle is not None
 
-    def _stop(self, key: tuple[str, int], reason: str) -> None:
+    def _stop(self, key: tuple[str, int], reason: str, grace_ms: int) -> None:
         for job, running in self._running.items():
             if (job.job_id, job.claim_no) == key:
+                self._jobs.limit(job, self._loop.time() + _PART_OF_GRACE * grace_ms / 1000)
                 first = job.stop_reason is None
                 job.stop_reason = reason
-                if first and running.task is not None:
+                if first and running.task is not None and not running.task.done():
                     self._note_where(running, running.task)
                     running.task.cancel()
                 return
@@ -160,15 +205,6 @@ class AsyncRunner:
             )
         except OSError:  # a full disk
             print(text, where, file=self._kit.capture.stderr)
-
-    def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
-    ) -> asyncio.Task[Any]:
-        if not isinstance(coroutine, Marked) and asyncio.iscoroutine(coroutine):
-            job = context.current_or_none()
-            running = None if job is None else self._running.get(job)
-            coroutine = Marked(coroutine, self._kit.mark, mark.NOBODY if running is None else running.label)
-        return asyncio.Task(coroutine, loop=loop, **options)
 
     # --- the channel of contexts ------------------------------------------------------------------------------------
 

@@ -90,6 +90,11 @@ class Hygiene:
         change = self._change_of_threads(spare) or self._state.change(thorough=ran_ns > _NO_NOOP_NS)
         return None if change is None else clean(change)
 
+    def change_of_state(self) -> str | None:
+        """As `change`, without a look at threads: other jobs that run may have some."""
+        change = self._state.change(thorough=True)
+        return None if change is None else clean(change)
+
     def wear(self, ran_ns: int) -> str | None:
         """Why this process has served long enough, whatever the last job did."""
         if 0 < self._setup.max_jobs <= self._jobs:

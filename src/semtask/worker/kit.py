@@ -10,6 +10,7 @@ from semtask.tasks.registry import Registry
 from semtask.worker.audit import Audit
 from semtask.worker.capture import Capture
 from semtask.worker.channel import Channel
+from semtask.worker.exceptions import clean
 from semtask.worker.hygiene import Hygiene
 from semtask.worker.job_log import stamped, write_all
 from semtask.worker.mark import Mark
@@ -32,6 +33,6 @@ class Kit:
         try:
             log = self.capture.log_of(job)
             log.flush()
-            log.write("WARNING", text)
+            log.write("WARNING", clean(text))
         except OSError:  # a full disk, or another user
             write_all(self.capture.own_fd, stamped("WARNING", text))
