@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import os
 import socket
 import sys
@@ -44,6 +45,12 @@ async def where(wait_s: float = 0.0) -> int:
 async def beside(go: str) -> int:
     while not Path(go).exists():
         await asyncio.sleep(_TICK_S)
+    return os.getpid()
+
+
+@task
+async def change() -> int:
+    gc.disable()
     return os.getpid()
 
 

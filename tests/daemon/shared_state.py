@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
+import decimal
 import faulthandler
 import gc
 import logging
@@ -10,11 +12,14 @@ import os
 import resource
 import signal
 import socket
+import sqlite3
+import subprocess
 import sys
 import threading
 import time
 import tracemalloc
 import warnings
+import zoneinfo
 from typing import Any
 
 from semtask import Semantica
@@ -22,6 +27,10 @@ from semtask import Semantica
 app = Semantica()
 task = app.task(queue="shared")
 changes: list[str] = []
+
+
+decimal.getcontext()  # as an app that has set its own, which all jobs share
+used = (subprocess, sqlite3, zoneinfo, asyncio)  # by the code of `change`
 
 
 @task
@@ -97,7 +106,7 @@ _IN_MODULES = {
     "locale": "module.setlocale(module.LC_ALL)",
     "copyreg": "len(module.dispatch_table)",
     "decimal": "module.Decimal(1) / 3, module.DefaultContext.prec",
-    "ssl": "module._create_default_https_context",
+    "ssl": "module._create_default_https_context.__name__",
     "http.client": "module.HTTPConnection.debuglevel",
     "urllib.request": "module._opener",
     "csv": "module.field_size_limit()",

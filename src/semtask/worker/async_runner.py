@@ -30,7 +30,7 @@ from semtask.worker.threads import hand_on_contexts
 _POOL_OF_LOOP = "asyncio_"  # its threads stay, as those of a pool do
 _LEFT_MAY_LAST_S = 2.0  # what a job has left is ended by force then
 _PART_OF_GRACE = 0.8  # after that part of it: with the whole of it the daemon ends the worker
-_LOOK_S = 5.0  # so often the process is looked at while jobs run
+_GLANCE_S = 1.0  # so often the process is looked at while jobs run
 
 
 @dataclass(eq=False)
@@ -50,7 +50,8 @@ class AsyncRunner:
         self._received = 0
         self._recycle: str | None = None
         self._rests = False
-        self._looked = 0.0  # when the process was looked at, in time of the loop
+        self._glanced = 0.0  # in time of the loop
+        self._changed: str | None = None
         self._threads = hand_on_contexts()
         self._loop = asyncio.new_event_loop()
         self._jobs = JobLoop(self._loop, kit.mark, self._threads, kit.warn)
@@ -154,33 +155,42 @@ class AsyncRunner:
         kit.channel.send(ended)
 
     def _inspect(self, job: JobContext, ended: Ended, ran_ns: int) -> None:
-        """The process is looked at when no other job needs it as it is, or after a while without such a moment."""
+        """Whether the worker must be replaced: soon, if other jobs run in it, or now."""
+        self._kit.hygiene.count()
         self._recycle = self._recycle or ended.recycle
         ended.recycle = None
-        hygiene = self._kit.hygiene
-        hygiene.count()
-        now = self._loop.time()
-        if self._running and now - self._looked < _LOOK_S:
-            ended.retire = self._recycle
-            return
-        self._looked = now
         if self._running:
-            change = hygiene.change_of_state()
-        else:
-            self._kit.capture.restore_streams()
-            spare = [thread for thread in threading.enumerate() if thread.name.startswith(_POOL_OF_LOOP)]
-            ended.leftovers = hygiene.leftovers()
-            if self._threads.has_work_in_pools:
-                self._recycle = self._recycle or "a job left work running in a thread"
-            change = None if self._recycle is not None else hygiene.change(ran_ns, spare)
-        if change is not None:
-            self._kit.warn(job, f"{change}: the process, in which others ran beside this one, is replaced")
-        self._recycle = self._recycle or change
-        if self._running:
+            self._glance(job)
             ended.retire = self._recycle
         else:
-            ended.recycle = self._recycle or hygiene.wear(ran_ns)
+            self._look(job, ended, ran_ns)
             self._rests = ended.leftovers or ended.recycle is not None
+
+    def _glance(self, job: JobContext) -> None:
+        """What is changed for some time is not put back by the job that has changed it."""
+        now = self._loop.time()
+        if now - self._glanced < _GLANCE_S:
+            return
+        self._glanced = now
+        before, self._changed = self._changed, self._kit.hygiene.glance()
+        if self._changed is not None and self._changed == before:
+            self._replace_for(job, self._changed)
+
+    def _look(self, job: JobContext, ended: Ended, ran_ns: int) -> None:
+        """No other job needs the process as it is."""
+        hygiene = self._kit.hygiene
+        self._kit.capture.restore_streams()
+        spare = [thread for thread in threading.enumerate() if thread.name.startswith(_POOL_OF_LOOP)]
+        ended.leftovers = hygiene.leftovers()
+        self._changed = hygiene.change(ran_ns, spare)
+        if self._changed is not None:
+            self._replace_for(job, self._changed)
+        ended.recycle = self._recycle or hygiene.wear(ran_ns)
+
+    def _replace_for(self, job: JobContext, change: str) -> None:
+        if self._recycle is None:
+            self._recycle = change
+            self._kit.warn(job, f"{change}, this one or one beside it: their process is replaced")
 
     def _stop(self, key: tuple[str, int], reason: str, grace_ms: int) -> None:
         for job, running in self._running.items():

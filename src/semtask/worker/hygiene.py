@@ -90,9 +90,9 @@ class Hygiene:
         change = self._change_of_threads(spare) or self._state.change(thorough=ran_ns > _NO_NOOP_NS)
         return None if change is None else clean(change)
 
-    def change_of_state(self) -> str | None:
-        """As `change`, without a look at threads: other jobs that run may have some."""
-        change = self._state.change(thorough=True)
+    def glance(self) -> str | None:
+        """What is changed while jobs run, of which one may be about to put it back."""
+        change = self._state.glance(thorough=True)
         return None if change is None else clean(change)
 
     def wear(self, ran_ns: int) -> str | None:

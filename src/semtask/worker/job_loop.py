@@ -270,7 +270,8 @@ def _context_of(task: Task) -> contextvars.Context | None:
 
 def _name(task: Task) -> str:
     coroutine = task.get_coro()
-    return f"{getattr(coroutine, '__qualname__', type(coroutine).__qualname__)} ({task.get_name()})"
+    name = getattr(coroutine, "__qualname__", type(coroutine).__qualname__)
+    return f"{name} ({task.get_name()})"
 
 
 def _ends_generator(task: Task) -> bool:

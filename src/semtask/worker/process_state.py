@@ -250,11 +250,15 @@ class ProcessState:
         `thorough`: look also at what is changed by few functions, though none of them was called from Python.
         """
         self._lazy.put_back()
-        seen, self._seen = self._seen, None
-        change = seen or self._change_of_process(thorough=thorough) or self._change_of_interpreter()
+        change = self.glance(thorough=thorough)
         if change is not None:
+            self._regain_user()
             self._stop_timers()
         return change
+
+    def glance(self, *, thorough: bool) -> str | None:
+        """As `change`, and nothing is put back: jobs run that may be about to do so."""
+        return self._seen or self._change_of_process(thorough=thorough) or self._change_of_interpreter()
 
     # --- the process --------------------------------------------------------------------------------------------------
 
@@ -274,7 +278,6 @@ class ProcessState:
             self._setter_called = False
             rare = _rare()
             if rare != self._rare:
-                self._regain_user()
                 return _difference(_RARE_CHANGES, rare, self._rare)
         if os.umask(self._umask) != self._umask:
             return "a job changed the umask"
@@ -307,12 +310,12 @@ class ProcessState:
         self._limits_touched = True
 
     def _environment_differs(self) -> bool:
-        self._environment_touched = False
-        return dict(os.environ) != self._environment
+        self._environment_touched = dict(os.environ) != self._environment
+        return self._environment_touched
 
     def _limits_differ(self) -> bool:
-        self._limits_touched = False
-        return _limits() != self._limits
+        self._limits_touched = _limits() != self._limits
+        return self._limits_touched
 
     def _stop_timers(self) -> None:
         for timer in self._unused_timers:
