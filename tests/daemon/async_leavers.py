@@ -21,6 +21,7 @@ from semtask import Semantica, app_scope
 app = Semantica()
 task = app.task(queue="async")
 kept: list[Any] = []
+peers: list[socket.socket] = []  # of connections that stay
 _TICK_S = 0.01
 
 
@@ -37,6 +38,8 @@ async def tick(path: str) -> None:
 
 @task
 async def where(wait_s: float = 0.0) -> int:
+    while peers:
+        peers.pop().send(b"x")
     await asyncio.sleep(wait_s)
     return os.getpid()
 
@@ -169,6 +172,16 @@ async def a_writer(path: str) -> None:
     await asyncio.sleep(_TICK_S)
 
 
+async def a_task_of_a_connection(path: str) -> None:
+    class Ticks(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            kept.append(asyncio.get_running_loop().create_task(tick(path)))
+
+    ours, peer = socket.socketpair()
+    peers.append(peer)
+    kept.append((peer, await asyncio.get_running_loop().create_connection(Ticks, sock=ours)))
+
+
 async def a_server(path: str) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         write(path)
@@ -278,7 +291,15 @@ LEAVERS: dict[str, Callable[[str], Awaitable[None]]] = {
             a_reader,
             a_writer,
         ),
-        *(a_server, a_process, work_in_a_thread, work_that_waits_for_a_thread, a_thread, a_generator),
+        *(
+            a_task_of_a_connection,
+            a_server,
+            a_process,
+            work_in_a_thread,
+            work_that_waits_for_a_thread,
+            a_thread,
+            a_generator,
+        ),
         *(one_that_cleans_up, one_that_swallows, one_that_refuses, a_long_thread, of_the_app),
     )
 }

@@ -31,6 +31,7 @@ LEFT = {
     "call_soon": "",
     "a_reader": "reader of descriptor",
     "a_writer": "writer of descriptor",
+    "a_task_of_a_connection": "",  # which stays, and gets data after the end
     "a_server": "server",
     "a_process": "process ",
     "work_in_a_thread": "work in a thread",

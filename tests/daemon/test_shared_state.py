@@ -242,6 +242,7 @@ def test_what_only_using_a_module_changes_is_put_back(daemon: Daemon, code: str)
         job_id, pid = run(daemon, "change", code=code)
     after = before
     while after is before or after["pid"] != pid:
+        assert alive(pid)
         _, after = run(daemon, "look")
     assert daemon.log(job_id) == ""
     assert [name for name, value in after.items() if differs(before, name, value)] == []
