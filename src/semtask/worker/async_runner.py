@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,8 @@ class AsyncRunner:
         self._changed: str | None = None
         self._threads = hand_on_contexts()
         self._loop = asyncio.new_event_loop()
+        # As asyncio makes it; the threads of that of uvloop could not be told from those of jobs.
+        self._loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix=_POOL_OF_LOOP.rstrip("_")))
         self._jobs = JobLoop(self._loop, kit.mark, self._threads, kit.warn)
         self._outside = contextvars.copy_context()
         asyncio.set_event_loop(self._loop)

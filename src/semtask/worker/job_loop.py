@@ -60,11 +60,10 @@ class JobLoop:
         self._by_label: dict[bytes, JobContext] = {}
         self._watched: dict[tuple[str, int], JobContext] = {}
         loop.set_task_factory(self._make_task)  # type: ignore[arg-type]
-        for name, replacement in (("call_soon", self._soon), ("call_soon_threadsafe", self._soon)):
-            setattr(loop, name, functools.partial(replacement, getattr(loop, name)))
-        call_at: Any = functools.partial(self._at, loop.call_at)
-        setattr(loop, "call_at", call_at)  # noqa: B010
-        setattr(loop, "call_later", functools.partial(self._later, call_at))  # noqa: B010
+        for name in ("call_soon", "call_soon_threadsafe"):
+            setattr(loop, name, functools.partial(self._soon, getattr(loop, name)))
+        for name in ("call_later", "call_at"):
+            setattr(loop, name, functools.partial(self._in_time, getattr(loop, name)))
         for kind in ("reader", "writer"):
             for verb, watch in (("add", self._watch), ("remove", self._unwatch)):
                 name = f"{verb}_{kind}"
@@ -119,15 +118,11 @@ class JobLoop:
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         job = whose(context)
-        handle = call(callback, *args, context=context)
-        if isinstance(job, JobContext) and job.ended and not _is_loops_own(callback):
-            handle.cancel()
-        return handle
+        if isinstance(job, JobContext) and callback is not _unless_ended and not _is_loops_own(callback):
+            return call(_unless_ended, job, callback, *args, context=context)
+        return call(callback, *args, context=context)
 
-    def _later(self, call: Callable[..., asyncio.TimerHandle], delay: float, *args: Any, **options: Any) -> Any:
-        return call(self._loop.time() + delay, *args, **options)
-
-    def _at(
+    def _in_time(
         self,
         call: Callable[..., asyncio.TimerHandle],
         when: float,
@@ -135,7 +130,8 @@ class JobLoop:
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        if not _is_loops_own(callback):
+        # Of these two methods one calls the other: in asyncio the first, in uvloop the second.
+        if callback is not _unless_ended and not _is_loops_own(callback):
             job = self._maker(context)
             if job is not None:
                 return call(when, _unless_ended, job, callback, *args, context=context)

@@ -20,14 +20,6 @@ class ThreadWork:
         self._threads: dict[threading.Thread, JobContext] = {}
         self._in_submit = threading.local()
 
-    @property
-    def has_work_in_pools(self) -> bool:
-        return bool(self._open)
-
-    @property
-    def has_any(self) -> bool:
-        return bool(self._open or self._threads)
-
     def left_by(self, job: JobContext) -> list[str]:
         """What goes on, in words; work that has not begun is cancelled."""
         futures = [future for future, owner in list(self._open.items()) if owner is job]
