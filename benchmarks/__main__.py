@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import commands, daemon, recovery, schedule, startup, stopping, store, store_policies, tasks
+from benchmarks import commands, daemon, output, recovery, schedule, startup, stopping, store, store_policies, tasks
 
 MODULES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (startup, commands, store, store_policies, schedule, daemon, tasks, recovery, stopping)
+    for module in (startup, commands, output, store, store_policies, schedule, daemon, tasks, recovery, stopping)
 }
 
 

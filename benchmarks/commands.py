@@ -45,7 +45,7 @@ def spec(job_id: str, *argv: str) -> CommandSpec:
 @asynccontextmanager
 async def executor(home: Path) -> AsyncIterator[SubprocessExecutor]:
     def open_logs(job_id: str, claim_no: int, _split: bool) -> tuple[int, int | None]:
-        return os.open(home / f"{job_id}.{claim_no}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), None
+        return os.open(home / f"{job_id}.{claim_no}.log", os.O_WRONLY | os.O_CREAT, 0o600), None
 
     attempts = AttemptsDir(home / "attempts")
     spawner = Spawner(attempts, lambda _number: None)

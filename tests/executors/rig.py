@@ -157,7 +157,7 @@ class Rig:
     def _open_logs(self, job_id: str, claim_no: int, split: bool) -> tuple[int, int | None]:
         def opened(stream: str) -> int:
             path = self.home / f"{job_id}.{claim_no}.{stream}"
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            return os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
 
         return opened("out"), opened("err") if split else None
 

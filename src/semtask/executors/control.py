@@ -2,7 +2,8 @@
 
 One SEQPACKET message each way, a fixed header; descriptors travel with it (SCM_RIGHTS):
 
-    SPAWN    daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, stdout log[, stderr log]
+    SPAWN    daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, and for stdout, or for both
+                                  streams: write end of a pipe, its read end, log
     WORKER   daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, log, socket, tokens
     SETTLE   daemon -> launcher   id, pid of a shim that was lost; answered when the launcher has no orphan left
     READY    launcher -> daemon   it can spawn
@@ -24,7 +25,7 @@ from semtask.executors import sandbox
 from semtask.executors.sandbox import Sandbox
 
 HEADER = struct.Struct("<cIiI")
-_RIGHTS_SPACE = socket.CMSG_SPACE(5 * struct.calcsize("i"))
+_RIGHTS_SPACE = socket.CMSG_SPACE(8 * struct.calcsize("i"))
 
 SPAWN = b"S"
 WORKER = b"W"

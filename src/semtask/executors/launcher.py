@@ -78,8 +78,9 @@ class _Launcher:
         """
         attempt = folder.AttemptFolder(scratch, scratch)
         attempt.create()
-        fds = [os.memfd_create("rehearsal"), attempt.open(), os.dup(self._null)]
-        os.write(fds[0], control.encode_specification("/", ["/bin/sh", "-c", ":"], {}))
+        source, stdout = os.pipe2(os.O_CLOEXEC)
+        fds = [os.memfd_create("rehearsal"), attempt.open(), stdout, source, os.dup(self._null)]
+        os.write(fds[0], control.encode_specification("/", ["/bin/sh", "-c", "echo"], {}))
         shim.run(self._task(0, 0o77, 0, fds, notices=self._null, null=2))
         os.close(fds[1])
         os.dup2(self._null, 1)
@@ -125,8 +126,8 @@ class _Launcher:
             self._tell(control.REFUSED, request, errno.EMFILE)
         else:
             passed = fds[3:] if kind == control.WORKER else ()
-            logs = fds[2:3] if passed else fds[2:]
-            task = self._task(request, first, second, [*fds[:2], *logs], notices=self._notices, null=self._null)
+            own = fds[:3] if passed else fds
+            task = self._task(request, first, second, own, notices=self._notices, null=self._null)
             self._spawn(channel.fileno(), task._replace(passed=tuple(passed)), fds)
 
     def _spawn(self, channel: int, task: shim.Task, fds: list[int]) -> None:
@@ -163,7 +164,8 @@ class _Launcher:
             specification=fds[0],
             folder=fds[1],
             stdout=fds[2],
-            stderr=fds[-1],
+            stderr=fds[5] if len(fds) > 5 else fds[2],
+            pipes=tuple(zip(fds[3::3], fds[4::3], strict=True)),
             daemon=self._daemon,
             notices=notices,
             signals=self._signals,

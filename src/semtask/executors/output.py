@@ -1,4 +1,4 @@
-"""The output of jobs on disk: one log per claim, which the job itself writes and the daemon only reads.
+"""The output of jobs on disk: one log per claim, which its shim or its worker writes and the daemon only reads.
 
 A log over its cap loses its middle. Where that hole lies is asked of the file system each time, so there is no state
 that could be wrong after a crash.
@@ -272,7 +272,7 @@ async def _set_within(event: asyncio.Event, seconds: float | None) -> None:
 
 
 def _create(root: str, path: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC  # not O_APPEND, which splice refuses
     try:
         return open_beneath(root, path, flags)
     except FileNotFoundError:

@@ -22,12 +22,14 @@ from typing import NamedTuple
 
 from semtask.executors import command, folder, sandbox
 from semtask.executors.control import EXIT_LOCKED, EXIT_NO_ROOM, EXIT_POISONED
+from semtask.executors.pump import Pump, Pumps
 from semtask.host import linux, procfs, tree
 
 GRACE_WITHOUT_DAEMON_MS = 2000
 NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 STUCK_AFTER_S = 5.0  # processes that outlive SIGKILL for so long are reported
 _MAX_PAUSE_MS = 100
+_BRIEF_MS = 2  # what a command writes in this time may wait in its pipe: it may have ended by then
 _SHORT_MS = 30  # of a command that ends sooner, the daemon learns from `started`
 
 
@@ -46,6 +48,7 @@ class Task(NamedTuple):
     notices: int  # a pipe to the daemon
     signals: int  # a signalfd of SIGCHLD and SIGTERM
     null: int
+    pipes: tuple[tuple[int, int], ...] = ()  # of stdout and stderr: where to read, and the log
     passed: tuple[int, ...] = ()  # what the command inherits, from descriptor 3 on
 
 
@@ -98,6 +101,7 @@ class _Attempt:
         self._swept = 0
         self._poll = select.poll()
         self._poll.register(task.signals, select.POLLIN)
+        self._pumps = Pumps(Pump(*pipe) for pipe in task.pipes)
 
     def run(self) -> None:
         task = self._task
@@ -119,6 +123,7 @@ class _Attempt:
         if self.command_pid:
             self._supervise()
             self._end_tree()
+            self._pumps.drain()
         if self._command is not None and self._command.bubble is not None:
             try:
                 self._command.bubble.close(self._status)
@@ -137,6 +142,7 @@ class _Attempt:
                 sandbox=self._command.level if self._command else "",
             )
         )
+        self._pumps.close()
 
     def _start(self) -> None:
         task = self._task
@@ -156,7 +162,8 @@ class _Attempt:
     def _supervise(self) -> None:
         """Return when the command has ended or its grace is over."""
         self._poll.register(self._task.daemon, select.POLLIN)
-        self._poll.poll(_SHORT_MS)
+        if not self._poll.poll(_BRIEF_MS):
+            self._pumps.poll(self._poll, _SHORT_MS)
         if self._news is not None and not self._ended():
             self._tell(self._news)
         while not self._ended():
@@ -165,7 +172,7 @@ class _Attempt:
                 wait_ms = (self._deadline - time.monotonic()) * 1000
                 if wait_ms <= 0:
                     return
-            for fd, _ in self._poll.poll(wait_ms):
+            for fd, _ in self._pumps.poll(self._poll, wait_ms):
                 if fd == self._task.daemon:
                     self._poll.unregister(fd)
                     if not self._ended():
@@ -209,7 +216,7 @@ class _Attempt:
                 self._tell("stuck")
             with suppress(OSError):  # no descriptor to look with: again after the pause
                 tree.kill_round()
-            wakeup.poll(pause_ms)
+            self._pumps.poll(wakeup, pause_ms)
             linux.pending_signals(self._task.signals)
             pause_ms = min(2 * pause_ms, _MAX_PAUSE_MS)
         self._swept = self._others_reaped - before

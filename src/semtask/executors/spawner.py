@@ -52,7 +52,7 @@ class SpawnRequest:
     folder: AttemptFolder
     specification: int
     folder_fd: int
-    logs: tuple[int, ...]  # stdout and stderr, or one for both
+    outputs: tuple[int, ...]  # see `control`: pipes and logs of a command, the log of a worker
     umask: int
     grace_ms: int
     on_command: Callable[[ProcessIdentity], None]  # called at most once
@@ -273,7 +273,7 @@ class Spawner:
     # --- spawning ---
 
     async def _spawn_or_adopt(self, number: int, request: SpawnRequest) -> SpawnedShim | None:
-        fds = (request.specification, request.folder_fd, *request.logs, *request.passed)
+        fds = (request.specification, request.folder_fd, *request.outputs, *request.passed)
         kind = control.WORKER if request.passed else control.SPAWN
         while True:
             process = await self._living()

@@ -14,6 +14,7 @@ from semtask.executors import control
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec, KillFailed
 from semtask.executors.folder import DAEMON_DIED, AttemptFolder, Record, Stop
+from semtask.executors.pump import Pump
 from semtask.executors.sandbox import Sandbox
 from semtask.executors.shim import NO_ROOM
 from semtask.executors.shim_end import Lost, ShimEnd
@@ -31,7 +32,7 @@ _LEARN_S = 0.02
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 OpenLogs = Callable[[str, int, bool], tuple[int, int | None]]
-"""(job_id, claim_no, split) -> descriptors, opened for appending, of stdout and, if split, of stderr."""
+"""(job_id, claim_no, split) -> descriptors of the logs of stdout and, if split, of stderr."""
 
 
 def outcome_of(record: Record) -> Outcome:
@@ -55,6 +56,7 @@ class _Attempt:
         self.about = {"job_id": spec.job_id, "claim_no": spec.claim_no}
         self.folder = folder
         self.shim: SpawnedShim | None = None
+        self.output: list[Pump] = []
         self.stop: Stop | None = None
         self.handed_over = False
         self.kill_failed = False
@@ -127,6 +129,7 @@ class SubprocessExecutor:
             return outcome.never_ran(str(error))
         finally:
             del self._live[key]
+            _close(attempt.output)
             if attempt.alarm is not None:
                 attempt.alarm.cancel()
 
@@ -198,21 +201,33 @@ class SubprocessExecutor:
         if spec.sandbox is not None and spec.sandbox.private:
             os.mkdir(spec.sandbox.private, 0o700)
         fds.append(attempt.folder.open())
-        stdout, stderr = self._open_logs(spec.job_id, spec.claim_no, spec.split_stderr)
-        logs = (stdout,) if stderr is None else (stdout, stderr)
-        fds.extend(logs)
+        outputs = self._open_outputs(spec, attempt, fds)
         fds.append(sealed("semtask-command", specification))
         return SpawnRequest(
             folder=attempt.folder,
             specification=fds[-1],
             folder_fd=fds[0],
-            logs=logs,
+            outputs=outputs,
             umask=spec.umask,
             grace_ms=spec.grace_ms,
             on_command=attempt.started,
             on_stuck=lambda: self._kill_failed(spec.job_id, spec.claim_no),
             about=attempt.about,
         )
+
+    def _open_outputs(self, spec: CommandSpec, attempt: _Attempt, fds: list[int]) -> tuple[int, ...]:
+        logs = [fd for fd in self._open_logs(spec.job_id, spec.claim_no, spec.split_stderr) if fd is not None]
+        outputs: list[int] = []
+        try:
+            while logs:
+                source, stream = os.pipe2(os.O_CLOEXEC)
+                fds.append(stream)
+                outputs += (stream, source, logs[0])
+                attempt.output.append(Pump(source, logs.pop(0)))
+        finally:
+            for fd in logs:
+                os.close(fd)
+        return tuple(outputs)
 
     def _kill_failed(self, job_id: str, claim_no: int) -> None:
         attempt = self._live.get((job_id, claim_no))
@@ -225,9 +240,24 @@ class SubprocessExecutor:
         seen = await end.wait(attempt.shim)
         if not isinstance(seen, Lost):
             return outcome_of(seen)
+        output, attempt.output = attempt.output, []
+        # In a thread: a file system that is frozen or busy must not stop the daemon.
+        await asyncio.to_thread(_save, output)
         if seen.had_no_room:
             return outcome.no_room("the shim of the command had no room for its files or processes")
         return outcome.lost(f"the shim that watched the command {seen.how} and left no record")
+
+
+def _save(output: list[Pump]) -> None:
+    """Move what a lost shim has left in the pipes."""
+    for pump in output:
+        pump.drain()
+    _close(output)
+
+
+def _close(output: list[Pump]) -> None:
+    for pump in output:
+        pump.close()
 
 
 def sealed(name: str, data: bytes) -> int:

@@ -220,7 +220,7 @@ class WorkerProcess:
                     folder=self._folder,
                     specification=fds[-1],
                     folder_fd=fds[0],
-                    logs=(self._log_fd,),
+                    outputs=(self._log_fd,),
                     umask=settings.umask,
                     grace_ms=_GRACE_MS,
                     on_command=self._started,

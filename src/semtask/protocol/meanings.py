@@ -33,7 +33,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "memory_mb": "data of a process, in MiB (RLIMIT_DATA)",
         "cpu_seconds": "CPU time of a process (RLIMIT_CPU)",
         "open_files": "open files of a process (RLIMIT_NOFILE)",
-        "file_mb": "the largest file that it can write, its log too, in MiB (RLIMIT_FSIZE)",
+        "file_mb": "the largest file that it can write, in MiB (RLIMIT_FSIZE)",
     },
     enqueue.EnqueueParams: {
         "job_type": "what kind of job it is: the task's name, or any name for a command",
