@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -496,3 +497,35 @@ def test_a_log_over_its_cap_keeps_head_and_tail(tmp_path: Path) -> None:
         assert read + omitted == Path(job["log_path"]).stat().st_size == 6 + 60 * 100_000 + 1 + 5
     finally:
         stop_for_certain(daemon)
+
+
+REOPENING = "echo one; echo two > /dev/stderr; echo three | tee /dev/stderr; echo four >> /dev/stdout; echo five"
+
+
+def test_a_job_that_opens_its_own_output_loses_nothing(daemon: Daemon) -> None:
+    merged, split = (daemon.command("sh", "-c", REOPENING, stderr=stderr) for stderr in ("merged", "split"))
+    daemon.wait(merged, split)
+    lines = daemon.log(merged).splitlines()
+    assert lines == ["one", "two", "three", "three", "four", "five"]
+    assert daemon.log(split) == "one\nthree\nfour\nfive\n"
+    assert daemon.rpc("logs.tail.v1", job_id=split, offset=0, stream="stderr")["chunk"] == "two\nthree\n"
+
+
+TALKS_LATE = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+print("ready", flush=True)
+signal.sigwait([signal.SIGTERM])
+print(*range(1, 3001), sep="\\n")
+"""
+
+
+def test_output_goes_on_after_the_daemon_was_killed(tmp_path: Path) -> None:
+    with running_daemon(tmp_path / "home") as daemon:
+        job_id = daemon.command(sys.executable, "-c", TALKS_LATE, on_interrupt="fail")
+        log = Path(daemon.job(job_id)["log_path"])
+        eventually(lambda: log.exists() and log.read_text() == "ready\n", what="the first line is in the log")
+        daemon.kill()
+        daemon.start()
+        daemon.wait(job_id)
+        assert daemon.log(job_id) == "ready\n" + "".join(f"{n}\n" for n in range(1, 3001))

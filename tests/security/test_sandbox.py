@@ -244,6 +244,8 @@ def test_ends_and_output_are_those_of_the_command(daemon: Daemon, work: Path, le
     assert job["attempt"].get("sandbox") == (None if level == "none" else level)
     tail = {s: daemon.rpc("logs.tail.v1", job_id=job["job_id"], offset=0, stream=s) for s in ("stdout", "stderr")}
     assert {stream: said["chunk"] for stream, said in tail.items()} == {"stdout": "out\n", "stderr": "err\n"}
+    again = run(daemon, work, "sh", "-c", "echo 1; echo 2 > /dev/stderr; echo 3 | tee /dev/stdout", sandbox=level)
+    assert (again["exit_code"], daemon.log(again["job_id"])) == (0, "1\n2\n3\n3\n")
     killed = run(daemon, work, "sh", "-c", "kill -9 $$", sandbox=level)
     if level == "bwrap":  # which tells it as a shell does
         assert (killed["end_cause"], killed["exit_code"]) == ("exit_code", 128 + 9)

@@ -142,8 +142,6 @@ def _ruleset(sandbox: Sandbox, working_dir: str) -> landlock.Ruleset:
     private = os.open(sandbox.private, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     rules.allow(private, landlock.WRITE, folder=True)
     os.close(private)
-    for stream in (1, 2):  # /dev/stdout leads to the log, which is in the home
-        rules.allow(stream, landlock.WRITE_FILE | landlock.TRUNCATE, folder=False)
     return rules
 
 
