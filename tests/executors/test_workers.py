@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from semtask.executors import worker
+from semtask.host import procfs
 from semtask.model.state import EndCause
 from tests.executors.rig import alive, until, with_nonce
 from tests.executors.task_rig import ASYNC, SYNC, task_rig
@@ -119,5 +120,43 @@ def test_a_worker_is_gone_with_its_files_and_descriptors(tmp_path: Path) -> None
             await until(lambda: len(r.pids("idle")) == 1 and len(r.pids()) == 1, "a new spare")
             assert len(os.listdir("/proc/self/fd")) <= before
             assert len(r.folders()) == 1
+
+    asyncio.run(main())
+
+
+REOPENING = """
+@app.task
+def reopens(script: str, dies: bool) -> None:
+    print("zero")
+    subprocess.run(["bash", "-c", script], check=True)
+    print("three")
+    os.system("echo four | tee -a /dev/stderr")
+    open("/dev/stdout", "w").write("five\\n")
+    print("x" * 50_000)
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_task_starts_may_open_its_output_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(REOPENING))
+            before = None
+            for dies in (False, False, True):
+                job = r.job("reopens", script="echo one; echo two > /dev/stderr", dies=dies)
+                await r.start(job)
+                ended = await r.end(job)
+                assert ended.outcome.end_cause is (EndCause.WORKER_CRASH if dies else EndCause.SUCCESS), ended
+                lines = [line.rpartition(" ")[2] for line in r.log_of(job).splitlines()]
+                assert lines[:8] == ["zero", "one", "two", "three", "four", "four", "five", "x" * 50_000]
+                if not dies:
+                    assert ended.outcome.log_bytes == len(r.log_of(job))
+                    [done] = [w for w in r.executor.workers() if w.jobs_done]
+                    shim = procfs.stat(done.pid or 0)
+                    assert shim is not None
+                    counted = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (done.pid, shim.parent)]
+                    assert counted == (before or counted)
+                    before = counted
 
     asyncio.run(main())

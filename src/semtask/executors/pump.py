@@ -11,9 +11,14 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import socket
+import stat
 import termios
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+
+from semtask.executors import control
 
 _CHUNK = 256 * 1024
 _COPY = 64 * 1024
@@ -109,23 +114,32 @@ class Pump:
 
 
 class Pumps:
-    """The streams of one command, moved while its shim waits for other things."""
+    """The streams of one command, moved while its shim waits for other things. A worker asks for more of them."""
 
     def __init__(self, pumps: Iterable[Pump]) -> None:
-        self._pumps = tuple(pumps)
-        self._open = {pump.source: pump for pump in self._pumps}
+        self._open = {pump.source: pump for pump in pumps}
+        self._ended: list[Pump] = []  # there was no room in the log to say what is missing
+        self._requests: socket.socket | None = None
+
+    def take_requests(self) -> int:
+        """A descriptor for a worker, by which it leads output to the logs of its jobs: see worker.stream."""
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._requests.setblocking(False)
+        return theirs.detach()
 
     def poll(self, poll: select.poll, timeout_ms: float | None) -> Events:
         """As `poll.poll`; moves output while it waits. Nothing of it is registered in `poll` before and after."""
         until = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
-        while self._open:
-            for fd in self._open:
+        while own := self._descriptors():
+            for fd in own:
                 poll.register(fd, select.POLLIN)
             events = poll.poll(timeout_ms)
-            for fd in self._open:
+            for fd in own:
                 poll.unregister(fd)
-            others = [event for event in events if event[0] not in self._open]
+            others = [event for event in events if event[0] not in own]
             moved = sum(self._move(self._open[fd]) for fd, _ in events if fd in self._open)
+            if len(others) < len(events):
+                self._receive()
             if not others and 0 < moved < _LITTLE:
                 others = poll.poll(_GATHER_MS)
             if until is not None:
@@ -136,14 +150,20 @@ class Pumps:
 
     def drain(self) -> None:
         """Move what is in the pipes; the command and all its processes are gone."""
+        self._receive()
         for pump in self._open.values():
             pump.drain()
 
     def close(self) -> None:
         """Where the disk was full, the end of the log may have to say so."""
-        for pump in self._pumps:
+        for pump in (*self._ended, *self._open.values()):
             pump.account()
             pump.close()
+        if self._requests is not None:
+            self._requests.close()
+
+    def _descriptors(self) -> list[int]:
+        return [*self._open] if self._requests is None else [*self._open, self._requests.fileno()]
 
     def _move(self, pump: Pump) -> int:
         try:
@@ -152,6 +172,35 @@ class Pumps:
             return 0
         if not moved:
             del self._open[pump.source]
+            if pump.account():
+                pump.close()
+            else:
+                self._ended.append(pump)
         elif moved >= _COPY:
             pump.enlarge()
         return moved
+
+    def _receive(self) -> None:
+        while self._requests is not None:
+            try:
+                data, fds, _ = control.receive(self._requests)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                data, fds = b"", []
+            if len(fds) == 2 and stat.S_ISFIFO(os.fstat(fds[0]).st_mode):
+                self._open[fds[0]] = Pump(*fds)
+            else:
+                for fd in fds:
+                    os.close(fd)
+            if not data:
+                self._requests.close()
+                self._requests = None
+            elif not fds:
+                self._answer(self._requests, data)
+
+    def _answer(self, worker: socket.socket, data: bytes) -> None:
+        for pump in self._open.values():
+            pump.drain()
+        with suppress(OSError):  # it is gone
+            worker.send(data, socket.MSG_NOSIGNAL)

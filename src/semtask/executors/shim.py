@@ -149,7 +149,10 @@ class _Attempt:
         os.dup2(task.stdout, 1)
         os.dup2(task.stderr, 2)
         os.umask(task.umask)
-        self._command = command.start(task.specification, task.signal_mask, task.passed)
+        passed = (*task.passed, self._pumps.take_requests()) if task.passed else ()
+        self._command = command.start(task.specification, task.signal_mask, passed)
+        if passed:
+            os.close(passed[-1])
         self.command_pid = self._command.pid
 
     def _be_nobody(self) -> None:

@@ -256,6 +256,7 @@ class WorkerProcess:
             max_result_bytes=settings.max_result_bytes,
             max_jobs=settings.max_jobs,
             max_memory_bytes=settings.max_memory_bytes,
+            has_stream=True,
         )
 
     def _started(self, command: ProcessIdentity) -> None:

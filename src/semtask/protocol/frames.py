@@ -36,6 +36,7 @@ PROTOCOL = 1
 MAX_FRAME_BYTES = 128 * 1024 * 1024
 WORKER_SOCKET_FD = 3
 WORKER_TOKENS_FD = 4
+WORKER_STREAM_FD = 5
 
 
 class ProtocolError(Exception):
@@ -59,6 +60,8 @@ class Setup(_Frame):
 
     `mark_path` is a file of 8 bytes, 0 at first. A worker keeps there, little endian, which call its code runs at this
     moment: the count of the calls that it was sent, from 1; 0 is none. So a death tells which async job brought it.
+
+    With `has_stream` descriptor 5 is a socket to the shim, which leads output to the logs of jobs: see worker.stream.
     """
 
     protocol: int
@@ -72,6 +75,7 @@ class Setup(_Frame):
     max_result_bytes: int
     max_jobs: int
     max_memory_bytes: int
+    has_stream: bool = False
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,7 +1,7 @@
 """Whatever a job writes - print, logging, warnings, C code, the processes it starts - goes to the job's own log.
 
 Python's streams are replaced by ones that ask whose code writes. Descriptors 1 and 2 are the worker's own log; a sync
-job, which has them for itself, gets its own log there as soon as it starts a process, and what came to the worker's log
+job, which has them for itself, gets a way to its own log there as soon as it starts a process, and what came to the worker's log
 meanwhile is copied at its end. With async jobs side by side those bytes stay in the worker's log.
 """
 
@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from semtask.protocol.frames import Call
 from semtask.tasks.context import JobContext, current_or_none
 from semtask.worker.job_log import JobLog, stamped, write_all
+from semtask.worker.stream import Stream
 
 _MAX_COPY = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
@@ -28,7 +29,8 @@ _HIGH = 200  # above the descriptors that careless code closes
 class Capture:
     """`shield` is held while our own code writes inside that of a task: it must not be interrupted half way."""
 
-    def __init__(self, logs_dir: str) -> None:
+    def __init__(self, logs_dir: str, stream: Stream | None = None) -> None:
+        self._stream = stream
         self._logs_dir = logs_dir
         self._logs: dict[JobContext, JobLog] = {}
         self._own = OwnLog()
@@ -104,7 +106,11 @@ class Capture:
             return
         with self.shield:
             try:
-                fd = self.log_of(job).fd()
+                log = self.log_of(job)
+                fd = log.fd()
+                if self._stream is not None and (stream := self._stream.lead_to(fd)) is not None:
+                    log.lead(stream)
+                    fd = stream
                 os.dup2(fd, 1)
                 os.dup2(fd, 2)
                 self._redirected = True
@@ -118,6 +124,8 @@ class Capture:
         if self._redirected:
             self._own.restore()
             self._redirected = False
+            if (led := self._logs.get(job)) is not None and led.unlead() and self._stream is not None:
+                self._stream.drain()
         try:
             if alone and self._own.has_grown():
                 log = self.log_of(job)

@@ -46,6 +46,7 @@ class JobLog:
     def __init__(self, path: str) -> None:
         self._path = path
         self._fd: int | None = None
+        self._stream: int | None = None  # the way into it while others write there too, which keeps the order
         self._partial: dict[tuple[str, int], str] = {}
         self._opening = threading.Lock()
 
@@ -63,7 +64,7 @@ class JobLog:
 
     def write(self, level: str, text: str) -> None:
         """Whole lines."""
-        write_all(self.fd(), stamped(level, text))
+        write_all(self.fd() if self._stream is None else self._stream, stamped(level, text))
 
     def fd(self) -> int:
         if self._fd is None:
@@ -71,6 +72,18 @@ class JobLog:
                 if self._fd is None:
                     self._fd = _create(self._path)
         return self._fd
+
+    def lead(self, stream: int) -> None:
+        """Write into this pipe from now on."""
+        self._stream = stream
+
+    def unlead(self) -> bool:
+        """Write into the file again, and close the pipe; whether there was one."""
+        if self._stream is None:
+            return False
+        os.close(self._stream)
+        self._stream = None
+        return True
 
     @property
     def is_open(self) -> bool:
@@ -80,6 +93,7 @@ class JobLog:
         """This is a forked child of the job, in which the descriptor may be closed and used for something else."""
         self._opening = threading.Lock()
         self._partial = {}  # that is for the parent to write
+        self._stream = None
         if fd is not None:
             self._fd = fd
 

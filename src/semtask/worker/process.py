@@ -19,6 +19,7 @@ import semtask
 from semtask.protocol.frames import (
     PROTOCOL,
     WORKER_SOCKET_FD,
+    WORKER_STREAM_FD,
     WORKER_TOKENS_FD,
     Failed,
     Hello,
@@ -36,6 +37,7 @@ from semtask.worker.kit import Kit
 from semtask.worker.loading import AppFailure, load, offers_of
 from semtask.worker.mark import Mark
 from semtask.worker.results import Results
+from semtask.worker.stream import Stream
 
 EXIT_FAILED = 1  # after Failed
 EXIT_PROTOCOL = 70
@@ -90,7 +92,7 @@ def _me() -> str:
 
 def _prepare(channel: Channel, setup: Setup) -> Kit:
     """Import the app and say hello. Raises AppFailure."""
-    capture = Capture(setup.logs_dir)
+    capture = Capture(setup.logs_dir, Stream(WORKER_STREAM_FD) if setup.has_stream else None)
     capture.install()
     faulthandler.enable(capture.own_fd, all_threads=True)
     # Where it hangs, for the daemon that is about to kill it: written in C, also while C code holds the interpreter.
