@@ -1,8 +1,8 @@
 """Whatever a job writes - print, logging, warnings, C code, the processes it starts - goes to the job's own log.
 
 Python's streams are replaced by ones that ask whose code writes. Descriptors 1 and 2 are the worker's own log; a sync
-job, which has them for itself, gets a way to its own log there as soon as it starts a process, and what came to the worker's log
-meanwhile is copied at its end. With async jobs side by side those bytes stay in the worker's log.
+job, which has them for itself, gets a way to its own log there as soon as it starts a process, and what came to the
+worker's log meanwhile is copied at its end. With async jobs side by side those bytes stay in the worker's log.
 """
 
 from __future__ import annotations
