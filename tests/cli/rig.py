@@ -130,7 +130,13 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait(LIMIT_S)
-        os.close(self._master)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the window. What runs on the terminal gets SIGHUP, and an error when it writes."""
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
 
     def read_until(self, text: str, *, times: int = 1) -> None:
         end = time.monotonic() + LIMIT_S

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,9 +20,10 @@ from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import Ended
 from semtask.cli.follow import EXPLAIN_AFTER_MS, Reader, Sink, patient_call, tell_why_it_waits
 from semtask.cli.question import ask, open_terminal
+from semtask.cli.streams import BROKEN_PIPE, let_go_of_broken
 from semtask.client.address import address_of
 from semtask.client.transport import Transport
-from semtask.errors import DaemonUnavailable
+from semtask.errors import DaemonUnavailable, SemtaskError
 
 if TYPE_CHECKING:
     from semtask.cli.session import Session
@@ -68,6 +69,7 @@ class Attachment:
         self._job_id = ""
         self._stopped_by: int | None = None
         self._cancelling: list[threading.Thread] = []
+        self._unread: threading.Thread | None = None  # cancels the job, as whoever read our output has gone
 
     @contextmanager
     def signals(self) -> Iterator[None]:
@@ -106,13 +108,30 @@ class Attachment:
                 self._give_up(event.error)
             elif isinstance(event, _End):
                 job = event.job
-            elif event.error is not None:
-                raise event.error
             else:
                 open_streams -= 1
+                if event.error is not None:
+                    self._untaken(event.error)
         return self._conclude(job)
 
+    def _untaken(self, error: OSError) -> None:
+        """A reader that has gone (`| head`) ends the job, as SIGPIPE would end the command alone.
+
+        A full disk or a terminal that hung up does not: what the job writes is safe in its log.
+        """
+        if not isinstance(error, BrokenPipeError):
+            name = render.short(self._job_id)
+            raise SemtaskError(
+                f"cannot write the output here: {error.strerror}; job {name} is not affected,"
+                f" `semtask logs -f {name}` follows it, `semtask cancel {name}` stops it"
+            )
+        let_go_of_broken()
+        self._unread = self._unread or self._in_thread(self._cancel_unread)
+
     def _conclude(self, job: dict[str, Any]) -> int:
+        if self._unread is not None:
+            self._unread.join(_CANCEL_S)  # it may still have to say so
+            return BROKEN_PIPE
         if self._session.json:
             self._session.emit(render.job_json(job))
         else:
@@ -123,8 +142,9 @@ class Attachment:
 
     def _notice(self, text: str) -> None:
         if not self._session.quiet:
-            self._sink.end_line()
-            self._session.warn(text)
+            with suppress(OSError):  # without a reader it is no news, and no reason not to go on
+                self._sink.end_line()
+                self._session.warn(text)
 
     def _interrupt(self, number: int) -> None:
         """SIGTERM comes from a program, which nobody could answer: only Ctrl-C may detach or ask."""
@@ -155,7 +175,8 @@ class Attachment:
         self._leave(f"detached from {name}, which goes on; {hint}", signal.SIGINT)
 
     def _leave(self, text: str, number: int) -> None:
-        self._sink.end_line()
+        with suppress(OSError):  # as in _notice
+            self._sink.end_line()
         self._session.warn(text)
         raise Ended(128 + number)
 
@@ -214,6 +235,12 @@ class Attachment:
         params = {"job_id": self._job_id} | ({} if grace_ms is None else {"grace_ms": grace_ms})
         patient_call(transport, "dev.cancel.v1", params)
 
+    def _cancel_unread(self, transport: Transport) -> None:
+        if patient_call(transport, "dev.cancel.v1", {"job_id": self._job_id})[
+            "cancelled"
+        ]:  # else it has ended by itself
+            self._notice(f"cancelled {render.short(self._job_id)}, as nobody reads its output any more")
+
     def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
         between = self._tell_next_attempt if stream == "stdout" else None
         for piece in Reader(transport, self._job_id, stream, follow=True, between=between).pieces():
@@ -232,7 +259,8 @@ class Attachment:
             if not answer["timed_out"]:
                 break
             if timeout_ms == EXPLAIN_AFTER_MS:
-                tell_why_it_waits(self._session, job)
+                with suppress(OSError):  # nobody takes it, as the threads that write output will notice
+                    tell_why_it_waits(self._session, job)
             timeout_ms = _WAIT_MS
         if job["end_cause"] == "spawn_failed":
             params = {"job_id": self._job_id, "include": ["payload"]}

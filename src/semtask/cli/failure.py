@@ -90,10 +90,11 @@ def report(failure: Failure | int, *, as_json: bool) -> int:
         sys.stdout.flush()
     else:
         from semtask.cli.render import printable
+        from semtask.cli.streams import say
 
         text = failure.message if failure.hint is None else f"{failure.message.rstrip('.')}; {failure.hint}"
         sys.stdout.flush()
-        sys.stderr.write(f"semtask: {printable(text)}\n")
+        say(f"semtask: {printable(text)}")
     return failure.exit_code
 
 

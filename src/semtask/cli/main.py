@@ -8,14 +8,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from semtask import __version__
 from semtask.cli.session import JSON, Session, common_options
 
-BROKEN_PIPE = 141  # 128 + SIGPIPE, as if it had ended us
+if TYPE_CHECKING:
+    from semtask.cli.failure import Failure
 
 # command -> (module, the line that `semtask --help` shows)
 COMMANDS = {
@@ -156,10 +157,22 @@ def _report_safely(error: BaseException, session: Session) -> int:
         import traceback
 
         traceback.print_exception(error)
+    failure = describe(error)
     try:
-        return report(describe(error), as_json=_wants_json(session))
+        return report(failure, as_json=_wants_json(session))
     except BrokenPipeError:
         return _quiet_broken_pipe()
+    except OSError:
+        return _report_elsewhere(failure)
+
+
+def _report_elsewhere(failure: Failure | int) -> int:
+    """stdout takes nothing: its disk is full, or its terminal has hung up. What is buffered for it is lost."""
+    from semtask.cli.failure import report
+    from semtask.cli.streams import let_go
+
+    let_go(1)
+    return report(failure, as_json=False)
 
 
 def _wants_json(session: Session) -> bool:
@@ -181,6 +194,8 @@ def _require_utf8(words: list[str]) -> None:
 
 
 def _quiet_broken_pipe() -> int:
-    """Nobody reads stdout any more. Python would complain when it flushes it at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """Nobody reads our output any more."""
+    from semtask.cli.streams import BROKEN_PIPE, let_go_of_broken
+
+    let_go_of_broken()
     return BROKEN_PIPE

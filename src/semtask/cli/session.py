@@ -78,11 +78,11 @@ class Session:
     def warn(self, text: str) -> None:
         """For the person, usually one line, that -q does not silence. Nothing in it can steer the terminal."""
         from semtask.cli.render import printable
+        from semtask.cli.streams import say
 
         text = "\n".join(map(printable, text.split("\n")))
         sys.stdout.flush()
-        sys.stderr.write(f"semtask: {text}\n")
-        sys.stderr.flush()
+        say(f"semtask: {text}")
 
     # --- the daemon -------------------------------------------------------------------------------------------------
 

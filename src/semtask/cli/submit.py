@@ -138,6 +138,8 @@ def run(
 
     With --retries the exit code is that of the last attempt; 124 says that a time limit ended it, 75 that it never ran,
     130 that Ctrl-C ended it or left it.
+
+    When whoever reads the output has gone, as in `| head -2`, the job is cancelled; the exit code is 141.
     """
     settings = session.settings
     if detach and ctrl_c is not None:
