@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from semtask import Semantica
+from semtask import Semantica, current_job
 
 app = Semantica()
 task = app.task(queue="hostile")
@@ -153,6 +153,18 @@ def not_a_number() -> float:
 @task
 def huge(size: int) -> str:
     return "x" * size
+
+
+@task
+def keep_file(path: str) -> int:
+    return current_job().artifact("kept", Path(path)).size
+
+
+@task
+def keep_many(sizes: list[int]) -> int:
+    for number, size in enumerate(sizes):
+        current_job().artifact(f"kept-{number}", bytes(size))
+    return len(sizes)
 
 
 @task

@@ -109,6 +109,9 @@ class Rig:
             "mark_path": str(self.mark),
             "inline_result_bytes": 1000,
             "max_result_bytes": 100_000,
+            "max_artifact_bytes": 1 << 30,
+            "max_job_artifact_bytes": 4 << 30,
+            "max_job_artifacts": 1000,
             "max_jobs": 0,
             "max_memory_bytes": 0,
         }

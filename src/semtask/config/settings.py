@@ -133,6 +133,9 @@ class Settings:
         256 * 1024, whole(0, 1 << 30), "results of tasks up to this size stand in the database, larger ones in a file"
     )
     max_result_bytes: int = _setting(64 * 1024 * 1024, whole(1024, 1 << 30), "the largest result of a task")
+    max_artifact_bytes: int = _setting(1 << 30, whole(1024, 1 << 50), "the largest artifact of a task")
+    max_job_artifact_bytes: int = _setting(4 << 30, whole(1024, 1 << 50), "what all artifacts of a job may take")
+    max_job_artifacts: int = _setting(1000, whole(1, 100_000), "how many artifacts a job may keep")
     env_allowlist: tuple[str, ...] = _setting(
         DEFAULT_ENV_ALLOWLIST,
         ENV_PATTERNS,

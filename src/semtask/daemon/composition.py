@@ -172,6 +172,9 @@ class Composition:
             max_memory_bytes=settings.worker_max_memory_mb * 1024 * 1024,
             inline_result_bytes=settings.inline_result_bytes,
             max_result_bytes=settings.max_result_bytes,
+            max_artifact_bytes=settings.max_artifact_bytes,
+            max_job_artifact_bytes=settings.max_job_artifact_bytes,
+            max_job_artifacts=settings.max_job_artifacts,
         )
 
     @property

@@ -58,6 +58,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_memory_bytes: int = 1 << 30
     inline_result_bytes: int = 256 * 1024
     max_result_bytes: int = 64 * 1024 * 1024
+    max_artifact_bytes: int = 1 << 30
+    max_job_artifact_bytes: int = 4 << 30
+    max_job_artifacts: int = 1000
     kill_patience_s: float = 5.0
 
 
@@ -254,6 +257,9 @@ class WorkerProcess:
             mark_path=os.path.join(self._folder.path, MARK),
             inline_result_bytes=settings.inline_result_bytes,
             max_result_bytes=settings.max_result_bytes,
+            max_artifact_bytes=settings.max_artifact_bytes,
+            max_job_artifact_bytes=settings.max_job_artifact_bytes,
+            max_job_artifacts=settings.max_job_artifacts,
             max_jobs=settings.max_jobs,
             max_memory_bytes=settings.max_memory_bytes,
             has_stream=True,

@@ -53,9 +53,12 @@ class _Frame(msgspec.Struct, kw_only=True, tag=True, omit_defaults=True):
 class Setup(_Frame):
     """`app` is `module:attribute`, imported from the working directory of the worker and its sys.path.
 
-    Results up to `inline_result_bytes` travel in Ended, larger ones up to `max_result_bytes` as an artifact. A worker
-    asks to be replaced after `max_jobs`, or above `max_memory_bytes` of resident memory; 0 is no limit. `shim_pid` is
-    its parent, to which orphans of a job come. The log of a claim is
+    Results up to `inline_result_bytes` travel in Ended, larger ones up to `max_result_bytes` as an artifact. An
+    artifact of a task has at most `max_artifact_bytes`, those of a job have at most `max_job_artifact_bytes`, and they
+    are at most `max_job_artifacts`.
+
+    A worker asks to be replaced after `max_jobs`, or above `max_memory_bytes` of resident memory; 0 is no limit.
+    `shim_pid` is its parent, to which orphans of a job come. The log of a claim is
     `<logs_dir>/<last two characters of job_id>/<job_id>.<claim_no>.log`, the stdout of executors.output.LogFiles.
 
     `mark_path` is a file of 8 bytes, 0 at first. A worker keeps there, little endian, which call its code runs at this
@@ -73,6 +76,9 @@ class Setup(_Frame):
     mark_path: str
     inline_result_bytes: int
     max_result_bytes: int
+    max_artifact_bytes: int
+    max_job_artifact_bytes: int
+    max_job_artifacts: int
     max_jobs: int
     max_memory_bytes: int
     has_stream: bool = False

@@ -16,7 +16,7 @@ from types import EllipsisType
 from typing import Protocol
 
 from semtask.protocol.frames import ArtifactInfo, Call, ProgressInfo
-from semtask.tasks.artifacts import ArtifactFolder
+from semtask.tasks.artifacts import ArtifactFolder, ArtifactLimits
 from semtask.tasks.control import Interrupted
 
 PROGRESS_INTERVAL_S = 0.25
@@ -46,6 +46,7 @@ class JobContext:
 
     __slots__ = (
         "__weakref__",
+        "_artifact_limits",
         "_artifacts_dir",
         "_call",
         "_channel",
@@ -60,11 +61,18 @@ class JobContext:
     )
 
     def __init__(
-        self, call: Call, channel: Channel, artifacts_dir: str, monotonic: Callable[[], float] = time.monotonic
+        self,
+        call: Call,
+        channel: Channel,
+        artifacts_dir: str,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        artifact_limits: ArtifactLimits = ArtifactLimits(),  # noqa: B008 - a constant
     ) -> None:
         self._call = call
         self._channel = channel
         self._artifacts_dir = artifacts_dir
+        self._artifact_limits = artifact_limits
         self._monotonic = monotonic
         self._next_progress = -math.inf
         self._waits: Counter[str] | None = None
@@ -153,11 +161,13 @@ class JobContext:
     def artifact(self, name: str, data: bytes | str | os.PathLike[str]) -> ArtifactInfo:
         """Keep a file with the job: these bytes, this text (as UTF-8), or a copy of the file at this path.
 
-        `name`: 1 to 128 letters, digits, dots, dashes and underscores. Given again, it replaces the former. Raises
-        ValueError for a bad name, OSError for what cannot be read or written.
+        `name`: 1 to 128 letters, digits, dots, dashes and underscores. Given again, it replaces the former. The file
+        at the path is copied as long as it is when it is opened. Raises ValueError for a bad name, for a path that
+        leads to no regular file (a named pipe, a device), and for what is over a limit (max_artifact_bytes,
+        max_job_artifact_bytes, max_job_artifacts); OSError for what cannot be read or written.
         """
         self._require_running()
-        info = ArtifactFolder(self._artifacts_dir, self.job_id).keep(name, data)
+        info = ArtifactFolder(self._artifacts_dir, self.job_id, self._artifact_limits).keep(name, data)
         self.artifacts[name] = info
         return info
 

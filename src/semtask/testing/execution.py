@@ -152,6 +152,9 @@ def _setup(artifacts_dir: str) -> Setup:
         mark_path="",
         inline_result_bytes=256 * 1024,
         max_result_bytes=64 * 1024 * 1024,
+        max_artifact_bytes=1 << 30,
+        max_job_artifact_bytes=4 << 30,
+        max_job_artifacts=1000,
         max_jobs=0,
         max_memory_bytes=0,
     )

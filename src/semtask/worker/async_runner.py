@@ -100,7 +100,7 @@ class AsyncRunner:
 
     def _begin(self, label: bytes, call: Call) -> None:
         kit = self._kit
-        job = JobContext(call, self, kit.setup.artifacts_dir)
+        job = JobContext(call, self, kit.setup.artifacts_dir, artifact_limits=kit.artifact_limits)
         definition = kit.registry.get(call.task)
         if definition is None:
             kit.channel.send(kit.results.unknown_task(job))

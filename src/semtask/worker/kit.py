@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from semtask.protocol.frames import Setup
+from semtask.tasks.artifacts import ArtifactLimits
 from semtask.tasks.context import JobContext
 from semtask.tasks.registry import Registry
 from semtask.worker.audit import Audit
@@ -27,6 +28,11 @@ class Kit:
     mark: Mark
     hygiene: Hygiene
     results: Results
+
+    @property
+    def artifact_limits(self) -> ArtifactLimits:
+        setup = self.setup
+        return ArtifactLimits(setup.max_artifact_bytes, setup.max_job_artifact_bytes, setup.max_job_artifacts)
 
     def warn(self, job: JobContext, text: str) -> None:
         """Write a warning to the log of a job, or to that of the worker where that cannot be written."""

@@ -123,7 +123,7 @@ class SyncRunner:
 
     def _run_one(self, label: bytes, call: Call) -> Ended:
         kit = self._kit
-        job = JobContext(call, self, kit.setup.artifacts_dir)
+        job = JobContext(call, self, kit.setup.artifacts_dir, artifact_limits=kit.artifact_limits)
         if self._stops and (reason := self._stops.pop(_key(call), None)) is not None:
             job.stop_reason = reason
             return kit.results.stopped_before(job)
