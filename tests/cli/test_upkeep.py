@@ -18,6 +18,7 @@ from typing import Any
 import apsw
 import pytest
 
+from semtask.host.open_files import LEAST_OPEN_FILES
 from tests.cli.rig import LIMIT_S, Shell, alive, eventually, kill
 from tests.client.fake import answer, serving
 
@@ -344,6 +345,39 @@ def test_the_port(shell: Shell) -> None:
     assert "is free" in of(doctor(shell, env=env), "port")["text"]
     shell("up", env=env)
     assert of(doctor(shell, env=env), "port")["text"] == f"{port} of 127.0.0.1 is the daemon's"
+
+
+def test_tasks_run_with_the_fewest_open_files_and_no_daemon_starts_with_less(shell: Shell) -> None:
+    (shell.home.parent / "few.py").write_text(
+        "from semtask import Semantica\napp = Semantica()\n@app.task\ndef plus(x: int) -> int:\n    return x + 1\n"
+    )
+
+    def with_files(number: int, line: str) -> tuple[int, str, str]:
+        line = f'semtask() {{ {sys.executable} -m semtask "$@"; }}; ulimit -n {number}; {line}'
+        done = subprocess.run(
+            ["bash", "-c", line],
+            env=shell.env,
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+            cwd=shell.home.parent,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    code, _, err = with_files(LEAST_OPEN_FILES - 1, "semtask daemon")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert f"a process may open {LEAST_OPEN_FILES - 1} files here, and a daemon needs {LEAST_OPEN_FILES}" in err
+    code, _, err = with_files(LEAST_OPEN_FILES - 1, "semtask up")
+    assert code != 0
+    assert f"a daemon needs {LEAST_OPEN_FILES}" in err
+    _, out, _ = with_files(LEAST_OPEN_FILES - 1, "semtask doctor --json")
+    assert f'"limits","verdict":"fail","text":"open files (nofile): {LEAST_OPEN_FILES - 1}' in out
+    for number in (LEAST_OPEN_FILES, 64, 128):
+        task = "semtask result -w $(semtask enqueue few:plus -a x=1)"
+        line = f"semtask up -q --app few:app && semtask run -q -- true && {task}"
+        code, out, err = with_files(number, line)
+        assert (code, out.splitlines()[-1:]) == (0, ["2"]), err
+        shell.stop()
 
 
 def test_few_open_files(shell: Shell) -> None:

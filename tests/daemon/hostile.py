@@ -168,6 +168,14 @@ def keep_many(sizes: list[int]) -> int:
 
 
 @task
+def write_in_c(text: str, times: int, crash: bool) -> None:
+    for number in range(times):
+        os.write(1, f"{text} {number}\n".encode())
+    if crash:
+        os.abort()
+
+
+@task
 def close_descriptors() -> None:
     os.closerange(3, 100)
 

@@ -133,6 +133,35 @@ def test_each_way_of_ending_hurts_nobody_else(daemon: Daemon, row: Row) -> None:
     assert_untouched(daemon, after)
 
 
+def test_what_c_code_wrote_before_a_crash_is_in_the_log_of_that_job_only(daemon: Daemon) -> None:
+    """All of it, or a line says how much is missing."""
+
+    def log_of(text: str, times: int, *, crash: bool) -> list[str]:
+        job_id = enqueue(daemon, "write_in_c", {"text": text, "times": times, "crash": crash}, queue="one")
+        [job] = daemon.wait(job_id)
+        assert job["end_cause"] == ("worker_crash" if crash else "success")
+        return Path(job["log_path"]).read_text().splitlines()
+
+    for times in (1, 20_000, 100_000):
+        before = log_of("größer before", 50, crash=False)
+        assert sum("größer before" in line for line in before) == 50
+        lines = log_of("größer", times, crash=True)
+        written = [line for line in lines if re.fullmatch(r"größer \d+", line)]
+        assert not any("before" in line for line in lines)
+        assert not any("\ufffd" in line for line in lines)
+        assert written == [f"größer {number}" for number in range(times - len(written), times)]
+        [cut] = [line for line in lines if "bytes left out" in line] or [""]
+        if times < 100_000:
+            assert (len(written), cut) == (times, "")
+        else:
+            kept = sum(len(f"größer {number}\n".encode()) for number in range(times - len(written), times))
+            total = sum(len(f"größer {number}\n".encode()) for number in range(times))
+            partial = lines[lines.index(cut) + 1]  # the line in which it is cut
+            missing = total - kept - len(partial.encode()) - 1 if partial != written[0] else total - kept
+            assert cut == f"[... {missing} bytes left out ...]"
+            assert kept > 900_000
+
+
 def test_a_worker_that_a_task_left_dirty_is_replaced(daemon: Daemon) -> None:
     """A job that is done shows which process it ran in; after it that process is gone."""
     pid = daemon.job(enqueue_and_wait(daemon, "pid_and_thread"), "result")["result"]

@@ -86,7 +86,7 @@ class Rig:
         self.cwd = folder / "app"
         self.own_log = folder / "worker.log"
         self.mark = folder / "mark"
-        self.mark.write_bytes(bytes(8))
+        self.mark.write_bytes(bytes(16))
         self.daemon, worker_end = socket.socketpair()
         self.tokens = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_SEMAPHORE | os.EFD_CLOEXEC)
         self._frames = Frames()
@@ -222,7 +222,7 @@ class Rig:
         return [line.partition(" ")[2] for line in path.read_text().splitlines()] if path.exists() else []
 
     def marked(self) -> int:
-        return int.from_bytes(self.mark.read_bytes(), "little")
+        return int.from_bytes(self.mark.read_bytes()[:8], "little")
 
     def path(self, name: str) -> Path:
         return self.folder / name

@@ -26,6 +26,7 @@ from semtask.config.unused import misplaced, unknown_environment
 from semtask.errors import DaemonUnavailable, SemtaskError, StartupError
 from semtask.host.filesystem import free_bytes, require_local
 from semtask.host.locks import verified_holder
+from semtask.host.open_files import LEAST_OPEN_FILES
 
 _MIB = 1 << 20
 _FEW_BYTES, _TOO_FEW_BYTES = 1024 * _MIB, 100 * _MIB
@@ -260,6 +261,11 @@ def _limits(patient: Patient) -> Iterator[Finding]:
         soft, _ = resource.prlimit(patient.pid, kind) if patient.pid else resource.getrlimit(kind)
         shown = "no limit" if soft == resource.RLIM_INFINITY else str(soft)
         texts.append(f"{name}: {shown}")
+        if kind == resource.RLIMIT_NOFILE and 0 <= soft < LEAST_OPEN_FILES:
+            yield fail(
+                f"{name}: {soft}, and a daemon needs {LEAST_OPEN_FILES}", f"`{command} {need}` before `semtask up`"
+            )
+            return
         if soft != resource.RLIM_INFINITY and soft < need:
             yield warn(
                 f"{name}: {soft}, and max_connections and max_processes may take {need}",

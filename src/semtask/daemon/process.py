@@ -25,6 +25,7 @@ from semtask.engine.supervision import ServiceFailed
 from semtask.engine.watchdog import LoopWatchdog
 from semtask.errors import EXIT_DISK_FAILED, StartupError
 from semtask.host.backups import way_back
+from semtask.host.open_files import require_open_files
 from semtask.host.ownership import owned_folders
 from semtask.host.presence import Presence
 from semtask.host.systemd import Service
@@ -59,6 +60,7 @@ def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = Fa
         settings = settings.without_apps()
     inherited_umask = os.umask(0o077)
     try:
+        require_open_files()
         with owned_folders(settings):
             configure_logging(settings, foreground=not detached)
             return asyncio.run(_Daemon(settings, inherited_umask).run(ready_fd, life_fd))

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
 _FIRST_PASSED = 3
-_ASIDE = 64  # above all numbers that are passed
+_ASIDE = 16  # above all numbers that are passed
 _GO_ON = _ABSENT | {errno.EACCES}  # another folder of PATH may have it
 
 

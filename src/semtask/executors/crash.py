@@ -30,7 +30,8 @@ def outcome_of(site: Site, key: tuple[str, int], death: Death, *, stopped: bool)
         exit_code=death.exit_code,
         exception=crash_exception(error, evidence) if evidence else None,
     )
-    return msgspec.structs.replace(made, stopped=stopped, log_bytes=_log(site, key, error, tail))
+    output = death.output if tail else ""
+    return msgspec.structs.replace(made, stopped=stopped, log_bytes=_log(site, key, error, output))
 
 
 def _evidence(site: Site, key: tuple[str, int], death: Death, tail: str) -> str:
@@ -41,14 +42,14 @@ def _evidence(site: Site, key: tuple[str, int], death: Death, tail: str) -> str:
     return "\n\n".join(parts)
 
 
-def _log(site: Site, key: tuple[str, int], error: str, tail: str) -> int | None:
-    """Add a line with `error` to the log of a job, and the end of its worker's own log; the size of the log then.
+def _log(site: Site, key: tuple[str, int], error: str, output: str) -> int | None:
+    """Add a line with `error` to the log of a job, and what it wrote to its worker's own; the size of the log then.
 
     None where it cannot be written: the error stands with the job as well.
     """
     path = site.logs.name(*key, "stdout")
     time = datetime.fromtimestamp(site.now_ms() / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-    text = f"{time}Z CRITICAL {error}\n" + (f"{tail}\n" if tail else "")
+    text = f"{time}Z CRITICAL {error}\n" + (f"{output}\n" if output else "")
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

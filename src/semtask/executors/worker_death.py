@@ -13,6 +13,8 @@ from semtask.model.app import App
 from semtask.protocol.frames import PROTOCOL, Failed, Hello
 
 TAIL_BYTES = 4096
+OUTPUT_BYTES = 1 << 20
+_CONTINUATION = bytes(range(0x80, 0xC0))  # of a character of UTF-8, its first byte excepted
 _LINE = 300
 _LOG_LINES = 20
 _FATAL = "Fatal Python error: "
@@ -22,7 +24,7 @@ End = Record | Lost
 
 
 class Death(NamedTuple):
-    """`error` is one line; `tail` the end of the worker's own log since its last job ended.
+    """`error` is one line; `tail` the end of the worker's own log since its last job began, `output` more of that.
 
     `max_rss_kib` is the most memory it had, 0 if that is not known. `traceback` is for those who want to know more
     about a start that failed. `no_room`: the machine could not start it now. `by_us`: the daemon killed it. `broken`:
@@ -32,6 +34,7 @@ class Death(NamedTuple):
     error: str
     traceback: str = ""
     tail: str = ""
+    output: str = ""
     exit_code: int | None = None
     signal: int | None = None
     no_room: bool = False
@@ -81,13 +84,29 @@ def other_version(app: App, hello: Hello, version: str) -> str:
 
 def tail(path: str, start: int) -> str:
     """The end of a log, from `start` on; what is no UTF-8 is replaced."""
+    return _end(path, start, TAIL_BYTES)[1]
+
+
+def output(path: str, start: int) -> str:
+    """What a job has written to the log of its worker, with a line for what is left out of it."""
+    missing, text = _end(path, start, OUTPUT_BYTES)
+    return f"[... {missing} bytes left out ...]\n{text}" if missing else text
+
+
+def _end(path: str, start: int, limit: int) -> tuple[int, str]:
+    """(how many bytes from `start` on come before it, the end of a log)."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:  # a job has removed it; it only serves to explain
-        return ""
+        return 0, ""
     try:
-        start = max(start, os.fstat(fd).st_size - TAIL_BYTES)
-        return os.pread(fd, TAIL_BYTES, start).decode(errors="replace").strip("\n\0")
+        begin = max(start, os.fstat(fd).st_size - limit)
+        data = os.pread(fd, limit, begin)
+        if begin > start:  # it may be in the middle of a character
+            whole = data.lstrip(_CONTINUATION) if data[:3].strip(_CONTINUATION) else data
+            begin += len(data) - len(whole)
+            data = whole
+        return begin - start, data.decode(errors="replace").strip("\n\0")
     finally:
         os.close(fd)
 

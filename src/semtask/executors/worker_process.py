@@ -126,11 +126,16 @@ class WorkerProcess:
     @property
     def mark(self) -> int:
         """The number of the call whose code ran last; 0 if none did."""
+        return self._marks[0]
+
+    @property
+    def _marks(self) -> tuple[int, int]:
+        """What `frames.Setup.mark_path` says."""
         try:
             with open(os.path.join(self._folder.path, MARK), "rb") as file:
-                return int.from_bytes(file.read(8), "little")
+                return int.from_bytes(file.read(8), "little"), int.from_bytes(file.read(8), "little")
         except FileNotFoundError:
-            return 0
+            return 0, 0
 
     async def run(self) -> Death:
         """Start it; return when it has ended, nothing of it is left, and all that it sent was passed on.
@@ -216,7 +221,7 @@ class WorkerProcess:
             self._log_fd = _create(LOG, fds[0])
             mark = _create(MARK, fds[0])
             fds.append(mark)
-            os.write(mark, bytes(8))
+            os.write(mark, bytes(16))
             fds.append(sealed("semtask-worker", specification))
             self._shim = await self._site.spawner.spawn(
                 SpawnRequest(
@@ -326,6 +331,7 @@ class WorkerProcess:
         self._shim.terminate()
 
     def _death(self, end: worker_death.End) -> Death:
+        path, start = os.path.join(self._folder.path, LOG), self._log_begin()
         seen = worker_death.Facts(
             app=self._app,
             end=end,
@@ -333,9 +339,15 @@ class WorkerProcess:
             failed=self._failed,
             killed=None if self._killed is None else self._killed.why,
             broken=self._killed is not None and self._killed.broken,
-            tail=worker_death.tail(os.path.join(self._folder.path, LOG), self._log_start),
+            tail=worker_death.tail(path, start),
         )
-        return worker_death.judge(seen)
+        return worker_death.judge(seen)._replace(output=worker_death.output(path, start))
+
+    def _log_begin(self) -> int:
+        """From where on its log is of the job that ran at its death."""
+        begin, size = self._marks[1], os.fstat(self._log_fd).st_size if self._log_fd >= 0 else 0
+        # It may be of the time before a long log was emptied.
+        return begin if self._log_start < begin <= size else min(self._log_start, size)
 
     def _cancel_timers(self) -> None:
         for timer in (self._patience, self._alarm):

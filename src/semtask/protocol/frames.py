@@ -61,8 +61,9 @@ class Setup(_Frame):
     `shim_pid` is its parent, to which orphans of a job come. The log of a claim is
     `<logs_dir>/<last two characters of job_id>/<job_id>.<claim_no>.log`, the stdout of executors.output.LogFiles.
 
-    `mark_path` is a file of 8 bytes, 0 at first. A worker keeps there, little endian, which call its code runs at this
-    moment: the count of the calls that it was sent, from 1; 0 is none. So a death tells which async job brought it.
+    `mark_path` is a file of 16 bytes, 0 at first: two numbers, little endian. The first says which call its code runs
+    at this moment: the count of the calls that it was sent, from 1; 0 is none. So a death tells which async job brought
+    it. The second is the size that the worker's own log had when its last sync job began: what follows is that job's.
 
     With `has_stream` descriptor 5 is a socket to the shim, which leads output to the logs of jobs: see worker.stream.
     """

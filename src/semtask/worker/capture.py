@@ -3,6 +3,9 @@
 Python's streams are replaced by ones that ask whose code writes. Descriptors 1 and 2 are the worker's own log; a sync
 job, which has them for itself, gets a way to its own log there as soon as it starts a process, and what came to the
 worker's log meanwhile is copied at its end. With async jobs side by side those bytes stay in the worker's log.
+
+A sync job may lead 1 and 2 elsewhere (`os.dup2`, and what captures output by it): its streams and the processes that it
+starts follow, as in any program, until its end.
 """
 
 from __future__ import annotations
@@ -14,16 +17,23 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import Any
 
 from semtask.protocol.frames import Call
 from semtask.tasks.context import JobContext, current_or_none
+from semtask.worker.descriptors import keep_aside
 from semtask.worker.job_log import JobLog, stamped, write_all
 from semtask.worker.stream import Stream
 
 _MAX_COPY = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
 _IOLBF = 1
-_HIGH = 200  # above the descriptors that careless code closes
+_AS_MADE: dict[str, Any] = {
+    "encoding": "utf-8",
+    "errors": "backslashreplace",
+    "line_buffering": True,
+    "write_through": True,
+}
 
 
 class Capture:
@@ -34,7 +44,7 @@ class Capture:
         self._logs_dir = logs_dir
         self._logs: dict[JobContext, JobLog] = {}
         self._own = OwnLog()
-        self._redirected = False
+        self._alone = False  # a sync job runs, or has run: 1 and 2 are its
         self._is_child = False
         self.shield: AbstractContextManager[object] = nullcontext()
         self.stdout = _Stream(self, "OUT", 1)
@@ -42,8 +52,8 @@ class Capture:
         os.register_at_fork(after_in_child=self._in_child)
 
     def install(self) -> None:
-        sys.stdout = sys.__stdout__ = self.stdout  # type: ignore[misc, assignment]
-        sys.stderr = sys.__stderr__ = self.stderr  # type: ignore[misc, assignment]
+        sys.stdout = sys.__stdout__ = self.stdout  # type: ignore[misc]
+        sys.stderr = sys.__stderr__ = self.stderr  # type: ignore[misc]
 
     def install_logging(self) -> None:
         """After the import of the app: if that has set up no logging of its own, all from INFO on is logged."""
@@ -55,15 +65,20 @@ class Capture:
                 root.setLevel(logging.INFO)
 
     def restore_streams(self) -> None:
+        """Streams and descriptors as they were at the start: what the code before has led elsewhere ends here."""
+        self._own.flush()
+        self._own.restore()
         if sys.stdout is not self.stdout:
             sys.stdout = self.stdout
         if sys.stderr is not self.stderr:
             sys.stderr = self.stderr
+        self.stdout.restore()
+        self.stderr.restore()
 
     @property
     def own_fd(self) -> int:
         """The worker's own log, wherever 1 and 2 lead."""
-        return self._own.fds[1]
+        return self._own.fds[2]
 
     def log_of(self, job: JobContext) -> JobLog:
         log = self._logs.get(job)
@@ -71,13 +86,15 @@ class Capture:
             log = self._logs.setdefault(job, JobLog(_path(self._logs_dir, job)))
         return log
 
-    def print(self, level: str, text: str) -> None:
+    def print(self, level: str, fd: int, data: str | bytes) -> None:
+        """What was written to the stream of descriptor `fd`."""
         job = current_or_none()
         with self.shield:
-            if job is None or job.ended:
-                write_all(self.own_fd, text.encode("utf-8", "backslashreplace"))
-            else:
-                self.log_of(job).print(level, text)
+            if job is not None and not job.ended and not self._leads_elsewhere(fd, job):
+                self.log_of(job).print(level, data)
+                return
+            raw = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+            write_all(self.own_fd if job is None or job.ended else fd, raw)
 
     def write(self, level: str, text: str) -> None:
         job = current_or_none()
@@ -95,41 +112,55 @@ class Capture:
 
     # --- the descriptors of a sync job ------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """A sync job begins: what comes to the worker's own log from now on is its."""
-        self._own.remember()
+    def begin(self) -> int:
+        """A sync job begins: what comes to the worker's own log from now on, from this position, is its."""
+        self._alone = True
+        return self._own.remember()
 
     def redirect(self) -> None:
-        """Lead descriptors 1 and 2 to the log of the sync job that runs, for the processes that it starts."""
+        """Lead descriptors 1 and 2 to the log of the sync job that runs, for the processes that it starts.
+
+        Not those that the job itself has led elsewhere.
+        """
         job = current_or_none()
-        if self._redirected or job is None or job.ended:
+        if job is None or job.ended or not (numbers := [fd for fd in (1, 2) if self._own.is_at(fd)]):
             return
         with self.shield:
             try:
                 log = self.log_of(job)
-                fd = log.fd()
-                if self._stream is not None and (stream := self._stream.lead_to(fd)) is not None:
-                    log.lead(stream)
-                    fd = stream
-                os.dup2(fd, 1)
-                os.dup2(fd, 2)
-                self._redirected = True
+                if self._stream is not None and not log.is_led and (way := self._stream.lead_to(log.fd())) is not None:
+                    log.lead(way)
+                for number in numbers:
+                    os.dup2(log.way(), number)
             except OSError as error:  # no room for a log is no reason to refuse the process
                 self._own.say(f"the output of what job {job.job_id} starts goes here: {error}")
 
+    def _leads_elsewhere(self, fd: int, job: JobContext) -> bool:
+        """Whether a job has led 1 or 2 to a file, pipe or socket of its own."""
+        if not self._alone:
+            return False
+        try:
+            status = os.fstat(fd)
+        except OSError:  # closed
+            return False
+        return not self._own.is_it(status, fd) and not self._is_log(status, job)
+
+    def _is_log(self, status: os.stat_result, job: JobContext) -> bool:
+        log = self._logs.get(job)
+        return log is not None and log.is_it(status)
+
     def close(self, job: JobContext, *, alone: bool) -> int | None:
-        """The job has ended; the size of its log, None if it wrote nothing. `alone`: it was a sync job."""
-        if alone:
-            self._own.flush()
-        if self._redirected:
-            self._own.restore()
-            self._redirected = False
-            if (led := self._logs.get(job)) is not None and led.unlead() and self._stream is not None:
-                self._stream.drain()
+        """The job has ended, and the streams are restored; the size of its log, None if it wrote nothing.
+
+        `alone`: it was a sync job.
+        """
+        if (led := self._logs.get(job)) is not None and led.unlead() and self._stream is not None:
+            self._stream.drain()
         try:
             if alone and self._own.has_grown():
                 log = self.log_of(job)
-                self._own.copy_growth(lambda text: log.print("OUT", text))
+                log.flush()
+                self._own.copy_growth(functools.partial(log.print, "OUT"))
             elif (known := self._logs.get(job)) is None:
                 return None
             else:
@@ -142,8 +173,9 @@ class Capture:
     def _in_child(self) -> None:
         """Descriptors above 2 are often closed by a child; but 1 is where the output of this process goes now."""
         self._is_child = True
+        status = _status(1)
         for log in self._logs.values():
-            log.in_child(1 if self._redirected and log.is_open else None)
+            log.in_child(1 if status is not None and log.is_it(status) else None)
 
 
 def _path(logs_dir: str, job: Call | JobContext) -> str:
@@ -152,44 +184,59 @@ def _path(logs_dir: str, job: Call | JobContext) -> str:
 
 
 class OwnLog:
-    """The worker's own log: what descriptors 1 and 2 were at its start."""
+    """The worker's own log: what descriptors 1 and 2 were at its start. Keeps descriptor 0, too."""
 
     def __init__(self) -> None:
-        import fcntl
-
         self.flush = _line_buffered_stdout()
-        self.fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH) for fd in (1, 2)]
-        files = {(status.st_dev, status.st_ino): fd for fd in self.fds if _is_file(status := os.fstat(fd))}
+        self.fds = [keep_aside(fd) for fd in (0, 1, 2)]
+        self._files = [_identity(os.fstat(fd)) for fd in self.fds]
+        files = {self._files[fd]: self.fds[fd] for fd in (1, 2) if _is_file(os.fstat(fd))}
         self._sizes = dict.fromkeys(files.values(), 0)
 
-    def remember(self) -> None:
+    def is_it(self, status: os.stat_result, fd: int) -> bool:
+        """Whether this is the status of what descriptor `fd` was at the start."""
+        return _identity(status) == self._files[fd]
+
+    def is_at(self, fd: int) -> bool:
+        """Whether descriptor `fd` is what it was at the start."""
+        status = _status(fd)
+        return status is not None and self.is_it(status, fd)
+
+    def remember(self) -> int:
+        """The size of the log now."""
+        size = 0
         for fd in self._sizes:
-            self._sizes[fd] = os.lseek(fd, 0, os.SEEK_END)
+            size = self._sizes[fd] = os.lseek(fd, 0, os.SEEK_END)
+        return size
 
     def has_grown(self) -> bool:
-        return any(os.lseek(fd, 0, os.SEEK_END) > size for fd, size in self._sizes.items())
+        return any(os.lseek(fd, 0, os.SEEK_END) != size for fd, size in self._sizes.items())
 
-    def copy_growth(self, write: Callable[[str], None]) -> None:
+    def copy_growth(self, write: Callable[[str | bytes], None]) -> None:
         """Hand on what has come since `remember`, at most 16 MiB."""
-        for fd, start in self._sizes.items():
-            end = os.lseek(fd, 0, os.SEEK_END)
+        for fd, remembered in self._sizes.items():
+            start, end = remembered, os.lseek(fd, 0, os.SEEK_END)
+            if end < start:  # the daemon empties a long one between two jobs, and this one had begun
+                start = 0
+                write("[... the log of the worker was emptied; what came before is lost ...]\n")
             last = min(end, start + _MAX_COPY)
             with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
                 file.seek(start)
                 left = last - start
                 while left > 0 and (data := file.read(min(_CHUNK, left))):
                     left -= len(data)
-                    write(data.decode("utf-8", "backslashreplace"))
+                    write(data)
             if end > last:
                 write(f"\n[... {end - last} bytes more are in the log of the worker ...]\n")
 
     def restore(self) -> None:
-        for number, fd in zip((1, 2), self.fds, strict=True):
-            os.dup2(fd, number)
+        for number, fd in enumerate(self.fds):
+            if not self.is_at(number):
+                os.dup2(fd, number)
 
     def say(self, text: str) -> None:
         with suppress(OSError):  # a full disk: there is nowhere left to say it
-            write_all(self.fds[1], stamped("WARNING", text))
+            write_all(self.fds[2], stamped("WARNING", text))
 
 
 def _line_buffered_stdout() -> Callable[[], object]:
@@ -202,17 +249,65 @@ def _line_buffered_stdout() -> Callable[[], object]:
     return functools.partial(libc.fflush, stdout)
 
 
+def _status(fd: int) -> os.stat_result | None:
+    """None of a closed one."""
+    try:
+        return os.fstat(fd)
+    except OSError:
+        return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_dev, status.st_ino, status.st_rdev
+
+
 def _is_file(status: os.stat_result) -> bool:
     import stat
 
     return stat.S_ISREG(status.st_mode)
 
 
-class _Stream(io.TextIOBase):
-    """sys.stdout or sys.stderr of a worker. Nothing is buffered but the rest of a line."""
+class _Stream(io.TextIOWrapper):
+    """sys.stdout or sys.stderr of a worker. Nothing is buffered but the rest of a line.
 
-    encoding = "utf-8"
-    errors = "backslashreplace"
+    A TextIOWrapper, as libraries look for one and for what it has. All that is written goes past its inner parts.
+    """
+
+    mode = "w"
+
+    def __init__(self, capture: Capture, level: str, fd: int) -> None:
+        self._capture = capture
+        self._level = level
+        self._fd = fd
+        self._bytes = _Bytes(capture, level, fd)
+        super().__init__(self._bytes, **_AS_MADE)
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        self._capture.print(self._level, self._fd, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._capture.flush()
+
+    def detach(self) -> _Bytes:  # type: ignore[override]
+        """The binary stream, as of any TextIOWrapper; this one goes on for the next job."""
+        return self._bytes
+
+    def close(self) -> None:
+        """A task that closes its stream does not close that of the next one."""
+
+    def restore(self) -> None:
+        """Take back what a task has set by `reconfigure`."""
+        if any(getattr(self, name) != value for name, value in _AS_MADE.items()):
+            self.reconfigure(**_AS_MADE)
+
+
+class _Bytes(io.BufferedIOBase):
+    """`sys.stdout.buffer`."""
+
+    mode = "wb"
 
     def __init__(self, capture: Capture, level: str, fd: int) -> None:
         super().__init__()
@@ -220,17 +315,21 @@ class _Stream(io.TextIOBase):
         self._level = level
         self._fd = fd
         self.name = f"<{'stdout' if fd == 1 else 'stderr'}>"
-        self.mode = "w"
-        self.buffer = _Bytes(self)
 
-    def write(self, text: str) -> int:
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        self._capture.print(self._level, text)
-        return len(text)
+    @property
+    def raw(self) -> _Bytes:
+        return self
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        content = bytes(memoryview(data))
+        self._capture.print(self._level, self._fd, content)
+        return len(content)
 
     def flush(self) -> None:
         self._capture.flush()
+
+    def detach(self) -> _Bytes:  # type: ignore[override]
+        return self
 
     def writable(self) -> bool:
         return True
@@ -238,29 +337,8 @@ class _Stream(io.TextIOBase):
     def fileno(self) -> int:
         return self._fd
 
-    def reconfigure(self, **_options: object) -> None:
-        """As of io.TextIOWrapper; there is nothing to set."""
-
-    def close(self) -> None:
-        """A task that closes its stream does not close that of the next one."""
-
-
-class _Bytes(io.RawIOBase):
-    """`sys.stdout.buffer`."""
-
-    def __init__(self, stream: _Stream) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        self._stream.write(bytes(data).decode("utf-8", "backslashreplace"))
-        return len(data)
-
-    def writable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
 
     def close(self) -> None:
         """As that of the stream."""

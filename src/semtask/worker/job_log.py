@@ -5,6 +5,7 @@ The level of a log record is its own name; what was printed has OUT, what went t
 
 from __future__ import annotations
 
+import codecs
 import os
 import threading
 import time
@@ -48,12 +49,15 @@ class JobLog:
         self._fd: int | None = None
         self._stream: int | None = None  # the way into it while others write there too, which keeps the order
         self._partial: dict[tuple[str, int], str] = {}
+        self._decoders: dict[tuple[str, int], codecs.IncrementalDecoder] = {}
+        self._identity: tuple[int, int] | None = None  # of the file
+        self._way: tuple[int, int] | None = None  # of the pipe
         self._opening = threading.Lock()
 
-    def print(self, level: str, text: str) -> None:
+    def print(self, level: str, data: str | bytes) -> None:
         """Part of a stream. A line is written when it ends: those of threads must not mix."""
         key = (level, threading.get_ident())
-        text = self._partial.pop(key, "") + text
+        text = self._partial.pop(key, "") + self._text(key, data)
         lines, newline, rest = text.rpartition("\n")
         if len(rest) > _MAX_PARTIAL:
             lines, newline, rest = text, "\n", ""
@@ -62,19 +66,38 @@ class JobLog:
         if newline:
             self.write(level, lines + newline)
 
+    def _text(self, key: tuple[str, int], data: str | bytes) -> str:
+        """Text of a stream of bytes; a character may come in several parts."""
+        decoder = self._decoders.get(key)
+        if isinstance(data, str):
+            return data if decoder is None else decoder.decode(b"", True) + data
+        if decoder is None:
+            decoder = self._decoders[key] = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        return decoder.decode(data)
+
     def write(self, level: str, text: str) -> None:
         """Whole lines."""
-        write_all(self.fd() if self._stream is None else self._stream, stamped(level, text))
+        write_all(self.way(), stamped(level, text))
 
     def fd(self) -> int:
         if self._fd is None:
             with self._opening:
                 if self._fd is None:
-                    self._fd = _create(self._path)
+                    fd = _create(self._path)
+                    status = os.fstat(fd)
+                    self._identity = status.st_dev, status.st_ino
+                    self._fd = fd
         return self._fd
+
+    @property
+    def is_led(self) -> bool:
+        """Whether it is written to through a pipe."""
+        return self._stream is not None
 
     def lead(self, stream: int) -> None:
         """Write into this pipe from now on."""
+        status = os.fstat(stream)
+        self._way = status.st_dev, status.st_ino
         self._stream = stream
 
     def unlead(self) -> bool:
@@ -82,23 +105,31 @@ class JobLog:
         if self._stream is None:
             return False
         os.close(self._stream)
-        self._stream = None
+        self._stream = self._way = None
         return True
 
-    @property
-    def is_open(self) -> bool:
-        return self._fd is not None
+    def way(self) -> int:
+        """The descriptor that what is written goes to: the pipe, or the file."""
+        return self.fd() if self._stream is None else self._stream
+
+    def is_it(self, status: os.stat_result) -> bool:
+        """Whether this is the status of the log's file, or of the pipe to it."""
+        return (status.st_dev, status.st_ino) in {self._identity, self._way}
 
     def in_child(self, fd: int | None) -> None:
         """This is a forked child of the job, in which the descriptor may be closed and used for something else."""
         self._opening = threading.Lock()
         self._partial = {}  # that is for the parent to write
         self._stream = None
+        self._decoders = {}
         if fd is not None:
             self._fd = fd
 
     def flush(self) -> None:
         """Write what is left of unfinished lines."""
+        for key, decoder in self._decoders.items():
+            if rest := decoder.decode(b"", True):
+                self._partial[key] = self._partial.get(key, "") + rest
         partial, self._partial = self._partial, {}
         for (level, _), text in partial.items():
             self.write(level, text)
@@ -117,7 +148,18 @@ def _create(path: str) -> int:
     # Old content goes: after a power cut a lost claim's number can come again.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, flags, 0o600)
+        fd = os.open(path, flags, 0o600)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return os.open(path, flags, 0o600)
+        fd = os.open(path, flags, 0o600)
+    return fd if fd > 2 else _above_the_standard_streams(fd)
+
+
+def _above_the_standard_streams(fd: int) -> int:
+    """The job has closed one of them; its number is not ours."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)

@@ -1,4 +1,4 @@
-"""The mark of whose code runs: 8 bytes that outlive the worker, see `frames.Setup.mark_path`."""
+"""The mark of whose code runs: 16 bytes that outlive the worker, see `frames.Setup.mark_path`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import mmap
 import os
 
 NOBODY = bytes(8)
+_SIZE = 16
 
 
 def label(number: int) -> bytes:
@@ -17,7 +18,7 @@ class Mark:
     def __init__(self, path: str) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            self._memory = mmap.mmap(fd, len(NOBODY))
+            self._memory = mmap.mmap(fd, _SIZE)
         finally:
             os.close(fd)
         self.now = NOBODY
@@ -25,7 +26,12 @@ class Mark:
 
     def set(self, label: bytes) -> None:
         self.now = label
-        self._memory[:] = label
+        self._memory[:8] = label
+
+    def begin(self, label: bytes, log_size: int) -> None:
+        """A sync job begins when the worker's own log has this size."""
+        self.now = label
+        self._memory[:] = label + log_size.to_bytes(8, "little")
 
     def _leave(self) -> None:
-        self._memory = mmap.mmap(-1, len(NOBODY))
+        self._memory = mmap.mmap(-1, _SIZE)

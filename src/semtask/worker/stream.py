@@ -6,11 +6,11 @@ while it holds the interpreter would wait for ever.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 
-_HIGH = 200  # above the descriptors that careless code closes
+from semtask.worker.descriptors import keep_aside
+
 _PATIENCE_S = 5.0  # a shim answers within milliseconds, unless somebody has stopped it
 
 LEAD = b"+"  # with two descriptors: the read end of a pipe, and the log
@@ -21,7 +21,7 @@ class Stream:
     """`shim` is the descriptor of the socket to the shim; this takes it over."""
 
     def __init__(self, shim: int) -> None:
-        self._shim: socket.socket | None = socket.socket(fileno=fcntl.fcntl(shim, fcntl.F_DUPFD_CLOEXEC, _HIGH))
+        self._shim: socket.socket | None = socket.socket(fileno=keep_aside(shim))
         self._shim.settimeout(_PATIENCE_S)
         os.close(shim)
 
@@ -31,7 +31,7 @@ class Stream:
             return None
         source, stream = os.pipe()
         try:
-            end = fcntl.fcntl(stream, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+            end = keep_aside(stream)
             try:
                 socket.send_fds(self._shim, [LEAD], [source, log])
             except OSError:

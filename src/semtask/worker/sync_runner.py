@@ -134,9 +134,9 @@ class SyncRunner:
             return kit.results.wrong_kind(job, "sync")
         if definition.is_foreign(call.source):
             return kit.results.foreign(job, call, str(definition.source))
-        kit.capture.begin()
+        log_size = kit.capture.begin()
         self._job = job
-        kit.mark.set(label)
+        kit.mark.begin(label, log_size)
         started = time.perf_counter_ns()
         ended = self._outcome(job, definition, call.payload)
         ran_ns = time.perf_counter_ns() - started
