@@ -227,5 +227,7 @@ def test_what_is_left_is_looked_at_when_the_last_job_has_ended(tmp_path: Path) -
 def test_code_that_outlives_its_job_in_a_pool_of_threads_recycles_the_worker(tmp_path: Path) -> None:
     with worker(tmp_path, TASKS) as rig:
         assert rig.run("anything", code="await asyncio.to_thread(time.sleep, 0)").recycle is None
-        code = "asyncio.get_running_loop().run_in_executor(None, time.sleep, 5)"
+        begun = "begun = asyncio.Event(); loop = asyncio.get_running_loop()\n"
+        work = "lambda: (loop.call_soon_threadsafe(begun.set), time.sleep(5))"
+        code = f"{begun}loop.run_in_executor(None, {work}); await begun.wait()"  # what has not begun is cancelled
         assert rig.run("anything", code=code).recycle == "a job left what could not be ended: work in a thread"
