@@ -94,6 +94,8 @@ WAITING = {
     "no_worker": "all workers of its app are busy; another one is being started",
     "behind_others": "its turn comes next, or others go before it",
     "stopping_daemon": "the daemon is stopping; it runs after the next start",
+    "other_job": "it runs, and waits for another job; meanwhile it counts in no limit",
+    "deadlock": "it waits for a job that waits for it, or for itself; cancel one of those that are named",
 }
 
 FAILURES = {
@@ -194,6 +196,7 @@ ENVIRONMENT = {
     "SEMANTICA_OUTPUT": "what the command line prints: `table`, `json` or `quiet`",
     "SEMANTICA_DEBUG": "`1` shows the traceback of an error of the command line",
     "SEMANTICA_JOB_ID": "set for every command: the id of its job (a task asks `current_job()`)",
+    "SEMANTICA_JOB_HOME": "set for every command and worker: the home of the daemon that runs it; leave it alone",
     "SEMANTICA_ATTEMPT": "set for every command and worker: a mark by which its processes are found; leave it alone",
 }
 

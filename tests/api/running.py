@@ -16,10 +16,19 @@ from semtask.api.http import RpcServer
 from semtask.api.site import Limits
 from semtask.config.loading import load
 from semtask.config.settings import Settings
+from semtask.engine.waits import Waiter
 from semtask.model.job import ExecutionMode, OnInterrupt, QueueClass
 from semtask.model.scope import Scope
 from semtask.model.state import State
-from semtask.protocol.admin import Maintained, MaintenanceParams, Stats, SystemView, ThrottleView
+from semtask.protocol.admin import (
+    Maintained,
+    MaintenanceParams,
+    StartDaemonParams,
+    StartedDaemon,
+    Stats,
+    SystemView,
+    ThrottleView,
+)
 from semtask.protocol.apps import Apps, ReloadAppsParams, Tasks, Workers
 from semtask.protocol.enqueue import Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
 from semtask.protocol.fields import NoParams
@@ -107,7 +116,7 @@ class NotingOperations:
     async def query_jobs(self, params: QueryJobsParams) -> QueriedJobs:
         return await self._note("query_jobs", params, QueriedJobs(items=[JOB]))
 
-    async def wait(self, params: WaitParams) -> Waited:
+    async def wait(self, params: WaitParams, waiter: Waiter) -> Waited:
         return await self._note("wait", params, Waited(jobs=[JOB], timed_out=False))
 
     async def cancel(self, params: CancelParams) -> Cancelled:
@@ -134,7 +143,10 @@ class NotingOperations:
         )
         return await self._note("maintenance", params, maintained)
 
-    async def tail(self, params: TailParams) -> TailedLines | TailedChunk:
+    async def start_daemon(self, params: StartDaemonParams) -> StartedDaemon:
+        return await self._note("start_daemon", params, StartedDaemon(pid=1, ready=True))
+
+    async def tail(self, params: TailParams, waiter: Waiter) -> TailedLines | TailedChunk:
         lines = TailedLines(job_id=params.job_id, log_path=None, lines=["out"])
         return await self._note("tail", params, lines)
 

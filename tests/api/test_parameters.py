@@ -26,6 +26,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "queues.resume.v1": {"queue": "default"},
     "queues.configure.v1": {"queue": "default"},
     "schedule": {"type": "AFTER"},
+    "admin.start_daemon.v1": {"env": {"SEMANTICA_HOME": "/h"}},
 }
 
 # A value for each parameter that is not the default.
@@ -86,6 +87,8 @@ VALUES: dict[str, Any] = {
     "class": "background",
     "sandbox": "landlock",
     "force_vacuum": True,
+    "env": {"SEMANTICA_HOME": "/other"},
+    "umask": 0o022,
 }
 
 

@@ -46,6 +46,7 @@ CALLS = {
     "queues.configure.v1": ["configure_queue"],
     "admin.stats.v1": ["stats"],
     "admin.maintenance.v1": ["maintenance"],
+    "admin.start_daemon.v1": ["start_daemon"],
     "rpc.discover": ["discover"],
 }
 
@@ -93,6 +94,7 @@ def test_an_instance_shows_its_methods_without_self() -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_each_call_asks_its_method_and_reads_its_result(method: str) -> None:
     required: dict[str, Any] = {"job_type": "x", "payload": {}, "job_id": ID, "job_ids": [ID], "jobs": [], "queue": "q"}
+    required["env"] = {}
     for name in CALLS[method]:
         function = getattr(calls, name)
         wanted = {k for k, p in inspect.signature(function).parameters.items() if p.default is p.empty}

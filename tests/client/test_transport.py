@@ -135,6 +135,7 @@ def test_a_read_is_not_repeated_for_ever(fake: Fake, transport: Transport) -> No
 def test_what_counts_as_a_read() -> None:
     changing = {"dev.enqueue.v1", "dev.enqueue_many.v1", "dev.cancel.v1", "dev.retry.v1", "admin.maintenance.v1"}
     changing |= {"queues.pause.v1", "queues.resume.v1", "queues.configure.v1", "apps.reload.v1"}
+    changing |= {"admin.start_daemon.v1"}
     assert set(METHODS) == READS | changing
 
 

@@ -34,7 +34,7 @@ from semtask.store.sqlite import SqliteStore, open_store
 from semtask.telemetry.events import Events
 from tests.engine.clock import FakeClock
 
-DEFAULTS = CommandDefaults(env={}, working_dir="/", umask=0o022)
+DEFAULTS = CommandDefaults(env={}, working_dir="/", umask=0o022, home="/h")
 JOB_ID = "01a20785-1766-7443-a093-3674216bd693"
 
 
@@ -87,6 +87,8 @@ class NoWorkers:
     def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
         raise AssertionError("nothing is stopped here")
 
+    def job_of(self, worker: str, job_id: str, pid: int) -> None: ...
+    def waits_outside(self, key: tuple[str, int], *, waits: bool) -> None: ...
     def shortage(self, tasks: Collection[str]) -> None: ...
     def configure(self, apps: Sequence[App]) -> None: ...
     def reload(self, names: Collection[str]) -> None: ...

@@ -17,6 +17,7 @@ from semtask.engine.explain import Explain
 from semtask.engine.live import LiveAttempts
 from semtask.engine.slots import Slots
 from semtask.engine.task_attempts import TaskAttempts
+from semtask.engine.waits import Waits
 from semtask.executors.base import AppStatus, TaskEnd, WorkerStatus
 from semtask.model import outcome as outcomes
 from semtask.model.app import App, AppState
@@ -72,6 +73,8 @@ class PlayedWorkers:
     def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
         self.stops.append((job_id, reason))
 
+    def job_of(self, worker: str, job_id: str, pid: int) -> None: ...
+    def waits_outside(self, key: tuple[str, int], *, waits: bool) -> None: ...
     def shortage(self, tasks: Collection[str]) -> None:
         self.short_of |= set(tasks)
 
@@ -185,7 +188,8 @@ async def engine(
     changes.listen(dispatcher.on_changes)
     await apps.start()
     dispatcher.open(await store.queues())
-    explain = Explain(dispatcher, slots, apps)
+    waits = Waits(slots, live, workers, lambda key, blocked: dispatcher.block(key, blocked=blocked))
+    explain = Explain(dispatcher, slots, apps, waits)
     try:
         yield Engine(store, workers, apps, dispatcher, attempts, explain, changes, slots, clock)
     finally:

@@ -27,7 +27,7 @@ from semtask.store.base import Store
 from semtask.store.requests import Finish, Finished
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
 
-DEFAULTS = CommandDefaults(env={}, working_dir="/", umask=0o22)
+DEFAULTS = CommandDefaults(env={}, working_dir="/", umask=0o22, home="/h")
 JOB = Job(
     seq=1,
     job_id="j",

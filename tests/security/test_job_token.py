@@ -150,6 +150,8 @@ def test_without_access_a_job_has_no_token(daemon: Daemon, tmp_path: Path) -> No
         assert not {name for name in job.env if name.startswith("SEMANTICA_")} - {
             "SEMANTICA_JOB_ID",
             "SEMANTICA_ATTEMPT",
+            "SEMANTICA_HOME",
+            "SEMANTICA_JOB_HOME",
         }
 
 

@@ -15,6 +15,7 @@ from semtask.host.file_version import FileVersion, version_of
 from semtask.host.tokens import Token, digest, path_of, read_tokens
 from semtask.model.job import ExecutionMode
 from semtask.model.scope import ALL_SCOPES, Grant, Scope, held
+from semtask.protocol.admin import StartDaemonParams
 from semtask.protocol.enqueue import CommandPayload, EnqueueManyParams, EnqueueParams
 from semtask.protocol.fields import Params
 from semtask.protocol.jobs import GetJobParams
@@ -59,6 +60,9 @@ def require_for(params: Params, access: Access) -> None:
         _require_command(params.jobs, access)
     elif isinstance(params, GetJobParams) and "secrets" in params.include:
         access.require(Scope.ADMIN, "seeing the secrets of a job")
+    elif isinstance(params, StartDaemonParams) and access.token is not None:
+        # A token bounds what its bearer may do here; a daemon of another home would know nothing of it.
+        raise Unauthorized("a daemon is started for its user alone, not for the bearer of a token")
 
 
 def _require_command(jobs: Iterable[EnqueueParams], access: Access) -> None:

@@ -28,6 +28,7 @@ from semtask.api.rate import RateLimit
 from semtask.api.room import Room
 from semtask.api.site import Limits, Request, Response, Standing
 from semtask.config.settings import Settings
+from semtask.engine.waits import Waiter
 from semtask.errors import SemtaskError, StartupError, Throttled
 from semtask.host import isolation, linux, peers
 from semtask.model.sandbox import SandboxLevel
@@ -219,19 +220,19 @@ class RpcServer:
     async def respond(self, request: Request, caller: Caller) -> Response:
         path = request.head.path
         if path in guard.RPC_PATHS:
-            return await self._rpc(request.body, caller, request.access)
+            return await self._rpc(request.body, caller, request.access, _waiter(request.head, caller.pid))
         if path in {b"/healthz", b"/health"}:
             return Response(HTTPStatus.OK, _json({"status": "ok"}))
         if path == guard.METRICS_PATH:
             return await self._scrape()
         return await self._readiness()
 
-    async def _rpc(self, body: bytes, caller: Caller, access: Access) -> Response:
+    async def _rpc(self, body: bytes, caller: Caller, access: Access, waiter: Waiter) -> Response:
         if access.throttled is not None:
             wait_s = math.ceil((access.throttled.retry_after_ms or 0) / 1000)
             refusal = self._responder.refusal(body, access.throttled)
             return Response(HTTPStatus.OK, refusal, [(b"retry-after", b"%d" % wait_s)])
-        answer = await self._responder.answer(body, caller, access)
+        answer = await self._responder.answer(body, caller, access, waiter)
         self._rate.charge(access.token or caller.pid, answer.calls - 1)
         if answer.refused:
             headers = [(b"retry-after", b"%d" % (self._responder.retry_after_s or 0))]
@@ -254,6 +255,12 @@ class RpcServer:
             return Response(HTTPStatus.OK, await self._metrics(), content_type=CONTENT_TYPE)
         except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault
             return _unavailable(_why("reading the metrics", error))
+
+
+def _waiter(head: Head, pid: int) -> Waiter:
+    """`semtask-attempt: ATTEMPT [JOB_ID]`, as the environment of a job names them."""
+    attempt, _, job_id = b"".join(head.values(b"semtask-attempt")[:1]).decode("latin-1").partition(" ")
+    return Waiter(attempt, job_id.strip(), pid)
 
 
 def _connection_cap(wanted: int) -> int:

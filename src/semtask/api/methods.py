@@ -13,11 +13,12 @@ from msgspec import UNSET, UnsetType
 
 from semtask.api.access import Access, require_for
 from semtask.api.parameters import ParameterReader
+from semtask.engine.waits import NOBODY, Waiter
 from semtask.errors import InternalError, MethodNotFound, RpcError, Throttled, suggestion
 from semtask.model.scope import Scope
 from semtask.model.trace_context import new_trace_id
 from semtask.protocol import jsonrpc, openrpc
-from semtask.protocol.admin import Maintained, MaintenanceParams, Stats
+from semtask.protocol.admin import Maintained, MaintenanceParams, StartDaemonParams, StartedDaemon, Stats
 from semtask.protocol.enqueue import Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
 from semtask.protocol.fields import NoParams
 from semtask.protocol.jobs import (
@@ -47,16 +48,17 @@ class Operations(Protocol):
     async def enqueue_many(self, params: EnqueueManyParams) -> EnqueuedMany: ...
     async def get_job(self, params: GetJobParams) -> JobView: ...
     async def query_jobs(self, params: QueryJobsParams) -> QueriedJobs: ...
-    async def wait(self, params: WaitParams) -> Waited: ...
+    async def wait(self, params: WaitParams, waiter: Waiter) -> Waited: ...
     async def cancel(self, params: CancelParams) -> Cancelled: ...
     async def retry(self, params: RetryParams, scopes: frozenset[Scope]) -> Retried: ...
-    async def tail(self, params: TailParams) -> TailedLines | TailedChunk: ...
+    async def tail(self, params: TailParams, waiter: Waiter) -> TailedLines | TailedChunk: ...
     async def list_queues(self, params: NoParams) -> Queues: ...
     async def pause_queue(self, params: QueueParams) -> QueueView: ...
     async def resume_queue(self, params: QueueParams) -> QueueView: ...
     async def configure_queue(self, params: ConfigureQueueParams) -> QueueView: ...
     async def stats(self, params: NoParams) -> Stats: ...
     async def maintenance(self, params: MaintenanceParams) -> Maintained: ...
+    async def start_daemon(self, params: StartDaemonParams) -> StartedDaemon: ...
 
 
 class Caller:
@@ -160,7 +162,7 @@ class Responder:
             return jsonrpc.failure(None, error)  # whoever wants no answer is told all the same
         return jsonrpc.batch(failures) if message.is_batch else failures[0]
 
-    async def answer(self, body: bytes, caller: Caller, access: Access) -> Answer:
+    async def answer(self, body: bytes, caller: Caller, access: Access, waiter: Waiter = NOBODY) -> Answer:
         """Execute what the body asks for, in order. Raises nothing but CancelledError."""
         try:
             message = jsonrpc.read(body)
@@ -170,7 +172,7 @@ class Responder:
         responses: list[bytes] = []
         refused = 0
         for call in message.calls:
-            response, was_refused = await self._answer_one(call, caller, access)
+            response, was_refused = await self._answer_one(call, caller, access, waiter)
             refused += was_refused
             if response is not None:
                 responses.append(response)
@@ -183,7 +185,7 @@ class Responder:
         )
 
     async def _answer_one(
-        self, call: jsonrpc.Call | jsonrpc.BadCall, caller: Caller, access: Access
+        self, call: jsonrpc.Call | jsonrpc.BadCall, caller: Caller, access: Access, waiter: Waiter
     ) -> tuple[bytes | None, bool]:
         if isinstance(call, jsonrpc.BadCall):
             self._events.emit(RequestAnswered(None, call.error.code, 0))
@@ -192,7 +194,7 @@ class Responder:
         request_id = None if call.id is UNSET else call.id
         refusal: RpcError | None = None
         try:
-            response = jsonrpc.success(request_id, await self._execute(call, caller, access))
+            response = jsonrpc.success(request_id, await self._execute(call, caller, access, waiter))
         except RpcError as error:
             refusal = self._traced(call, error)
             response = jsonrpc.failure(request_id, refusal)
@@ -203,7 +205,7 @@ class Responder:
         self._events.emit(RequestAnswered(method, refusal.code if refusal else 0, self._monotonic() - asked))
         return None if call.id is UNSET else response, refusal is not None and refusal is self._stopping
 
-    async def _execute(self, call: jsonrpc.Call, caller: Caller, access: Access) -> Any:
+    async def _execute(self, call: jsonrpc.Call, caller: Caller, access: Access, waiter: Waiter) -> Any:
         route = self._routes.get(call.method)
         if route is None:
             name = call.method[:128]
@@ -215,7 +217,8 @@ class Responder:
             raise Throttled("The client has gone.", retry_after_ms=1000)
         params = route.reader.read(call.params)
         require_for(params, access)
-        operation = route.operation(params, access.scopes) if route.method.told_scopes else route.operation(params)
+        told = [access.scopes] if route.method.told_scopes else [waiter] if route.method.told_waiter else []
+        operation = route.operation(params, *told)
         return await (caller.wait(operation) if route.method.waits else operation)
 
     async def _discover(self, _params: NoParams) -> dict[str, Any]:

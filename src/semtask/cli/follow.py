@@ -44,8 +44,8 @@ def patient_call(transport: Transport, method: str, params: Mapping[str, Any], t
 
 
 def tell_why_it_waits(session: Session, job: dict[str, Any]) -> None:
-    """For whoever waits for a job that has not begun; a retry was told already."""
-    if job.get("waiting") and job["waiting"]["reason"] != "retry":
+    """For whoever waits for a job that has not begun, or never ends; a retry was told already."""
+    if job.get("waiting") and job["waiting"]["reason"] not in {"retry", "other_job"}:
         session.notice(f"{render.short(job['job_id'])} waits: {render.why_waiting(job, now_ms())}")
 
 

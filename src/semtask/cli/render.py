@@ -167,7 +167,7 @@ def next_attempt(job: dict[str, Any], ended: int, now_ms: float) -> str:
 
 
 def why_waiting(job: dict[str, Any], now_ms: float) -> str | None:
-    """Why a job does not run; None if it does, or has ended."""
+    """Why a job does not run or go on; None if it does, or has ended."""
     waiting = job.get("waiting")
     if waiting is None:
         return None

@@ -82,6 +82,7 @@ class AsyncClient:
     configure_queue = _method(calls.configure_queue)
     stats = _method(calls.stats)
     maintenance = _method(calls.maintenance)
+    start_daemon = _method(calls.start_daemon)
     discover = _method(calls.discover)
 
     async def send(self, call: Call[R]) -> R:

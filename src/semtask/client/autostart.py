@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
 import select
@@ -16,7 +17,7 @@ from semtask.client.address import NotRunning, UnixAddress, address_of
 from semtask.client.http import Notice, print_notice
 from semtask.client.transport import Transport
 from semtask.config.apps import variables_of
-from semtask.config.environment import OF_ONE_JOB, inherited
+from semtask.config.environment import ENV_JOB_HOME, OF_ONE_JOB, inherited
 from semtask.config.kinds import PATH
 from semtask.config.settings import BY_ENV, FIELDS, Settings
 from semtask.config.unused import unknown_environment
@@ -53,6 +54,14 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
     if not isinstance(transport.address, UnixAddress):
         transport.connect()  # what should run behind a TCP port is not known here: NotRunning, as before
         return
+    around = home_around()
+    if around is not None and _is_same(around, settings.home):
+        raise NotRunning(_why_not_from_inside(transport.address))
+    if around is not None and "home" not in settings.origin:
+        raise NotRunning(
+            f"no daemon answers at {transport.address}, and this is a job of the daemon in {around} whose environment "
+            "was cleared: keep SEMANTICA_HOME, or give --home"
+        )
     deadline = time.monotonic() + START_LIMIT
     _make_folders(settings)
     with _start_lock(settings.run_dir, deadline):
@@ -63,6 +72,9 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
             pass
         output = settings.logs_dir / "daemon.out"
         begin = _shorten(output)
+        if around is not None:
+            _start_from_inside(around, settings, transport, notice, begin)
+            return
         ready_fd, process = _spawn(settings, output, os.environ)
         try:
             ready = _wait_ready(ready_fd, deadline)
@@ -76,6 +88,98 @@ def start(settings: Settings, transport: Transport, notice: Notice = print_notic
             _leave_running(process)
             return
         _explain_failure(process, output, begin, transport, deadline)
+
+
+def start_for_another(settings: Settings, env: Mapping[str, str], umask: int) -> tuple[int, bool, int | None]:
+    """Start the daemon of this home for a client whose own processes end with its job, as a child of this process.
+
+    (pid, whether it is ready, its exit code if it has ended). The client has made the folders, and holds the lock of
+    those who start. Raises StartupError.
+    """
+    ready_fd, process = _spawn(settings, settings.logs_dir / "daemon.out", env, umask=umask)
+    try:
+        ready = _wait_ready(ready_fd, time.monotonic() + START_LIMIT)
+    finally:
+        os.close(ready_fd)
+    code = None if ready else process.poll()
+    if not ready and code is None:
+        import subprocess
+
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(timeout=1.0)
+    _leave_running(process)
+    return process.pid, ready, code
+
+
+def home_around() -> Path | None:
+    """The home of the daemon that runs the job to which this process belongs; None if it is no job's.
+
+    A process whose environment was cleared asks those that it comes from.
+    """
+    if home := os.environ.get(ENV_JOB_HOME):
+        return Path(home)
+    from semtask.host import procfs
+
+    pid = os.getppid()
+    while pid > 1 and (seen := procfs.stat(pid)) is not None:
+        for name, _, value in (pair.partition(b"=") for pair in _environment_of(pid)):
+            if name == ENV_JOB_HOME.encode() and value:
+                return Path(os.fsdecode(value))
+        pid = seen.parent
+    return None
+
+
+def _environment_of(pid: int) -> list[bytes]:
+    """As it was started with; nothing if it is another user's, or gone."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _why_not_from_inside(address: object) -> str:
+    from semtask.host import procfs
+
+    if procfs.no_new_privs(os.getpid()):
+        return (
+            f"the daemon that runs this job, at {address}, cannot be reached from the job's sandbox, and a job starts "
+            "no other one there; enqueue from outside of the sandbox"
+        )
+    return f"the daemon that runs this job does not answer at {address}, and a job starts no other one there"
+
+
+def _start_from_inside(around: Path, settings: Settings, transport: Transport, notice: Notice, begin: int) -> None:
+    """Have the daemon that runs this job start the one of another home: ours would end with the job."""
+    assert isinstance(transport.address, UnixAddress), "the daemon of a home"
+    params = {"env": environment(settings, os.environ), "umask": _umask()}
+    output = settings.logs_dir / "daemon.out"
+    try:
+        # With the token of the job, if it has one: what that does not allow must not be had without it.
+        address = dataclasses.replace(transport.address, run_dir=around / "run")
+        with Transport(address, notice=notice) as outer:
+            started = outer.call("admin.start_daemon.v1", params, START_LIMIT + 5)
+    except NotRunning as error:
+        raise NotRunning(
+            f"no daemon answers at {transport.address}; a job cannot start one that outlives it, and the daemon that "
+            f"runs this job, which could, is not reached at {around}: start it outside of the job"
+        ) from error
+    if started["ready"]:
+        notice(f"started the daemon (pid {started['pid']}), outside of this job")
+        transport.connect()
+    elif started["exit_code"] is None:
+        raise _not_ready(started["pid"], output)
+    else:
+        _explain_end(started["exit_code"], output, begin, transport, time.monotonic() + START_LIMIT)
+
+
+def _umask() -> int:
+    with open("/proc/self/status", "rb") as file:
+        _, found, rest = file.read().partition(b"\nUmask:\t")
+    return int(rest[:4], 8) if found else 0o077
 
 
 def start_private(settings: Settings, env: Mapping[str, str], life_fd: int) -> Popen[bytes]:
@@ -160,7 +264,7 @@ def _shorten(output: Path) -> int:
 
 
 def _spawn(
-    settings: Settings, output: Path, env: Mapping[str, str], life_fd: int | None = None
+    settings: Settings, output: Path, env: Mapping[str, str], life_fd: int | None = None, *, umask: int = -1
 ) -> tuple[int, Popen[bytes]]:
     """(read end of the readiness pipe, the daemon)."""
     import subprocess  # costs milliseconds, and a start is rare
@@ -179,6 +283,7 @@ def _spawn(
                 env=environment(settings, env),
                 pass_fds=(theirs,) if life_fd is None else (theirs, life_fd),
                 start_new_session=True,
+                umask=umask,
             )
         finally:
             os.close(target)
@@ -213,10 +318,17 @@ def _explain_failure(process: Popen[bytes], output: Path, begin: int, transport:
         code = process.wait(timeout=max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         _leave_running(process)
-        raise DaemonUnavailable(
-            f"the daemon (pid {process.pid}) was started but is not ready after {START_LIMIT:g} s; "
-            f"its messages are in {output}"
-        ) from None
+        raise _not_ready(process.pid, output) from None
+    _explain_end(code, output, begin, transport, deadline)
+
+
+def _not_ready(pid: int, output: Path) -> DaemonUnavailable:
+    return DaemonUnavailable(
+        f"the daemon (pid {pid}) was started but is not ready after {START_LIMIT:g} s; its messages are in {output}"
+    )
+
+
+def _explain_end(code: int, output: Path, begin: int, transport: Transport, deadline: float) -> None:
     while code == EXIT_OTHER_DAEMON and time.monotonic() < deadline:
         with suppress(NotRunning):
             transport.connect()

@@ -18,7 +18,7 @@ from semtask.client.http import DEFAULT_TIMEOUT, READS
 from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import State
-from semtask.protocol.admin import Maintained, MaintenanceParams, Stats
+from semtask.protocol.admin import Maintained, MaintenanceParams, StartDaemonParams, StartedDaemon, Stats
 from semtask.protocol.apps import Apps, AppView, ReloadAppsParams, Tasks, TaskView, Workers, WorkerView
 from semtask.protocol.enqueue import Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams, Schedule
 from semtask.protocol.fields import NoParams, Params
@@ -334,6 +334,12 @@ def maintenance(*, force_vacuum: bool = False) -> Call[Maintained]:
     """Delete what is over its retention now, and give free space back to the file system."""
     params = MaintenanceParams(force_vacuum=force_vacuum)
     return Call("admin.maintenance.v1", params, _as(Maintained), wait_ms=MAINTENANCE_LIMIT_MS)
+
+
+def start_daemon(env: Mapping[str, str], *, umask: int = 0o077) -> Call[StartedDaemon]:
+    """Have this daemon start the one of another home, SEMANTICA_HOME in `env`; it outlives the job that asks for it."""
+    params = StartDaemonParams(env=dict(env), umask=umask)
+    return Call("admin.start_daemon.v1", params, _as(StartedDaemon))
 
 
 def discover() -> Call[dict[str, Any]]:

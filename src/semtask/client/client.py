@@ -93,6 +93,7 @@ class Client:
     configure_queue = _method(calls.configure_queue)
     stats = _method(calls.stats)
     maintenance = _method(calls.maintenance)
+    start_daemon = _method(calls.start_daemon)
     discover = _method(calls.discover)
 
     def send(self, call: Call[R]) -> R:

@@ -8,6 +8,7 @@ only.
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import sys
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 from semtask import __version__, errors
 from semtask.client.address import Address
+from semtask.config.environment import ENV_ATTEMPT, ENV_JOB_ID
 
 CONNECT_TIMEOUT = 5.0
 DEFAULT_TIMEOUT = 30.0
@@ -77,11 +79,14 @@ class Protocol:
         self._address = address
         self._notice = notice
         self._skew_told = False
+        self._attempt = _own_attempt(os.environ)
 
     def request(self, body: bytes, authorization: str | None) -> bytes:
         head = f"POST /rpc HTTP/1.1\r\nHost: {self._address.host}\r\nContent-Type: application/json\r\n"
         if authorization:
             head += f"Authorization: {authorization}\r\n"
+        if self._attempt:
+            head += f"Semtask-Attempt: {self._attempt}\r\n"
         return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
     def reader(self) -> AnswerReader:
@@ -179,6 +184,12 @@ class AnswerReader:
             raise _no_daemon(self._address, "something other than HTTP")
         pairs = (line.partition(":") for line in lines)
         return int(words[1]), {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _own_attempt(env: Mapping[str, str]) -> str | None:
+    """Of which job this process is, for the daemon that runs that: while it waits for another one it takes no place."""
+    said = f"{env.get(ENV_ATTEMPT, '')} {env.get(ENV_JOB_ID, '')}".rstrip()
+    return said if said.isascii() and said.isprintable() and not said.startswith(" ") and len(said) < 256 else None
 
 
 def is_stale(connection: socket.socket) -> bool:

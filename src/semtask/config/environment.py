@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 # They belong to one job and are no configuration: never passed on.
 ENV_JOB_ID = "SEMANTICA_JOB_ID"
 ENV_ATTEMPT = "SEMANTICA_ATTEMPT"
+ENV_JOB_HOME = "SEMANTICA_JOB_HOME"  # of the daemon that runs it
 ENV_TOKEN = "SEMANTICA_TOKEN"  # noqa: S105 - the name of the variable
-OF_ONE_JOB = frozenset({ENV_JOB_ID, ENV_ATTEMPT, ENV_TOKEN})
+OF_ONE_JOB = frozenset({ENV_JOB_ID, ENV_ATTEMPT, ENV_JOB_HOME, ENV_TOKEN})
 # Read elsewhere, hence known: by clients, by jobs, or by the command line.
 OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_TOKEN_FILE", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
 # Names of later versions. Whoever sets them expects something, so they are not passed over in silence.

@@ -14,8 +14,9 @@ import apsw
 
 import semtask
 from semtask.api.http import RpcServer
-from semtask.config.environment import inherited
+from semtask.config.environment import ENV_JOB_HOME, inherited
 from semtask.config.settings import Settings
+from semtask.daemon.other_daemons import OtherDaemons
 from semtask.engine.admission import Admission
 from semtask.engine.attempt import CommandDefaults, draw_jitter
 from semtask.engine.background import background
@@ -111,6 +112,7 @@ class Composition:
             now_ms=clock.now_ms,
         )
         stack.push_async_callback(workers.close)
+        self._other_daemons = OtherDaemons(spawner.child_of_another_kind)
         upcalls.engine = Engine(
             store=store,
             executor=SubprocessExecutor(
@@ -134,7 +136,7 @@ class Composition:
                 env=env,
                 working_dir=os.environ.get("HOME") or str(Path.home()),
                 umask=self._inherited_umask,
-                client_env=self._client_env,
+                home=str(settings.home),
             ),
             policy=PolicyFile(settings.command_policy_file, must=settings.command_policy is not None),
             facts=_claim_facts(store.daemon_epoch, attempts_dir.attempts_id),
@@ -161,7 +163,8 @@ class Composition:
     def _worker_settings(self, env: Mapping[str, str]) -> WorkerSettings:
         settings = self._settings
         return WorkerSettings(
-            env={**env, **self._client_env},
+            # For tasks that enqueue: they speak to this daemon.
+            env={**env, "SEMANTICA_HOME": str(settings.home), ENV_JOB_HOME: str(settings.home)},
             umask=self._inherited_umask,
             artifacts_dir=str(settings.artifacts_dir),
             version=semtask.__version__,
@@ -176,11 +179,6 @@ class Composition:
             max_job_artifact_bytes=settings.max_job_artifact_bytes,
             max_job_artifacts=settings.max_job_artifacts,
         )
-
-    @property
-    def _client_env(self) -> dict[str, str]:
-        """For jobs that enqueue: they speak to this daemon and start no other one."""
-        return {"SEMANTICA_HOME": str(self._settings.home), "SEMANTICA_AUTOSTART": "off"}
 
     def _operations(self, engine: Engine, store: SqliteStore, changes: Changes, logs: LogFiles) -> Operations:
         settings, clock = self._settings, self._clock
@@ -200,11 +198,13 @@ class Composition:
             ),
             gate=engine.gate,
             floors=engine.floors,
-            tailing=Tailing(store, logs, changes, clock),
+            tailing=Tailing(store, logs, changes, clock, engine.waits),
+            waits=engine.waits,
             load=engine.load,
             disk=engine.disk,
             janitor=engine.janitor,
             stop_running=engine.stop_running,
+            start_daemon=self._other_daemons.start,
             clock=clock,
             events=self._events,
             artifacts_dir=str(settings.artifacts_dir),
@@ -277,7 +277,7 @@ class _Upcalls:
         self.engine.tasks.progress(notes)
 
     def task_blocked(self, job_id: str, claim_no: int, on: Sequence[str]) -> None:
-        self.engine.dispatcher.block((job_id, claim_no), blocked=bool(on))
+        self.engine.waits.told((job_id, claim_no), on)
 
     def task_kill_failed(self, job_id: str, claim_no: int) -> None:
         self.engine.kill_failed(job_id, claim_no)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from semtask.config.environment import ENV_ATTEMPT, ENV_JOB_ID, ENV_TOKEN
+from semtask.config.environment import ENV_ATTEMPT, ENV_JOB_HOME, ENV_JOB_ID, ENV_TOKEN
 from semtask.engine.background import Background
 from semtask.engine.command_gate import CommandGate
 from semtask.engine.floors import SandboxFloors, why_not_together
@@ -32,13 +32,15 @@ log = logging.getLogger("semtask.attempt")
 
 
 class CommandDefaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command gets that its job does not say itself. `client_env` is for those that get a token: where the
-    daemon is."""
+    """What a command gets that its job does not say itself.
+
+    `home` is that of the daemon, to which a command speaks that uses semtask, unless its own environment names another.
+    """
 
     env: Mapping[str, str]
     working_dir: str
     umask: int
-    client_env: Mapping[str, str] = {}
+    home: str
 
 
 def draw_jitter() -> float:
@@ -49,8 +51,8 @@ def draw_jitter() -> float:
 def command_spec(job: Job, payload: CommandPayload, defaults: CommandDefaults) -> CommandSpec:
     """What to execute for a claimed SUBPROCESS job."""
     assert job.claim is not None, "only a claimed job is run"
-    of_client = defaults.client_env if payload.access else {}
-    env = {**defaults.env, **of_client, **payload.env, ENV_JOB_ID: job.job_id, ENV_ATTEMPT: job.claim.nonce}
+    of_job = {ENV_JOB_ID: job.job_id, ENV_ATTEMPT: job.claim.nonce, ENV_JOB_HOME: defaults.home}
+    env = {**defaults.env, "SEMANTICA_HOME": defaults.home, **payload.env, **of_job}
     if job.trace_context:
         env["TRACEPARENT"] = job.trace_context
     return CommandSpec(

@@ -7,24 +7,32 @@ from typing import cast
 from semtask.engine.apps import Apps
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.slots import Slots
+from semtask.engine.waits import Waits
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.state import State
 from semtask.protocol.jobs import Waiting, WaitingReason
 
 
 class Explain:
-    def __init__(self, dispatcher: Dispatcher, slots: Slots, apps: Apps) -> None:
+    def __init__(self, dispatcher: Dispatcher, slots: Slots, apps: Apps, waits: Waits) -> None:
         self._dispatcher = dispatcher
         self._slots = slots
         self._apps = apps
+        self._waits = waits
 
     def waiting(self, job: Job) -> Waiting | None:
-        """Why a waiting job does not run; None for others."""
+        """Why a waiting job does not run, or what a running one waits for; None for others."""
+        if job.state is State.RUNNING:
+            return self._for_others(job)
         if job.state is State.SCHEDULED:
             return _not_due(job)
         if job.state is not State.QUEUED:
             return None
         return self._closed_to(job) or self._busy_for(job)
+
+    def _for_others(self, job: Job) -> Waiting | None:
+        why = self._waits.why(job.job_id)
+        return Waiting(reason="deadlock" if why[0] else "other_job", text=why[1]) if why else None
 
     def _closed_to(self, job: Job) -> Waiting | None:
         """Why jobs like this are not claimed at all now."""
@@ -39,6 +47,8 @@ class Explain:
         queue, slots, dispatcher = job.queue, self._slots, self._dispatcher
         if other := slots.holder_of_subject(job):
             text = f"job {other} of the same subject {job.subject_key!r} runs"
+            if circle := self._waits.circle(job.job_id):
+                return Waiting(reason="deadlock", text=f"{text}; {circle}")
             return Waiting(reason="subject_busy", text=text)
         if slots.busy(queue) >= dispatcher.limit(queue):
             text = f"queue {queue!r} runs {slots.busy(queue)} of {dispatcher.limit(queue)} jobs"

@@ -28,6 +28,7 @@ from semtask.engine.removals import Removals
 from semtask.engine.slots import Slots
 from semtask.engine.task_attempts import LogWatch, TaskAttempts
 from semtask.engine.throttle import NEVER, LoadWatch, Throttle, cpu_limit
+from semtask.engine.waits import Waits
 from semtask.errors import RpcError
 from semtask.executors.base import Executor, TaskEnd, TaskExecutor
 from semtask.host.clocks import Clock
@@ -174,7 +175,8 @@ class Engine:
             queue_concurrency=limits.queue_concurrency,
             before_claim=self._before_claim,
         )
-        self.explain = Explain(self.dispatcher, self.slots, self.apps)
+        self.waits = Waits(self.slots, self.live, workers, lambda key, waits: self.dispatcher.block(key, blocked=waits))
+        self.explain = Explain(self.dispatcher, self.slots, self.apps, self.waits)
         self.disk = DiskWatch(
             reserves,
             low_bytes=limits.disk_low_bytes,
@@ -382,10 +384,12 @@ class Engine:
             self.dispatcher.holds.back_off(outcome.error or "")
         elif outcome.executed:
             self.dispatcher.holds.room_again()
+        self.waits.ended(job)
         self.dispatcher.release([job])
 
     def _tasks_finishing(self, ends: Sequence[TaskEnd]) -> None:
         for end in ends:
+            self.waits.ended(end.job)
             if end.outcome.failure is FailureClass.INFRA:
                 self.dispatcher.holds.back_off(end.outcome.error or "")
         self.dispatcher.release(end.job for end in ends)

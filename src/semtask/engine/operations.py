@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,12 +22,21 @@ from semtask.engine.slots import Slots
 from semtask.engine.tailing import Tailing
 from semtask.engine.throttle import LoadWatch
 from semtask.engine.views import app_view, attempt_views, job_view, queue_view, task_view, worker_view
+from semtask.engine.waits import NOBODY, Waiter, Waits
 from semtask.errors import Conflict, NotFound, Unauthorized, ValidationError
 from semtask.host.clocks import Clock
 from semtask.model.job import Durability, ExecutionMode, Job, NewJob
 from semtask.model.scope import ALL_SCOPES, Scope
 from semtask.model.state import FINAL, State, StopReason
-from semtask.protocol.admin import Maintained, MaintenanceParams, Stats, SystemView, ThrottleView
+from semtask.protocol.admin import (
+    Maintained,
+    MaintenanceParams,
+    StartDaemonParams,
+    StartedDaemon,
+    Stats,
+    SystemView,
+    ThrottleView,
+)
 from semtask.protocol.apps import Apps as AppList
 from semtask.protocol.apps import ReloadAppsParams, Tasks, Workers
 from semtask.protocol.enqueue import CommandPayload, Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
@@ -70,10 +80,12 @@ class Operations:
         gate: CommandGate,
         floors: SandboxFloors,
         tailing: Tailing,
+        waits: Waits,
         load: LoadWatch,
         disk: DiskWatch,
         janitor: Janitor,
         stop_running: Callable[[Running], None],
+        start_daemon: Callable[[StartDaemonParams], Awaitable[StartedDaemon]],
         clock: Clock,
         events: Events,
         artifacts_dir: str,
@@ -92,10 +104,12 @@ class Operations:
         self._gate = gate
         self._floors = floors
         self._tailing = tailing
+        self._waits = waits
         self._load = load
         self._disk = disk
         self._janitor = janitor
         self._stop_running = stop_running
+        self._start_daemon = start_daemon
         self._clock = clock
         self._events = events
         self._artifacts_dir = artifacts_dir
@@ -185,24 +199,30 @@ class Operations:
             next_cursor=None if page.next_seq is None else _cursor_of(page.next_seq),
         )
 
-    async def wait(self, params: WaitParams) -> Waited:
-        """Woken by commits. The jobs are read after the watch has begun, so no end is missed."""
+    async def wait(self, params: WaitParams, waiter: Waiter = NOBODY) -> Waited:
+        """Woken by commits. The jobs are read after the watch has begun, so no end is missed.
+
+        The job for which the `waiter` waits counts in no limit meanwhile.
+        """
         job_ids = set(params.job_ids)
-        with self._changes.watch_ends(job_ids, enough=1 if params.mode == "any" else len(job_ids)) as watch:
+        enough = 1 if params.mode == "any" else len(job_ids)
+        with self._changes.watch_ends(job_ids, enough=enough) as watch, ExitStack() as waiting:
             jobs = await self._store.get_many(params.job_ids)
             missing = [job_id for job_id in params.job_ids if job_id not in jobs]
             if missing:
                 raise NotFound(f"there is no job {missing[0]}", details={"job_ids": missing})
             watch.seen(job_id for job_id, job in jobs.items() if job.state in FINAL)
+            live = [job for job in jobs.values() if job.state not in FINAL]
+            if (missing_ends := enough - (len(jobs) - len(live))) > 0 and params.timeout_ms:
+                waiting.enter_context(self._waits.during(waiter, live, enough=missing_ends))
             met = await watch.changed(params.timeout_ms / 1000)
-            live = [job_id for job_id, job in jobs.items() if job.state not in FINAL]
-            jobs.update(await self._store.get_many(live))
-        with_result = "result" in params.include
-        views = [self._view(jobs[job_id], with_result=with_result) for job_id in params.job_ids]
+            jobs.update(await self._store.get_many([job.job_id for job in live]))
+            with_result = "result" in params.include
+            views = [self._view(jobs[job_id], with_result=with_result) for job_id in params.job_ids]
         return Waited(jobs=views, timed_out=not met)
 
-    async def tail(self, params: TailParams) -> TailedLines | TailedChunk:
-        return await self._tailing.tail(params)
+    async def tail(self, params: TailParams, waiter: Waiter = NOBODY) -> TailedLines | TailedChunk:
+        return await self._tailing.tail(params, waiter)
 
     # --- change ------------------------------------------------------------------------------------------------------
 
@@ -329,6 +349,9 @@ class Operations:
 
     async def maintenance(self, params: MaintenanceParams) -> Maintained:
         return await self._janitor.maintain(force_vacuum=params.force_vacuum)
+
+    async def start_daemon(self, params: StartDaemonParams) -> StartedDaemon:
+        return await self._start_daemon(params)
 
     # --- apps ---------------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,10 @@ class Slots:
         """The id of the job of the same subject that runs."""
         return None if job.subject_key is None else self._subjects.get((job.job_type, job.subject_key))
 
+    def holder_of_lane(self, lane: tuple[str, str]) -> str | None:
+        """The id of the job of this (job_type, subject_key) that runs."""
+        return self._subjects.get(lane)
+
     @property
     def processes(self) -> int:
         """Running commands and sync workers with work."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from msgspec import UNSET
 
 from semtask.engine.changes import Changes
+from semtask.engine.waits import NOBODY, Waiter, Waits
 from semtask.errors import NotFound, SystemFailure, ValidationError
 from semtask.host.clocks import Clock
 from semtask.model.job import ExecutionMode, Job
@@ -50,11 +52,12 @@ class Logs(Protocol):
 class Tailing:
     """`logs.tail.v1` in both of its forms."""
 
-    def __init__(self, store: Store, logs: Logs, changes: Changes, clock: Clock) -> None:
+    def __init__(self, store: Store, logs: Logs, changes: Changes, clock: Clock, waits: Waits) -> None:
         self._store = store
         self._logs = logs
         self._changes = changes
         self._clock = clock
+        self._waits = waits
 
     def log_path(self, job: Job) -> str | None:
         """Where the newest attempt writes; None if there was none, or it is a task that wrote nothing."""
@@ -63,13 +66,13 @@ class Tailing:
         path = self._logs.path(job.job_id, job.claim_no, "stdout")
         return str(path) if job.execution_mode is ExecutionMode.SUBPROCESS or path.exists() else None
 
-    async def tail(self, params: TailParams) -> TailedLines | TailedChunk:
+    async def tail(self, params: TailParams, waiter: Waiter = NOBODY) -> TailedLines | TailedChunk:
         if params.lines is not UNSET and params.offset is not UNSET:
             raise ValidationError("`lines` and `offset` exclude each other", details={"parameter": "lines"})
         try:
             if params.offset is UNSET:
                 return await self._tail_lines(params, DEFAULT_LINES if params.lines is UNSET else params.lines)
-            return await self._tail_chunk(params, params.offset)
+            return await self._tail_chunk(params, params.offset, waiter)
         except OSError as error:
             raise SystemFailure(
                 f"the log of job {params.job_id} cannot be read: {error.strerror}", details={"job_id": params.job_id}
@@ -87,9 +90,9 @@ class Tailing:
             lines=await asyncio.to_thread(self._logs.last_lines, job.job_id, attempt, params.stream, lines),
         )
 
-    async def _tail_chunk(self, params: TailParams, offset: int) -> TailedChunk:
+    async def _tail_chunk(self, params: TailParams, offset: int, waiter: Waiter) -> TailedChunk:
         end = self._clock.monotonic() + params.wait_ms / 1000
-        with self._changes.watch(params.job_id) as watch:
+        with self._changes.watch(params.job_id) as watch, ExitStack() as waiting:
             while True:
                 job = await self._job(params.job_id)
                 attempt = _attempt_of(job, params)
@@ -99,6 +102,9 @@ class Tailing:
                 left = end - self._clock.monotonic()
                 if answer.chunk or answer.omitted_bytes or ended or left <= 0:
                     return answer
+                if waiter is not NOBODY:
+                    waiting.enter_context(self._waits.during(waiter, [job], enough=1, follows=True))
+                    waiter = NOBODY  # said once
                 if attempt == 0:
                     await watch.changed(left)
                 else:

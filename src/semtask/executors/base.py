@@ -141,6 +141,17 @@ class TaskExecutor(Protocol):
         """Ask a job to end. A job that has not begun is recalled and reported as never_ran. May be called again."""
         ...
 
+    def job_of(self, worker: str, job_id: str, pid: int) -> tuple[str, int] | None:
+        """The job (with its claim_no) for which a process of this worker acts; None if that cannot be told.
+
+        `job_id` is what the process says, `pid` who it is, if that is known.
+        """
+        ...
+
+    def waits_outside(self, key: tuple[str, int], *, waits: bool) -> None:
+        """A process of this job waits for another job, or goes on. It need not be a job of a worker."""
+        ...
+
     def shortage(self, tasks: Collection[str]) -> None:
         """Jobs of these tasks could run, had their app been offered with a worker that has room: see to it."""
         ...

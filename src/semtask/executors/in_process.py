@@ -171,6 +171,18 @@ class InProcessExecutor:
                 worker.stop(key, reason, grace_ms)
                 return
 
+    def job_of(self, worker: str, job_id: str, pid: int) -> Key | None:
+        for pool in self._all_pools():
+            if (found := pool.worker(worker)) is not None:
+                return found.job_of(job_id, pid)
+        return None
+
+    def waits_outside(self, key: Key, *, waits: bool) -> None:
+        for worker in self._workers():
+            if worker.holds(key):
+                worker.waits_outside(key, waits=waits)
+                return
+
     def shortage(self, tasks: Collection[str]) -> None:
         for pool in self._pools.values():
             if not any(info.name in tasks for info in pool.tasks):

@@ -12,8 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from semtask.config.environment import ENV_ATTEMPT
@@ -122,6 +122,21 @@ class Spawner:
         self._sweeps: set[asyncio.Task[None]] = set()
         self._notices = b""
         self._has_strangers = False  # children that this process did not start, or will be given
+        self._expected = 0  # children that are just being started, and come from no shim
+        self._kept: dict[int, int] = {}  # those that were: pid and start
+
+    @contextmanager
+    def child_of_another_kind(self) -> Iterator[Callable[[int], None]]:
+        """Inside of it this process may get a child that comes from no shim. Call what it gives with the pid."""
+        self._expected += 1
+        try:
+            yield self._keep
+        finally:
+            self._expected -= 1
+
+    def _keep(self, pid: int) -> None:
+        if (seen := procfs.stat(pid)) is not None:
+            self._kept[pid] = seen.start_ticks
 
     async def start(self) -> None:
         """Start the launcher. Raises StartupError if it does not come up."""
@@ -371,7 +386,11 @@ class Spawner:
         except ProcessLookupError:
             return True
         seen = procfs.stat(pid)
-        return self._has_strangers and seen is not None and seen.alive and not _has_nonce(pid)
+        if seen is None or not seen.alive:
+            return False
+        if self._kept.get(pid) == seen.start_ticks:
+            return True
+        return (self._has_strangers or self._expected > 0) and not _has_nonce(pid)
 
 
 def _has_nonce(pid: int) -> bool:

@@ -88,6 +88,7 @@ class Worker:
         self._since = 0.0  # when the first one of a sync worker began, at the latest
         self._last_was_quick = False
         self._blocked: set[Key] = set()
+        self._outside: set[Key] = set()  # a process of the job waits for another job
         self._orders: dict[Key, _Order] = {}
         self._condemned: Key | None = None  # it is killed because this job did not end
         self._owed: list[TaskEnd] = []  # ends that are told when nothing of the job is left
@@ -111,7 +112,7 @@ class Worker:
     @property
     def is_busy(self) -> bool:
         """Whether it has a sync job that is not blocked."""
-        return self.kind == "sync" and len(self._held) > len(self._blocked)
+        return self.kind == "sync" and len(self._held) > len(self._blocked | self._outside)
 
     @property
     def waiting(self) -> int:
@@ -122,7 +123,9 @@ class Worker:
         """How many quick jobs may wait in it, besides those that do; 0 unless there is room for several."""
         depth = self._pool.pace.depth
         waiting = len(self._held) - 1
-        if waiting > depth // 2 or self.leaving or self._blocked or self._orders or not self.process.link.is_clear:
+        if waiting > depth // 2 or self.leaving or self._orders or not self.process.link.is_clear:
+            return 0
+        if self._blocked or self._outside:
             return 0
         if self._held:
             (first, _), *_ = self._held.values()
@@ -198,6 +201,23 @@ class Worker:
 
     def holds(self, key: Key) -> bool:
         return key in self._held
+
+    def job_of(self, job_id: str, pid: int) -> Key | None:
+        """For which of its jobs a process acts that it started, or the code in it."""
+        keys = list(self._held)
+        if self.kind == "sync" or len(keys) <= 1:
+            return keys[0] if keys else None
+        if pid == self.process.pid:
+            return None  # whoever it is speaks for itself, in frames
+        return next((key for key in keys if key[0] == job_id), None)
+
+    def waits_outside(self, key: Key, *, waits: bool) -> None:
+        """A process of the job waits for another job, or goes on."""
+        if waits:
+            self._outside.add(key)
+            self._recall(self.waiting)  # they may be what it waits for
+        else:
+            self._outside.discard(key)
 
     def recall_stuck(self, now: float) -> None:
         """Take back what waits behind a job that takes its time."""
@@ -295,6 +315,7 @@ class Worker:
         if order is not None:
             order.timer.cancel()
         self._blocked.discard(key)
+        self._outside.discard(key)
         self.jobs_done += 1
         if self.kind == "sync":
             self._pool.pace.note(job.job_type, ended.ran_us)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from semtask.protocol.fields import Params, Result
 from semtask.protocol.queues import QueueView
@@ -80,3 +81,18 @@ class Maintained(Result):
     artifacts_deleted: int
     db_size_before: int
     db_size_after: int
+
+
+class StartDaemonParams(Params):
+    """`env` is the environment of the daemon to start, with SEMANTICA_HOME; `umask` that of its jobs."""
+
+    env: dict[str, str]
+    umask: Annotated[int, Meta(ge=0, le=0o777)] = 0o077
+
+
+class StartedDaemon(Result):
+    """`ready`: its sockets are open. `exit_code`: it has ended, with this one (below 0: by that signal)."""
+
+    pid: int
+    ready: bool
+    exit_code: int | None = None

@@ -28,11 +28,13 @@ WaitingReason = Literal[
     "no_worker",
     "behind_others",
     "stopping_daemon",
+    "other_job",
+    "deadlock",
 ]
 
 
 class Waiting(Result):
-    """Why a job is not running."""
+    """Why a job is not running; of one that runs, which other jobs it waits for."""
 
     reason: WaitingReason
     text: str

@@ -309,6 +309,16 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
     admin.MaintenanceParams: {
         "force_vacuum": "give all free pages back to the file system, not only some",
     },
+    admin.StartDaemonParams: {
+        "env": "the environment of the daemon, with an absolute SEMANTICA_HOME; of it passes what the allowlist and the"
+        " settings name",
+        "umask": "the umask of its jobs, where they say none",
+    },
+    admin.StartedDaemon: {
+        "pid": "its process",
+        "ready": "its sockets are open",
+        "exit_code": "how it ended, if it has; below 0: by that signal",
+    },
     admin.Maintained: {
         "vacuum_run": "with force_vacuum: no free page is left; else: some were given back",
         "jobs_deleted": "finished jobs that were over their retention",

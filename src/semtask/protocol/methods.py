@@ -10,9 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from semtask.errors import Conflict, NotFound, RpcError, Throttled
+from semtask.errors import Conflict, NotFound, RpcError, Throttled, Unauthorized
 from semtask.model.scope import Scope
-from semtask.protocol.admin import Maintained, MaintenanceParams, Stats
+from semtask.protocol.admin import Maintained, MaintenanceParams, StartDaemonParams, StartedDaemon, Stats
 from semtask.protocol.apps import Apps, ReloadAppsParams, Tasks, Workers
 from semtask.protocol.enqueue import ENQUEUE_UNSERVED, Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
 from semtask.protocol.fields import NoParams, Params
@@ -41,8 +41,8 @@ class Method(Struct, frozen=True, kw_only=True):
     `unserved` names parameters that are refused; a dot leads into a nested object, or into each item of a list.
 
     `operation` is the name of the engine's method; None where the API answers by itself. `told_scopes`: it takes what
-    the caller may do besides. `new_work`: refused while the daemon is stopping. `waits`: may take long without changing
-    anything, so it ends with its caller.
+    the caller may do besides; `told_waiter`: for which job the caller waits, if for one. `new_work`: refused while the
+    daemon is stopping. `waits`: may take long without changing anything, so it ends with its caller.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Method(Struct, frozen=True, kw_only=True):
     operation: str | None = None
     unserved: frozenset[str] = frozenset()
     told_scopes: bool = False
+    told_waiter: bool = False
     new_work: bool = False
     waits: bool = False
 
@@ -120,6 +121,7 @@ METHODS: dict[str, Method] = {
             summary="Wait until any or all of the jobs have ended, or the time is over.",
             errors={NotFound: "one of the jobs is not stored", Throttled: "the daemon is stopping: ask again"},
             operation="wait",
+            told_waiter=True,
             waits=True,
         ),
         Method(
@@ -157,6 +159,7 @@ METHODS: dict[str, Method] = {
             summary="Read the output of a job: the last lines, or bytes from a position on.",
             errors={NotFound: "no stored job has this id, or it has no such attempt"},
             operation="tail",
+            told_waiter=True,
             waits=True,
         ),
         Method(
@@ -212,6 +215,15 @@ METHODS: dict[str, Method] = {
             summary="Delete what is over its retention now, and give free space back.",
             errors={},
             operation="maintenance",
+        ),
+        Method(
+            name="admin.start_daemon.v1",
+            scope=Scope.ADMIN,
+            params=StartDaemonParams,
+            result=StartedDaemon,
+            summary="Start the daemon of another home for a job: one that the job started itself would end with it.",
+            errors={Unauthorized: "the client came with a token"},
+            operation="start_daemon",
         ),
         Method(
             name="apps.list.v1",

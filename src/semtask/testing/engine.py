@@ -35,6 +35,7 @@ from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, Job, ProcessIdentity, ProgressNote
 from semtask.model.outcome import Outcome
 from semtask.model.state import StopReason
+from semtask.protocol.admin import StartDaemonParams
 from semtask.protocol.frames import Ended, ProgressInfo
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.tasks.context import JobContext
@@ -69,7 +70,7 @@ class InlineEngine:
             clock=clock,
             jitter=lambda: 1.0,  # retries come when their formula says
             events=events,
-            defaults=CommandDefaults(env={}, working_dir="/", umask=0o022),
+            defaults=CommandDefaults(env={}, working_dir="/", umask=0o022, home=str(home)),
             policy=PolicyFile(home / "commands.toml"),
             facts=_facts(store.daemon_epoch),
             node_id="test",
@@ -104,7 +105,9 @@ class InlineEngine:
             ),
             gate=engine.gate,
             floors=engine.floors,
-            tailing=Tailing(self._store, logs, changes, clock),
+            tailing=Tailing(self._store, logs, changes, clock, engine.waits),
+            waits=engine.waits,
+            start_daemon=_no_daemon,
             load=engine.load,
             disk=engine.disk,
             janitor=engine.janitor,
@@ -169,7 +172,7 @@ class InlineEngine:
         self._engine.tasks.progress([ProgressNote(job_id=job.job_id, claim_no=job.claim_no, progress=text)])
 
     def blocked(self, job: JobContext, on: Sequence[str]) -> None:
-        self._engine.dispatcher.block((job.job_id, job.claim_no), blocked=bool(on))
+        self._engine.waits.told((job.job_id, job.claim_no), on)
 
 
 @contextlib.asynccontextmanager
@@ -199,6 +202,10 @@ def _facts(daemon_epoch: int) -> Callable[[str, int], ClaimFacts]:
 
 def _no_apps() -> Sequence[App]:
     return ()
+
+
+async def _no_daemon(_params: StartDaemonParams) -> NoReturn:
+    raise AssertionError("nothing of an inline app runs in a job of a daemon")
 
 
 def _raise(error: BaseException) -> None:
