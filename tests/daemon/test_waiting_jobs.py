@@ -282,3 +282,18 @@ def test_two_jobs_that_wait_for_each_other_and_one_that_holds_the_subject(narrow
     eventually(lambda: "none of them can go on" in narrow.log(holder), what="the one that waits is told")
     narrow.rpc("dev.cancel.v1", job_id=holder)
     assert [job["state"] for job in narrow.wait(holder, behind)] == ["CANCELLED", "DONE"]
+
+
+def test_after_a_restart_it_waits_anew(narrow: Daemon, tmp_path: Path) -> None:
+    """The attempt of the former daemon counts no less than it should, and the next one leaves its place again."""
+    gate = tmp_path / "gate"
+    child = f"{SEMTASK} run -- sh -c 'until [ -e {gate} ]; do sleep 0.05; done; echo child'"
+    parent = shell(narrow, child, on_interrupt="requeue", queue="again")
+    eventually(lambda: narrow.stats()["running_jobs"] == 2, what="both run")
+    narrow.kill()
+    narrow.start()
+    eventually(lambda: narrow.job(parent)["claim_no"] == 2 and narrow.stats()["running_jobs"] == 2, what="both run")
+    assert narrow.stats()["system"]["running_processes"] == 1
+    gate.touch()
+    [job] = narrow.wait(parent)
+    assert (job["state"], narrow.log(parent).splitlines()[0]) == ("DONE", "child")
