@@ -114,6 +114,11 @@ async def holds(gate: str) -> None:
         await asyncio.sleep(0.05)
 
 @app.task
+async def follows_async() -> str:
+    job = await app.arun("sh", "-c", "sleep 0.1; echo child")
+    return " ".join([line async for line in job.alogs(follow=True)])
+
+@app.task
 async def calls_async() -> str:
     env = {**os.environ, "SEMANTICA_JOB_ID": current_job().job_id}
     process = await asyncio.create_subprocess_exec(*ASK, env=env, stdout=subprocess.PIPE)
@@ -137,7 +142,7 @@ def test_so_does_a_task_by_whatever_way_it_waits(narrow: Daemon, tmp_path: Path)
     # Another async job in the same worker, so that the worker alone does not say which one it is that waits.
     other = enqueue("holds", queue="other", payload={"gate": str(tmp_path / "gate")})
     running(narrow, other)
-    ways = ["calls_the_command_line", "uses_a_client", "waits_in_a_thread", "follows", "calls_async"]
+    ways = ["calls_the_command_line", "uses_a_client", "waits_in_a_thread", "follows", "follows_async", "calls_async"]
     for way in ways:
         job_id = enqueue(way)
         [job] = narrow.wait(job_id, timeout_ms=60_000)

@@ -135,7 +135,8 @@ class JobHandle(Generic[R_co]):
         return log_lines.read_lines(self._connection, self._lines(stream, follow=follow))
 
     def alogs(self, *, follow: bool = False, stream: Stream = "stdout") -> AsyncIterator[str]:
-        return log_lines.aread_lines(self._connection, self._lines(stream, follow=follow))
+        waiting = self._blocking if follow else nullcontext
+        return log_lines.aread_lines(self._connection, self._lines(stream, follow=follow), waiting)
 
     def _lines(self, stream: Stream, *, follow: bool) -> log_lines.Conversation:
         return log_lines.conversation(self.id, stream, self._connection.now_ms, follow=follow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeAlias
 
 from semtask.client import calls
@@ -35,7 +36,10 @@ def read_lines(connection: Connection, conversation: Conversation) -> Iterator[s
             answer = connection.send(item)
 
 
-async def aread_lines(connection: Connection, conversation: Conversation) -> AsyncIterator[str]:
+async def aread_lines(
+    connection: Connection, conversation: Conversation, waiting: Callable[[], AbstractContextManager[None]]
+) -> AsyncIterator[str]:
+    """`waiting` is entered for each request: the daemon cannot tell by itself which of many async jobs it is from."""
     answer = None
     while True:
         try:
@@ -46,7 +50,8 @@ async def aread_lines(connection: Connection, conversation: Conversation) -> Asy
         if isinstance(item, str):
             yield item
         else:
-            answer = await connection.asend(item)
+            with waiting():
+                answer = await connection.asend(item)
 
 
 def conversation(job_id: str, stream: Stream, now_ms: Callable[[], int], *, follow: bool) -> Conversation:
