@@ -42,6 +42,15 @@ def test_the_attempt_folder_goes_after_the_finish(daemon: Daemon) -> None:
     eventually(lambda: not folder.exists(), what="the attempt folder is removed")
 
 
+def test_a_timeout_gives_the_grace_to_a_child_of_the_command_too(daemon: Daemon) -> None:
+    """Its parent, a shell, is gone with the SIGTERM."""
+    child = "trap 'sleep 0.5; echo cleaned; exit' TERM; sh -c 'echo up; exec sleep 300' & wait"
+    job_id = daemon.command("sh", "-c", 'sh -c "$CHILD"; echo next', env={"CHILD": child}, timeout_ms=2000)
+    [job] = daemon.wait(job_id)
+    assert (job["state"], job["end_cause"]) == ("FAILED", "timeout")
+    assert daemon.log(job_id) == "up\ncleaned\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "options", "says"),
     [

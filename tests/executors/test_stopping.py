@@ -126,13 +126,91 @@ def test_a_racer_is_gone_after_stop(tmp_path: Path) -> None:
 def test_sigterm_is_enough_for_a_command_that_heeds_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with rig(tmp_path) as r:
-            running = r.begin(make_spec(["sh", "-c", "trap 'echo bye; exit 7' TERM; echo up; sleep 300 & wait"]))
+            script = "trap 'echo bye; exit 7' TERM; sh -c 'echo up; exec sleep 300' & wait"
+            running = r.begin(make_spec(["sh", "-c", script]))
             await until(lambda: "up" in r.output(), "the trap")
             r.executor.stop("job", 1, StopReason.TIMEOUT, 60_000)
             ended = await asyncio.wait_for(running, 10)
             assert (ended.exit_code, ended.failure) == (7, FailureClass.HANDLER)
             assert r.output() == "up\nbye\n"
             assert record_of(r).stop == "timeout"
+
+    asyncio.run(main())
+
+
+# Cleans up after SIGTERM, which takes longer than its parents live. The child that it starts for that needs it, too.
+CLEAN = """
+import os, signal, subprocess, sys, time
+def end(number, frame):
+    print(name, "asked", file=sys.stderr)
+    subprocess.run(["sh", "-c", f"sleep 0.3; echo {name} cleaned >&2"])
+    os._exit(0)
+name = sys.argv[1]
+if name == "session":
+    os.setsid()
+if name == "orphan" and os.fork():
+    os._exit(0)
+signal.signal(signal.SIGTERM, end)
+print(name, "up", file=sys.stderr)
+while True:
+    signal.pause()
+"""
+CLEANERS = {
+    "child": "{} child; echo next",
+    "background": "{} background & wait",
+    "pipeline": "{} pipeline | cat",
+    "xargs": "echo xargs | xargs {}",
+    "subprocess": "{python} -c 'import subprocess, sys; subprocess.run(sys.argv[1:])' {} subprocess",
+    "session": "{} session & wait",
+    "orphan": "{} orphan; sleep 300",
+    "bare": "env -i {} bare",
+    "stopped": "{} stopped & sleep 300",
+}
+
+
+def test_every_process_of_the_tree_is_asked_once_and_gets_the_whole_grace(tmp_path: Path) -> None:
+    """Whatever is between it and the command. What it starts to clean up is not disturbed."""
+
+    async def main() -> None:
+        async with rig(tmp_path / "home") as r:
+            (tmp_path / "clean.py").write_text(CLEAN)
+            clean = f"{sys.executable} {tmp_path / 'clean.py'}"
+            running = {}
+            for name, line in CLEANERS.items():
+                script = line.replace("{python}", sys.executable).replace("{}", clean)
+                running[name] = r.begin(make_spec(["sh", "-c", script], job_id=name))
+            for name in CLEANERS:
+                await until(lambda name=name: f"{name} up" in r.output(name), f"{name} is up")  # type: ignore[misc]
+            for pid in with_nonce(make_spec(["x"], job_id="stopped").nonce):
+                os.kill(pid, signal.SIGSTOP)
+            for name in CLEANERS:
+                r.executor.stop(name, 1, StopReason.CANCEL, 60_000)
+            for name, end in running.items():
+                await asyncio.wait_for(end, 30)
+                assert r.output(name).splitlines() == [f"{name} up", f"{name} asked", f"{name} cleaned"], name
+                assert record_of(r, name).stop == "cancel"
+                assert record_of(r, name).swept == 0
+
+    asyncio.run(main())
+
+
+def test_the_grace_of_a_tree_ends_and_can_get_shorter(tmp_path: Path) -> None:
+    """Also after the command itself has ended, with its own status kept."""
+
+    async def main() -> None:
+        async with rig(tmp_path) as r:
+            stubborn = "trap '' TERM; echo up; while :; do sleep 300; done"
+            running = r.begin(make_spec(["sh", "-c", f'trap "exit 7" TERM; sh -c "{stubborn}" & wait']))
+            await until(lambda: "up" in r.output(), "the child")
+            command = await r.command_of()
+            r.executor.stop("job", 1, StopReason.CANCEL, 60_000)
+            await until(lambda: not alive(command), "the end of the command")
+            assert not running.done()
+            r.executor.stop("job", 1, StopReason.CANCEL, 0)
+            ended = await asyncio.wait_for(running, 10)
+            assert ended.exit_code == 7
+            assert record_of(r).swept >= 1
+            assert with_nonce(make_spec(["x"]).nonce) == []
 
     asyncio.run(main())
 

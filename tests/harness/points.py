@@ -379,7 +379,7 @@ def _no_label(_args: Arguments, _result: Any) -> str:
 
 # What a shim asks of the kernel; not what it only looks at.
 _CALLS = (
-    *("open", "write", "close", "rename", "dup2", "umask", "chdir", "posix_spawn", "wait4", "killpg", "pidfd_open"),
+    *("open", "write", "close", "rename", "dup2", "umask", "chdir", "posix_spawn", "wait4", "pidfd_open"),
     *("kill", "fstat", "access"),
 )
 

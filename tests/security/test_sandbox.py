@@ -253,6 +253,32 @@ def test_ends_and_output_are_those_of_the_command(daemon: Daemon, work: Path, le
         assert (killed["end_cause"], killed["signal"]) == ("signal", 9)
 
 
+@pytest.mark.parametrize("level", CONFINED)
+def test_the_grace_is_for_the_whole_tree(daemon: Daemon, work: Path, level: str) -> None:
+    """Not only for the command, whose own end is reported; and when it is over, nothing is left."""
+    (work / "clean.sh").write_text(
+        "trap 'echo asked; sleep 0.4; echo cleaned; exit' TERM; sh -c 'echo up; exec sleep 300' & wait"
+    )
+    script = "trap 'exit 7' TERM; sh clean.sh & wait"
+    job_id = enqueue(daemon, work, "sh", "-c", script, sandbox=level, grace_ms=60_000)
+    eventually(lambda: "up" in daemon.log(job_id))
+    daemon.rpc("dev.cancel.v1", job_id=job_id)
+    job = ended(daemon, job_id)
+    assert (job["state"], job["exit_code"]) == ("CANCELLED", 7)
+    assert daemon.log(job_id) == "up\nasked\ncleaned\n"
+
+    stubborn = """trap "echo bye; exit 7" TERM; sh -c "trap '' TERM; echo up; while :; do sleep 0.1; done" & wait"""
+    job_id = enqueue(daemon, work, "sh", "-c", stubborn, sandbox=level, grace_ms=60_000)
+    eventually(lambda: "up" in daemon.log(job_id))
+    daemon.rpc("dev.cancel.v1", job_id=job_id)
+    eventually(lambda: "bye" in daemon.log(job_id))
+    assert daemon.job(job_id)["state"] == "RUNNING"
+    daemon.rpc("dev.cancel.v1", job_id=job_id, grace_ms=0)
+    job = ended(daemon, job_id)
+    assert (job["state"], job["exit_code"]) == ("CANCELLED", 7)
+    assert processes_of_job(job_id) == []
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_cancel_asks_first_and_then_ends_the_whole_tree(daemon: Daemon, work: Path, level: str) -> None:
     polite = 'trap "echo asked > asked; exit 0" TERM; echo ready > ready; while :; do sleep 0.05; done'

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from semtask.executors import command, folder, sandbox
 from semtask.executors.control import EXIT_LOCKED, EXIT_NO_ROOM, EXIT_POISONED
 from semtask.executors.pump import Pump, Pumps
+from semtask.executors.stopping import Stopping
 from semtask.host import linux, procfs, tree
 
 GRACE_WITHOUT_DAEMON_MS = 2000
@@ -30,6 +31,7 @@ NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, err
 STUCK_AFTER_S = 5.0  # processes that outlive SIGKILL for so long are reported
 _MAX_PAUSE_MS = 100
 _BRIEF_MS = 2  # what a command writes in this time may wait in its pipe: it may have ended by then
+_BWRAP_S = 1.0  # from the end of a command to that of its bwrap
 _SHORT_MS = 30  # of a command that ends sooner, the daemon learns from `started`
 
 
@@ -94,8 +96,7 @@ class _Attempt:
         self._command: command.Started | None = None
         self._status: int | None = None
         self._max_rss_kib = 0
-        self._stop = ""
-        self._deadline: float | None = None  # monotonic seconds; SIGKILL follows
+        self._stopping: Stopping | None = None
         self._news: str | None = None  # who the command is
         self._others_reaped = 0
         self._swept = 0
@@ -132,7 +133,7 @@ class _Attempt:
         self._write(
             folder.Record(
                 wait_status=self._status,
-                stop=self._stop,
+                stop=self._stopping.reason if self._stopping else "",
                 started_ms=started_ms,
                 ended_ms=_now_ms(),
                 swept=self._swept,
@@ -163,26 +164,30 @@ class _Attempt:
         os.chdir("/")
 
     def _supervise(self) -> None:
-        """Return when the command has ended or its grace is over."""
+        """Return when the command has ended by itself, or was stopped and its tree is gone or its grace is over."""
         self._poll.register(self._task.daemon, select.POLLIN)
         if not self._poll.poll(_BRIEF_MS):
             self._pumps.poll(self._poll, _SHORT_MS)
         if self._news is not None and not self._ended():
             self._tell(self._news)
-        while not self._ended():
-            wait_ms: float | None = None
-            if self._deadline is not None:
-                wait_ms = (self._deadline - time.monotonic()) * 1000
-                if wait_ms <= 0:
-                    return
-            for fd, _ in self._pumps.poll(self._poll, wait_ms):
+        while not self._is_over():
+            for fd, _ in self._pumps.poll(self._poll, None if self._stopping is None else self._stopping.wait_ms()):
                 if fd == self._task.daemon:
                     self._poll.unregister(fd)
-                    if not self._ended():
-                        grace = min(self._task.grace_ms, GRACE_WITHOUT_DAEMON_MS)
-                        self._begin_stop(folder.Stop(folder.DAEMON_DIED, grace))
-                elif signal.SIGTERM in linux.pending_signals(fd) and not self._ended():
-                    self._begin_stop(self._asked())
+                    grace = min(self._task.grace_ms, GRACE_WITHOUT_DAEMON_MS)
+                    self._begin_stop(folder.Stop(folder.DAEMON_DIED, grace))
+                elif fd == self._task.signals:
+                    if signal.SIGTERM in linux.pending_signals(fd):
+                        self._begin_stop(self._asked())
+                else:
+                    self._end_stop()
+        self._end_stop()
+
+    def _is_over(self) -> bool:
+        left = self._reap()
+        if self._stopping is None:
+            return self._status is not None
+        return not left or self._stopping.is_over()
 
     def _asked(self) -> folder.Stop:
         """What the daemon wants. Without a readable note (a full disk) the job's own grace holds."""
@@ -190,21 +195,24 @@ class _Attempt:
         return (folder.decode_stop(data) if data else None) or folder.Stop("signal", self._task.grace_ms)
 
     def _begin_stop(self, stop: folder.Stop) -> None:
-        deadline = time.monotonic() + stop.grace_ms / 1000
-        if self._deadline is not None:
-            self._deadline = min(self._deadline, deadline)
+        if self._stopping is not None:
+            self._stopping.shorten(stop.grace_ms)
+        elif not self._ended():
+            assert self._command is not None, "only what runs is stopped"
+            self._stopping = Stopping(self._command, stop.reason, stop.grace_ms)
+            if self._stopping.first_process >= 0:
+                self._poll.register(self._stopping.first_process, select.POLLIN)
+
+    def _end_stop(self) -> None:
+        """Nothing is left in the pid namespace, or the grace is over: take in how the command ended, if it has."""
+        if self._stopping is None or self._stopping.first_process < 0:
             return
-        self._stop, self._deadline = stop.reason, deadline
-        assert self._command is not None, "only what runs is stopped"
-        group = self._command.group
-        if group != self.command_pid and not _leads_group(group, self.command_pid):
-            os.kill(self.command_pid, signal.SIGKILL)  # bwrap has not come so far: all of it goes with it
-            return
-        for number in (signal.SIGTERM, signal.SIGCONT):
-            try:
-                os.killpg(group, number)
-            except PermissionError:  # it runs as another user; so it will be reported as not to be killed
-                return
+        self._poll.unregister(self._stopping.first_process)
+        if self._stopping.release():
+            give_up = time.monotonic() + _BWRAP_S
+            while not self._ended() and time.monotonic() < give_up:
+                self._pumps.poll(self._poll, _MAX_PAUSE_MS)
+                linux.pending_signals(self._task.signals)
 
     def _end_tree(self) -> None:
         """Kill whatever is left, until the kernel says that no child is left, however long that takes."""
@@ -272,15 +280,6 @@ class _Attempt:
         poll = select.poll()
         poll.register(self._task.daemon, select.POLLIN)
         return bool(poll.poll(0))
-
-
-def _leads_group(pid: int, parent: int) -> bool:
-    """Whether this is a child of `parent`, and no other process that has its pid now, and leads a process group."""
-    seen = procfs.stat(pid)
-    try:
-        return seen is not None and seen.parent == parent and os.getpgid(pid) == pid
-    except ProcessLookupError:
-        return False
 
 
 def mark(pid: int) -> procfs.Mark | None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from functools import cache
 from typing import NamedTuple
 
 _GONE = "ZXx"
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _NOT_SEEN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -101,6 +103,12 @@ def stat(pid: int) -> Stat | None:
     return Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
 
 
+def is_child(pid: int, parent: int) -> bool:
+    """Whether this is a living child of `parent`, and no other process that has its pid now."""
+    seen = stat(pid)
+    return seen is not None and seen.alive and seen.parent == parent
+
+
 def mark(pid: int, pidfd: int | None = None) -> Mark | None:
     """The identity of a process, None if there is none. With `pidfd` it holds its pidfs inode."""
     seen = stat(pid)
@@ -108,6 +116,11 @@ def mark(pid: int, pidfd: int | None = None) -> Mark | None:
         return None
     inode = None if pidfd is None else pidfs_inode(pidfd)
     return Mark(boot_id(), pid_namespace(), pid, seen.start_ticks, inode)
+
+
+def ticks() -> int:
+    """Now, on the clock of `Stat.start_ticks`."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * _TICKS_PER_S // 1_000_000_000
 
 
 def no_new_privs(pid: int) -> bool | None:
