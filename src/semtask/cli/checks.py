@@ -27,6 +27,7 @@ from semtask.errors import DaemonUnavailable, SemtaskError, StartupError
 from semtask.host.filesystem import free_bytes, require_local
 from semtask.host.locks import verified_holder
 from semtask.host.open_files import LEAST_OPEN_FILES
+from semtask.host.standing import differences
 
 _MIB = 1 << 20
 _FEW_BYTES, _TOO_FEW_BYTES = 1024 * _MIB, 100 * _MIB
@@ -275,6 +276,25 @@ def _limits(patient: Patient) -> Iterator[Finding]:
     yield ok(", ".join(texts))
 
 
+def _inherited(patient: Patient) -> Iterator[Finding]:
+    """What the daemon has from whoever started it, and gives to its jobs."""
+    if not patient.pid:
+        return
+    with open(f"/proc/{patient.pid}/cmdline", "rb") as file:
+        by_itself = b"--detached" in file.read().split(b"\0")
+    with open(f"/proc/{patient.pid}/cgroup", encoding="utf-8", errors="replace") as file:
+        group = file.readline().strip().rpartition(":")[2]
+    found = ", ".join(differences(patient.pid))
+    where = f"control group {group}"
+    if found and by_itself:
+        yield warn(
+            f"{found}: of the shell that started the daemon, which could not undo it; {where}",
+            "jobs have it too; `semtask down`, and `semtask up` from a shell without it",
+        )
+    else:
+        yield ok(f"{found or 'nothing that slows jobs down'}; {where}")
+
+
 def _clock(patient: Patient) -> Iterator[Finding]:
     now = time.time() * 1000
     if now < _EARLIEST:
@@ -390,6 +410,7 @@ CHECKS: tuple[Check, ...] = (
     _disk,
     _sync,
     _limits,
+    _inherited,
     sandbox,
     _clock,
     _port,

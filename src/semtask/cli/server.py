@@ -278,7 +278,10 @@ def daemon(session: Session, /, ready_fd: int | None, detached: bool, life_fd: i
     """
     _require_linux()  # elsewhere the daemon's modules cannot even be imported
     from semtask.daemon.process import main as run_daemon
+    from semtask.host.standing import become_neutral
 
+    if detached:  # before the settings, some of whose defaults follow the CPUs
+        become_neutral()
     session.flags |= flags
     return run_daemon(session.settings, ready_fd=ready_fd, detached=detached, life_fd=life_fd)
 

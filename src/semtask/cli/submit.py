@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,7 @@ def run(
         "env": environment,
         "working_dir": folder,
         "umask": _umask(),
+        **_standing(),
         "stderr": "split" if apart else "merged",
         **({"access": list(access)} if access else {}),
         **take_sandbox(options),
@@ -282,6 +284,15 @@ def _umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
     return umask
+
+
+def _standing() -> dict[str, Any]:
+    """The niceness, the CPUs and the limits of this process, where somebody has set them."""
+    if sys.platform != "linux":
+        return {}
+    from semtask.host.standing import of_this_process
+
+    return of_this_process().as_payload()
 
 
 def _one_file(first: int, second: int) -> bool:

@@ -18,6 +18,7 @@ from semtask.engine.live import Key, LiveAttempts
 from semtask.errors import DatabaseError
 from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import Clock
+from semtask.host.standing import NO_LIMIT, Standing
 from semtask.model.job import Job, ProcessIdentity
 from semtask.model.outcome import Outcome, bad_payload, never_ran, no_room, spawn_failed
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW, is_last_straw
@@ -62,9 +63,18 @@ def command_spec(job: Job, payload: CommandPayload, defaults: CommandDefaults) -
         env=env,
         working_dir=payload.working_dir or defaults.working_dir,
         umask=defaults.umask if isinstance(payload.umask, msgspec.UnsetType) else payload.umask,
+        standing=_standing(payload),
         split_stderr=payload.stderr == "split",
         grace_ms=job.grace_ms,
         nonce=job.claim.nonce,
+    )
+
+
+def _standing(payload: CommandPayload) -> Standing:
+    return Standing(
+        nice=None if isinstance(payload.nice, msgspec.UnsetType) else payload.nice,
+        cpus=tuple(payload.cpus),
+        limits={name: NO_LIMIT if value is None else value for name, value in payload.limits.items()},
     )
 
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from semtask.executors.sandbox import Sandbox
+from semtask.host.standing import Standing
 from semtask.model.app import App, AppState
 from semtask.model.job import Job, ProcessIdentity, ProgressNote, Taker
 from semtask.model.outcome import Outcome
@@ -34,6 +35,7 @@ class CommandSpec(msgspec.Struct, frozen=True, kw_only=True):
     nonce: str
     executable: str | None = None
     sandbox: Sandbox | None = None
+    standing: Standing = Standing()
 
 
 class Executor(Protocol):

@@ -51,18 +51,19 @@ def start(specification: int, signal_mask: Collection[int], passed: Sequence[int
     _enter(spec.working_dir)
     if spec.executable and not _is_in(spec.working_dir):
         raise RefusedError(errno.EXDEV, f"the working directory {_shown(spec.working_dir)} has just become another one")
-    if spec.sandbox is not None:
-        return _start_confined(spec, spec.sandbox, signal_mask)
+    if spec.sandbox is not None or not spec.standing.is_harmless:
+        return _fork_and_execute(spec, signal_mask)
     # Out of the way first: one of them may have the number that another one shall get.
     aside = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ASIDE) for fd in passed]
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(aside, _FIRST_PASSED)]
     try:
-        pid = _first_that_works(
-            spec,
-            lambda program: os.posix_spawn(
-                program, spec.argv, spec.env, file_actions=actions, setsid=True, setsigmask=signal_mask
-            ),
-        )
+        with spec.standing.borrowed():
+            pid = _first_that_works(
+                spec,
+                lambda program: os.posix_spawn(
+                    program, spec.argv, spec.env, file_actions=actions, setsid=True, setsigmask=signal_mask
+                ),
+            )
         return Started(pid, pid)
     finally:
         for fd in aside:
@@ -92,13 +93,14 @@ def _first_that_works(spec: Specification, begin: Callable[[bytes], T]) -> T:
 # --- sandboxes -------------------------------------------------------------------------------------------------------
 
 
-def _start_confined(spec: Specification, wanted: Sandbox, signal_mask: Collection[int]) -> Started:
+def _fork_and_execute(spec: Specification, signal_mask: Collection[int]) -> Started:
     """The same by fork and exec: a process enters its sandbox itself, and nothing is executed if it cannot."""
-    bubble = Bubble() if wanted.level is SandboxLevel.BWRAP else None
+    wanted = spec.sandbox
+    bubble = Bubble() if wanted is not None and wanted.level is SandboxLevel.BWRAP else None
     trouble, in_trouble = os.pipe2(os.O_CLOEXEC)
     pid = _fork()
     if pid == 0:
-        _become(spec, wanted, bubble, signal_mask, in_trouble)
+        _become(spec, bubble, signal_mask, in_trouble)
     os.close(in_trouble)
     with open(trouble, "rb") as pipe:
         said = pipe.read()  # until something is executed
@@ -107,7 +109,7 @@ def _start_confined(spec: Specification, wanted: Sandbox, signal_mask: Collectio
         number, _, why = said.partition(b" ")
         raise RefusedError(int(number), why.decode("utf-8", "replace"))
     group = pid if bubble is None else bubble.first_pid() or pid
-    return Started(pid, group, wanted.level.value, bubble)
+    return Started(pid, group, "" if wanted is None else wanted.level.value, bubble)
 
 
 def _fork() -> int:
@@ -118,29 +120,51 @@ def _fork() -> int:
         raise RefusedError(number, f"no process could be forked for the sandbox: {os.strerror(number)}") from None
 
 
-def _become(
-    spec: Specification, wanted: Sandbox, bubble: Bubble | None, signal_mask: Collection[int], trouble: int
-) -> NoReturn:
+def _become(spec: Specification, bubble: Bubble | None, signal_mask: Collection[int], trouble: int) -> NoReturn:
     """Be the command; or say in `trouble` why it does not come to that, and end."""
-    cannot = f"the sandbox level {wanted.level.value} cannot be had here:"
+    wanted = spec.sandbox
+    what = "it cannot be started" if wanted is None else f"the sandbox level {wanted.level.value} cannot be had here"
     try:
         os.setsid()
-        if bubble is None:
-            sandbox.enter(wanted, os.fsdecode(spec.working_dir))
+        _stand(spec)
+        if wanted is None or bubble is None:
+            if wanted is not None:
+                sandbox.enter(wanted, os.fsdecode(spec.working_dir))
+            _limit(spec)
             signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
             _first_that_works(spec, lambda program: os.execve(program, spec.argv, spec.env))
+        assert wanted is not None, "a bubble is one of a sandbox"
+        assert bubble is not None, "without one nothing comes here"
         argv = _in_bubble(spec, wanted, bubble)
         sandbox.set_limits(wanted)
+        _limit(spec)
         signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
         os.execve(wanted.bwrap, argv, spec.env)
     except (RefusedError, SandboxError) as error:
         why = f"{error.number} {error}"
     except OSError as error:
-        why = f"{error.errno or errno.EPERM} {cannot} {error.strerror}"
+        why = f"{error.errno or errno.EPERM} {what}: {error.strerror}"
     except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may be executed
-        why = f"{errno.EPERM} {cannot} {error!r:.900}"
+        why = f"{errno.EPERM} {what}: {error!r:.900}"
     os.write(trouble, why.encode("utf-8", "replace"))
     os._exit(1)
+
+
+def _stand(spec: Specification) -> None:
+    try:
+        spec.standing.take()
+    except OSError as error:
+        number = error.errno or 0
+        why = (
+            f"it may run on none of the CPUs {', '.join(map(str, spec.standing.cpus))} (`cpus`): {os.strerror(number)}"
+        )
+        raise RefusedError(number, why) from None
+
+
+def _limit(spec: Specification) -> None:
+    """A limit of the sandbox is not lifted."""
+    of_sandbox = sandbox.limited(spec.sandbox)
+    spec.standing.take_limits(but=of_sandbox)
 
 
 def _in_bubble(spec: Specification, wanted: Sandbox, bubble: Bubble) -> list[bytes]:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from semtask.executors import sandbox
 from semtask.executors.sandbox import Sandbox
+from semtask.host.standing import Standing
 
 HEADER = struct.Struct("<cIiI")
 _RIGHTS_SPACE = socket.CMSG_SPACE(8 * struct.calcsize("i"))
@@ -70,6 +71,7 @@ class Specification(NamedTuple):
     argv: list[bytes]
     env: dict[bytes, bytes]
     sandbox: Sandbox | None = None
+    standing: Standing = Standing()
 
 
 def encode_specification(
@@ -77,7 +79,9 @@ def encode_specification(
     argv: Sequence[str],
     env: Mapping[str, str],
     executable: str = "",
+    *,
     confined: Sandbox | None = None,
+    standing: Standing = Standing(),  # noqa: B008 - it cannot change
 ) -> bytes:
     """Raises ValueError for what no process can be given."""
     if not argv or not argv[0]:
@@ -86,20 +90,27 @@ def encode_specification(
         if not name or "=" in name:
             raise ValueError(f"{name!r} is no name for an environment variable")
     words = sandbox.encode(confined)
-    parts = [working_dir, executable, str(len(words)), *words, str(len(argv)), *argv]
+    parts = [working_dir, executable, standing.encode(), str(len(words)), *words, str(len(argv)), *argv]
     parts += [f"{name}={value}" for name, value in env.items()]
     return b"\0".join(_bytes(parts))
 
 
 def decode_specification(data: bytes) -> Specification:
     parts = data.split(b"\0")
-    begin = 3 + int(parts[2])
+    begin = 4 + int(parts[3])
     end = begin + 1 + int(parts[begin])
     env = {}
     for item in parts[end:]:
         name, _, value = item.partition(b"=")
         env[name] = value
-    return Specification(parts[0], parts[1], parts[begin + 1 : end], env, sandbox.decode(parts[3:begin]))
+    return Specification(
+        working_dir=parts[0],
+        executable=parts[1],
+        argv=parts[begin + 1 : end],
+        env=env,
+        sandbox=sandbox.decode(parts[4:begin]),
+        standing=Standing.decode(parts[2].decode()),
+    )
 
 
 def _bytes(parts: Iterable[str]) -> Iterable[bytes]:

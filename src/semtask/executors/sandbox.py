@@ -130,6 +130,11 @@ def set_limits(sandbox: Sandbox) -> None:
         resource.setrlimit(kind, (wanted, last))
 
 
+def limited(sandbox: Sandbox | None) -> set[int]:
+    """What the kernel limits for it (RLIMIT_*)."""
+    return set() if sandbox is None else {resource.RLIMIT_CORE, *(_LIMITS[name][0] for name in sandbox.limits)}
+
+
 def _ruleset(sandbox: Sandbox, working_dir: str) -> landlock.Ruleset:
     rules = landlock.Ruleset(network=sandbox.network)
     for grant in grants(sandbox, working_dir):

@@ -160,7 +160,12 @@ class SubprocessExecutor:
             spec = self._confine(spec, spec.sandbox, attempt.folder)
         try:
             specification = control.encode_specification(
-                spec.working_dir, spec.argv, spec.env, spec.executable or "", spec.sandbox
+                spec.working_dir,
+                spec.argv,
+                spec.env,
+                spec.executable or "",
+                confined=spec.sandbox,
+                standing=spec.standing,
             )
         except ValueError as error:
             return outcome.spawn_failed(str(error))

@@ -7,10 +7,14 @@ import os
 import struct
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_TIMERSLACK = 29
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_GET_NO_NEW_PRIVS = 39
+_USUAL_SLACK_NS = 50_000
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}
 _CAPABILITIES_VERSION = 0x20080522
 CAP_SYS_RESOURCE = 24
 _SFD_NONBLOCK = os.O_NONBLOCK
@@ -39,6 +43,15 @@ def set_no_new_privs() -> None:
 
 def has_no_new_privs() -> bool:
     return bool(_prctl(_PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0))
+
+
+def forget_scheduling_of_parent() -> None:
+    """No I/O class, the usual timer slack, no personality (setarch): as far as this system knows them."""
+    with suppress(OSError):
+        _check(_prctl(_PR_SET_TIMERSLACK, _USUAL_SLACK_NS, 0, 0, 0))
+    if (number := _IOPRIO_SET.get(os.uname().machine)) is not None:
+        _libc.syscall(ctypes.c_long(number), 1, 0, 0)
+    _libc.personality(ctypes.c_ulong(0))
 
 
 def drop_capabilities(*capabilities: int) -> None:

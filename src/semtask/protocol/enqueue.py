@@ -65,8 +65,14 @@ class SandboxWish(Params):
         return {name: value for name in LEAST_LIMITS if (value := getattr(self, name)) is not UNSET}
 
 
+LimitName = Literal["as", "core", "cpu", "data", "fsize", "memlock", "nofile", "nproc", "rss", "stack"]
+
+
 class CommandPayload(Params):
     """The payload of a SUBPROCESS job. `umask` is a number (18 is 0o022).
+
+    `nice`, `cpus` and `limits` are set as far as the operating system lets the daemon: without privileges a command
+    cannot be less nice than the daemon, nor have a soft limit above the daemon's hard one. A limit of `sandbox` wins.
 
     With `access` each attempt gets a token of its own in SEMANTICA_TOKEN, which may do that much at this daemon, and
     only while the attempt runs. Nobody can give more than they have.
@@ -77,6 +83,9 @@ class CommandPayload(Params):
     env: dict[str, str] = {}
     working_dir: str | UnsetType = UNSET
     umask: Annotated[int, Meta(ge=0, le=0o777)] | UnsetType = UNSET
+    nice: Annotated[int, Meta(ge=-20, le=19)] | UnsetType = UNSET
+    cpus: Annotated[list[Annotated[int, Meta(ge=0, le=1023)]], Meta(max_length=1024)] = []
+    limits: dict[LimitName, Annotated[int, Meta(ge=0, le=2**63 - 1)] | None] = {}
     stderr: Literal["merged", "split"] = "merged"
     sandbox: SandboxLevel | SandboxWish | UnsetType = UNSET
     access: list[Scope] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -48,6 +49,7 @@ def command_call(
         env=_environment({**inherited(os.environ, settings.env_allowlist), **(env or {})}),
         working_dir=_text("the working directory", os.path.abspath(os.getcwd() if cwd is None else _text("cwd", cwd))),
         umask=_umask(),
+        **_standing(),
         stderr=stderr,
         access=_scopes(access),
         sandbox=UNSET if sandbox is None else _sandbox(sandbox),
@@ -107,6 +109,15 @@ def _sandbox(wish: Wish) -> SandboxWish:
         return msgspec.convert(fields, SandboxWish)
     except msgspec.ValidationError as error:
         raise ValueError(f"the sandbox {wish!r} is not valid: {error}") from None
+
+
+def _standing() -> dict[str, Any]:
+    """The niceness, the CPUs and the limits of this process, where somebody has set them."""
+    if sys.platform != "linux":
+        return {}
+    from semtask.host.standing import of_this_process
+
+    return of_this_process().as_payload()
 
 
 def _umask() -> int:
