@@ -100,12 +100,12 @@ def test_the_shell_that_starts_the_daemon_rules_its_own_jobs_only(shell: Shell) 
     )
     neutral: dict[str, Any] = json.loads(here.stdout)
     neutral["nice"] = niceness_that_stays()
-    job = ("run", "--", sys.executable, "-c", SCRIPT)
+    command = ("run", "--", sys.executable, "-c", SCRIPT)
 
-    own = json.loads(run(shell, *job, odd=True))  # starts the daemon
+    own = json.loads(run(shell, *command, odd=True))  # starts the daemon
     lowered = {name: own[name] for name in LOWERED}
     assert (lowered, own["nice"], own["cpus"]) == (LOWERED, NICE, [CPU])
-    assert json.loads(run(shell, *job, odd=False)) == neutral
+    assert json.loads(run(shell, *command, odd=False)) == neutral
     assert neutral["policy"] == neutral["io"] == neutral["oom"] == neutral["personality"] == 0
 
     daemon = Daemon(shell.home)
@@ -124,7 +124,9 @@ def test_the_shell_that_starts_the_daemon_rules_its_own_jobs_only(shell: Shell) 
         job_id = daemon.rpc("dev.enqueue.v1", **params)["job_id"]
         run(shell, "wait", job_id, odd=False)
         seen = json.loads(run(shell, "logs", job_id, odd=False))
-        assert {name: value for name, value in seen.items() if value != neutral[name]} == changed
+        assert {name: value for name, value in seen.items() if value != neutral[name]} == {
+            name: value for name, value in changed.items() if value != neutral[name]
+        }
 
     key = {"job_type": "c", "execution_mode": "SUBPROCESS", "idempotency_key": "key"}
     first = daemon.rpc("dev.enqueue.v1", payload={"command": "true"}, **key)

@@ -279,6 +279,7 @@ def _limits(patient: Patient) -> Iterator[Finding]:
 def _inherited(patient: Patient) -> Iterator[Finding]:
     """What the daemon has from whoever started it, and gives to its jobs."""
     if not patient.pid:
+        yield ok("no daemon runs; one that is started by a command undoes what the shell has set")
         return
     with open(f"/proc/{patient.pid}/cmdline", "rb") as file:
         by_itself = b"--detached" in file.read().split(b"\0")
