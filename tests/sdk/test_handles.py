@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
 import subprocess
 import sys
@@ -54,6 +55,17 @@ def test_a_command_and_its_exit_code(app: Semantica, tmp_path: Path, monkeypatch
     with pytest.raises(JobFailed, match="exit code 3"):
         done.check()
     assert app.run("true").result().check().exit_code == 0
+
+
+def test_a_command_has_the_limits_of_its_caller(app: Semantica) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (99_999, hard))
+    try:
+        handle = app.run("grep", "Max cpu", "/proc/self/limits")
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
+    handle.result(timeout=30)
+    assert next(iter(handle.logs())).split()[:4] == ["Max", "cpu", "time", "99999"]
 
 
 def test_a_command_that_a_signal_ends(app: Semantica) -> None:
