@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 MAX_NAME = 128  # characters of a job_type
@@ -40,5 +39,5 @@ class JobIds:
 
 def command_name(program: str) -> str:
     """What a command is called that was not named: its program, with `?` for what no name may have."""
-    name = "".join(c if c.isprintable() else "?" for c in os.path.basename(program))
+    name = "".join(c if c.isprintable() else "?" for c in program.rpartition("/")[2])
     return name[:MAX_NAME] or "command"
