@@ -210,7 +210,7 @@ ARRIVE: list[tuple[Any, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("annotation", "value"), ARRIVE, ids=str)
+@pytest.mark.parametrize(("annotation", "value"), ARRIVE, ids=range(len(ARRIVE)))
 def test_it_arrives_as_it_is_and_no_code_of_its_class_has_run(annotation: Any, value: Any) -> None:
     before = runs.copy()
     for arrived in arrivals(annotation, value):
