@@ -380,7 +380,7 @@ def _no_label(_args: Arguments, _result: Any) -> str:
 # What a shim asks of the kernel; not what it only looks at.
 _CALLS = (
     *("open", "write", "close", "rename", "dup2", "umask", "chdir", "posix_spawn", "wait4", "pidfd_open"),
-    *("kill", "fstat", "access"),
+    *("kill", "fstat", "access", "splice"),
 )
 
 
@@ -420,6 +420,7 @@ class _Calls:
         self._nested = False
         for call in _CALLS:
             setattr(os, call, self._counted(getattr(os, call)))
+        signal.pidfd_send_signal = self._counted(signal.pidfd_send_signal)
 
     def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
