@@ -165,11 +165,12 @@ def test_a_reload_lets_running_jobs_end_in_the_old_worker_and_runs_new_ones_anew
     daemon: Daemon, tmp_path: Path
 ) -> None:
     task = "import time, pathlib\n@app.task(name='f')\ndef f(until: str) -> list[int]:\n"
+    task += "    pathlib.Path('began').touch()\n"
     task += "    while not pathlib.Path(until).exists():\n        time.sleep(0.01)\n    return [{number}]\n"
     folder = write(tmp_path / "app", task.format(number=1))
     set_apps(daemon, app=(folder, sys.executable))
     old = enqueue(daemon, "f", until=str(tmp_path / "go"))
-    eventually(lambda: daemon.job(old)["state"] == "RUNNING")
+    eventually((folder / "began").exists, what="it runs, and not only its claim")
     write(folder, task.format(number=2))
     os.utime(folder / "tasks.py", (1, 1))  # no stale byte code
     daemon.rpc("apps.reload.v1", wait_ms=READY_MS)

@@ -61,6 +61,14 @@ def late_by(seconds: float) -> str:
             pass
     return "at last"
 @app.task
+def misses_the_first_signal() -> None:
+    ours = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    say("runs")
+    while not os.path.exists("signalled"):
+        time.sleep(0.01)
+    signal.signal(signal.SIGUSR1, ours)
+    time.sleep(60)
+@app.task
 def late() -> str:
     say("runs")
     try:
@@ -91,6 +99,25 @@ def test_a_sync_loop_is_interrupted_and_its_worker_lives_on(tmp_path: Path) -> N
             assert "in loud_loop" in r.log_of(job)
             assert with_nonce(nonce) == before
             assert (await r.taker("noop")).facts.nonce == nonce
+            assert (await r.run("noop")).outcome.failure is None
+
+    asyncio.run(main())
+
+
+def test_a_task_that_missed_the_signal_is_interrupted_all_the_same(tmp_path: Path) -> None:
+    """As when it comes just before a system call blocks."""
+
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("misses_the_first_signal")
+            await r.runs(job)
+            stop(r, job, 60_000)
+            Path(r.status().app.directory, "signalled").touch()
+            end = (await r.end(job)).outcome
+            assert end.stopped
+            assert end.error is None or "killed" not in end.error
+            assert "in misses_the_first_signal" in r.log_of(job)
             assert (await r.run("noop")).outcome.failure is None
 
     asyncio.run(main())

@@ -293,6 +293,8 @@ def test_an_interrupted_job_leaves_a_worker_that_goes_on(tmp_path: Path) -> None
         call = rig.call("runs_a_process")
         rig.give(call)
         until((rig.cwd / "begun").exists, "the process runs")
+        stat = Path(f"/proc/{rig.pid}/stat")
+        until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "S", "it waits for that")
         rig.stop(call)
         ended = rig.ended(call)
         assert (ended.end, ended.leftovers, ended.recycle) == ("stopped", False, None)

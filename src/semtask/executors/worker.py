@@ -24,6 +24,7 @@ from semtask.protocol.frames import Blocked, Ended, Hello, Progress, Recalled, R
 Key = tuple[str, int]
 
 RECALL_AFTER_S = 0.010
+_INTERRUPT_AGAIN_S = 0.1
 _SHOW_S = 0.02  # what a worker needs to write where it is, before it is killed
 _RECALLED = "taken back before it began"
 
@@ -192,7 +193,17 @@ class Worker:
         self._orders[key] = _Order(grace_ms, until, timer)
         self.process.link.send(Stop(job_id=key[0], claim_no=key[1], reason=reason.value, grace_ms=grace_ms))
         if self.kind == "sync":
+            self._interrupt(key, _INTERRUPT_AGAIN_S)
+
+    def _interrupt(self, key: Key, again_s: float) -> None:
+        """Signal the worker until the job has ended, less and less often.
+
+        A signal that comes just before a system call blocks does not end that call, and the task would sleep on. One
+        that comes after the interruption has no effect.
+        """
+        if key in self._orders:
             self.process.interrupt()
+            self._loop.call_later(again_s, self._interrupt, key, 2 * again_s)
 
     @property
     def has_jobs(self) -> bool:
