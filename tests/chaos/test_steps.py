@@ -27,7 +27,8 @@ NO_STEP = {
     "SpawnedShim": {"ended"},
     "_Attempt": {
         "run",  # as shim.run
-        *("_be_nobody", "_asked", "_ended", "_reap", "_tell", "_daemon_is_dead"),
+        *("_be_nobody", "_asked", "_ended", "_is_over", "_reap", "_tell", "_daemon_is_dead"),
+        "_end_stop",  # only bwrap has something to end there
     },
     "_Launcher": {
         *("_task", "_reap", "_is_shim"),

@@ -89,7 +89,7 @@ class RpcServer:
         self._acceptors: list[Acceptor] = []
         self._unix: tuple[int, int] | None = None
         self._unix_place = Place()
-        self._token: bytes | None = None
+        self._token_file: listeners.TokenFile | None = None
         self._all_closed = asyncio.Event()
         self._all_closed.set()
         self.room = Room(_connection_cap(settings.max_connections), monotonic)
@@ -101,8 +101,9 @@ class RpcServer:
         try:
             guarded = self._settings.tcp_auth == "token"
             if self._settings.tcp and guarded:
-                self._token = listeners.load_token(self._settings.token_file)
-            credentials = Credentials(self._token, self._settings.home, self._now_ms, self._grants)
+                self._token_file = listeners.TokenFile(self._settings.token_file)
+            token = self._token_file.token if self._token_file else None
+            credentials = Credentials(token, self._settings.home, self._now_ms, self._grants)
             self._unix_place = Place(None, credentials)
             self._listen(listeners.listen_unix(self._settings.socket), self._unix_place)
             self._unix = listeners.identity(self._settings.socket)
@@ -121,8 +122,8 @@ class RpcServer:
         """
         if self._unix is None:  # closed
             return False
-        if self._token is not None and not os.path.lexists(self._settings.token_file):
-            listeners.restore_token(self._settings.token_file, self._token)
+        if self._token_file is not None:
+            self._token_file.restore()
         try:
             if listeners.identity(self._settings.socket) == self._unix:
                 return False

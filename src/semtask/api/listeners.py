@@ -110,10 +110,21 @@ def is_passed(made: tuple[int, int]) -> bool:
     return made in _passed
 
 
-def restore_token(path: Path, token: bytes) -> None:
-    """Write the token again if its file is gone. Raises StartupError."""
-    with _private_folder(path.parent) as folder, suppress(FileExistsError):
-        _make_token(path, folder, token)
+class TokenFile:
+    """The token of the TCP port and its file. Raises StartupError for a file that is not safe.
+
+    No text of this object shows the token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.token = load_token(path)
+
+    def restore(self) -> None:
+        """Write the token again if its file is gone. Raises StartupError."""
+        if not os.path.lexists(self._path):
+            with _private_folder(self._path.parent) as folder, suppress(FileExistsError):
+                _make_token(self._path, folder, self.token)
 
 
 def load_token(path: Path) -> bytes:
