@@ -326,13 +326,13 @@ def test_the_schema_of_the_settings_takes_what_the_settings_take(served: Shell) 
     shown = served("config", "show", "--json").json["settings"]
     assert set(schema["properties"]) == set(shown)
     assert schema["additionalProperties"] is False
-    kinds = {"integer": int, "string": str, "array": list, "boolean": bool, "object": dict}
+    kinds = {"integer": int, "number": (int, float), "string": str, "array": list, "boolean": bool, "object": dict}
     for name, value in shown.items():
         rule = schema["properties"][name]
         assert rule["description"]
         if value is not None:
             assert value in rule["enum"] if "enum" in rule else isinstance(value, kinds[rule["type"]]), name
-        if rule.get("type") == "integer":
+        if rule.get("type") in {"integer", "number"}:
             assert rule["minimum"] <= value <= rule["maximum"]
     too_much = str(schema["properties"]["rpc_port"]["maximum"] + 1)
     assert served("config", "validate", env={"SEMANTICA_RPC_PORT": too_much}).code == 2

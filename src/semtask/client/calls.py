@@ -116,12 +116,14 @@ def enqueue(
     timeout_ms: int | UnsetType = UNSET,
     deadline: int | UnsetType = UNSET,
     ttl_ms: int | UnsetType = UNSET,
+    source: str | UnsetType = UNSET,
 ) -> Call[Enqueued]:
     """Store a job; once this returns, it survives any crash. `payload` is anything that JSON can hold.
 
     With an `idempotency_key` the request is repeated if its answer gets lost; it still makes one job. `max_attempts`
     counts executions: 1 means no retry. `timeout_ms` is for each attempt, `deadline` (epoch ms) for the whole job,
     `ttl_ms` for the time until it starts. `on_duplicate` says what happens to live jobs of the same `subject_key`.
+    With a `source` (`source` of `tasks.list.v1`) only the project that defines the task runs it.
     """
     params = EnqueueParams(
         job_type=job_type,
@@ -148,6 +150,7 @@ def enqueue(
         timeout_ms=timeout_ms,
         deadline=deadline,
         ttl_ms=ttl_ms,
+        source=source,
     )
     return Call("dev.enqueue.v1", params, _as(Enqueued), has_key=idempotency_key is not UNSET)
 

@@ -81,7 +81,7 @@ def _holds(pid: int, folder: os.stat_result) -> bool:
 
 def _holders(inode: int) -> Iterator[int]:
     try:
-        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
