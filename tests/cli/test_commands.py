@@ -326,7 +326,14 @@ def test_the_schema_of_the_settings_takes_what_the_settings_take(served: Shell) 
     shown = served("config", "show", "--json").json["settings"]
     assert set(schema["properties"]) == set(shown)
     assert schema["additionalProperties"] is False
-    kinds = {"integer": int, "number": (int, float), "string": str, "array": list, "boolean": bool, "object": dict}
+    kinds: dict[str, Any] = {
+        "integer": int,
+        "number": (int, float),
+        "string": str,
+        "array": list,
+        "boolean": bool,
+        "object": dict,
+    }
     for name, value in shown.items():
         rule = schema["properties"][name]
         assert rule["description"]
