@@ -20,7 +20,6 @@ class Bubble:
 
     def __init__(self) -> None:
         self._status, self._its_end = os.pipe2(os.O_CLOEXEC)
-        self._log = os.open("/proc/self/fd/2", os.O_RDONLY | os.O_CLOEXEC)
         self._told = b""
 
     def arguments(self, sandbox: Sandbox, given: Sequence[Grant], argv: Sequence[bytes]) -> list[bytes]:
@@ -49,21 +48,28 @@ class Bubble:
         found = _CHILD.search(self._told)
         return int(found[1]) if found else None
 
-    def close(self, status: int | None) -> None:
-        """After its end. Raises SandboxError if the command was never executed: bwrap tells an exit code else."""
+    def close(self, status: int | None, log: int) -> None:
+        """After its end. Raises SandboxError if the command was never executed: bwrap tells an exit code else.
+
+        `log` is a descriptor of the log of its stderr, which has all that it wrote.
+        """
         try:
             while data := os.read(self._status, 4096):
                 self._told += data
             if status is not None and os.WIFEXITED(status) and status and b'"exit-code"' not in self._told:
-                raise SandboxError(errno.EPERM, f"bubblewrap could not start it: {self._complaint()}")
+                raise SandboxError(errno.EPERM, f"bubblewrap could not start it: {_complaint(log)}")
         finally:
             os.close(self._status)
-            os.close(self._log)
 
-    def _complaint(self) -> str:
-        lines = os.pread(self._log, _MAX_TEXT, 0).decode("utf-8", "replace").splitlines()
-        said = [line.removeprefix("bwrap: ") for line in lines if line.startswith("bwrap: ")]
-        return said[-1] if said else "it does not say why"
+
+def _complaint(log: int) -> str:
+    readable = os.open(f"/proc/self/fd/{log}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.pread(readable, _MAX_TEXT, 0).decode("utf-8", "replace").splitlines()
+    finally:
+        os.close(readable)
+    said = [line.removeprefix("bwrap: ") for line in lines if line.startswith("bwrap: ")]
+    return said[-1] if said else "it does not say why"
 
 
 def _mounts(grant: Grant) -> list[str]:

@@ -117,6 +117,8 @@ class _Attempt:
         except command.RefusedError as error:
             refused, number = str(error), error.number
         self._be_nobody()
+        bubble = self._command.bubble if self._command is not None else None
+        log = os.dup(task.pipes[-1][1]) if bubble is not None else -1  # the pump closes its own at the end of the pipe
         if self.command_pid:
             self._announce(note)
         for fd in {note, task.specification, task.stdout, task.stderr, *task.passed}:
@@ -125,9 +127,9 @@ class _Attempt:
             self._supervise()
             self._end_tree()
             self._pumps.drain()
-        if self._command is not None and self._command.bubble is not None:
+        if bubble is not None:
             try:
-                self._command.bubble.close(self._status)
+                bubble.close(self._status, log)
             except sandbox.SandboxError as error:
                 refused, number, self._status = str(error), error.number, None
         self._write(
