@@ -44,9 +44,19 @@ def test_a_command_finds_the_daemon_that_runs_it(daemon: Daemon, tmp_path: Path)
         [job] = daemon.wait(daemon.command("sh", "-c", script, working_dir=str(tmp_path / "project")))
         [theirs] = daemon.rpc("dev.query_jobs.v1", filter={"tag": way})["items"]
         assert theirs["job_id"] in daemon.log(job["job_id"])
-    [job] = daemon.wait(daemon.command("sh", "-c", f"env -i HOME={nobody} {SEMTASK} run -d -- true; exit $?"))
-    assert job["exit_code"] == 3
-    assert f"a job of the daemon in {daemon.home} whose environment was cleared" in daemon.log(job["job_id"])
+    cleared = f"env -i HOME={nobody} {SEMTASK} run -d -- true"
+    parents = {
+        "a shell of the job": f"{cleared}; exit $?",
+        "the shim": f"exec {cleared}",
+        "the shim, later": f"""
+            sh -c '{{ until [ -e orphaned ]; do sleep 0.05; done; {cleared}; echo $? >code; }} &'
+            touch orphaned; until [ -s code ]; do sleep 0.05; done; exit $(cat code)
+        """,
+    }
+    for parent, script in parents.items():
+        [job] = daemon.wait(daemon.command("sh", "-c", script, working_dir=str(nobody)))
+        assert job["exit_code"] == 3, parent
+        assert f"a job of the daemon in {daemon.home} whose environment was cleared" in daemon.log(job["job_id"])
     assert list(tmp_path.rglob("meta.db")) == [daemon.home / "meta.db"]
 
 

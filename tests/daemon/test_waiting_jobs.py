@@ -44,6 +44,8 @@ WAYS = {
     "wait": f"id=$({SEMTASK} run -dq -- true) && {SEMTASK} wait $id && echo child",
     "logs -f": f"id=$({SEMTASK} run -dq -- echo child) && {SEMTASK} logs -f $id",
     "another session": f"setsid -w {SEMTASK} run -- echo child",
+    "cleared": "env -i SEMANTICA_HOME=$SEMANTICA_HOME " + f"{SEMTASK} run -- echo child",
+    "cleared, the command itself": "exec env -i SEMANTICA_HOME=$SEMANTICA_HOME " + f"{SEMTASK} run -- echo child",
     "result -w": f"id=$({SEMTASK} run -dq -- true) && {SEMTASK} result -w $id; echo child",
 }
 
@@ -89,6 +91,11 @@ def child() -> str:
 @app.task(concurrency=1)
 def calls_the_command_line() -> str:
     return subprocess.run(ASK, capture_output=True, text=True, check=True).stdout
+
+@app.task(concurrency=1)
+def calls_it_with_a_cleared_environment() -> str:
+    env = {"SEMANTICA_HOME": os.environ["SEMANTICA_HOME"]}
+    return subprocess.run(ASK, capture_output=True, text=True, check=True, env=env).stdout
 
 @app.task(concurrency=1)
 def uses_a_client() -> str:
@@ -142,7 +149,8 @@ def test_so_does_a_task_by_whatever_way_it_waits(narrow: Daemon, tmp_path: Path)
     # Another async job in the same worker, so that the worker alone does not say which one it is that waits.
     other = enqueue("holds", queue="other", payload={"gate": str(tmp_path / "gate")})
     running(narrow, other)
-    ways = ["calls_the_command_line", "uses_a_client", "waits_in_a_thread", "follows", "follows_async", "calls_async"]
+    ways = ["calls_the_command_line", "calls_it_with_a_cleared_environment", "uses_a_client", "waits_in_a_thread"]
+    ways += ["follows", "follows_async", "calls_async"]
     for way in ways:
         job_id = enqueue(way)
         [job] = narrow.wait(job_id, timeout_ms=60_000)

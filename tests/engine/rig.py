@@ -72,6 +72,8 @@ class FailingExecutor:
     def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
         raise AssertionError("nothing is stopped here")
 
+    def job_of(self, pid: int) -> None: ...
+
 
 class NoWorkers:
     """No app, no worker."""
@@ -115,6 +117,8 @@ class PatientExecutor:
 
     def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> None:
         self._stopped.set()
+
+    def job_of(self, pid: int) -> None: ...
 
 
 @dataclass

@@ -29,6 +29,7 @@ from semtask.protocol.frames import TaskInfo
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.telemetry.events import Events
 from tests.engine.clock import FakeClock
+from tests.engine.rig import FailingExecutor
 
 APP = App(name="app", module="m:app", directory="/", python="/bin/python")
 
@@ -188,7 +189,7 @@ async def engine(
     changes.listen(dispatcher.on_changes)
     await apps.start()
     dispatcher.open(await store.queues())
-    waits = Waits(slots, live, workers, lambda key, blocked: dispatcher.block(key, blocked=blocked))
+    waits = Waits(slots, live, FailingExecutor(), workers, lambda key, blocked: dispatcher.block(key, blocked=blocked))
     explain = Explain(dispatcher, slots, apps, waits)
     try:
         yield Engine(store, workers, apps, dispatcher, attempts, explain, changes, slots, clock)

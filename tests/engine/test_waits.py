@@ -13,7 +13,7 @@ from semtask.engine.live import LiveAttempts
 from semtask.engine.slots import Slots
 from semtask.engine.waits import Waiter, Waits
 from semtask.model.job import ClaimFacts, Job
-from tests.engine.rig import NoWorkers
+from tests.engine.rig import FailingExecutor, NoWorkers
 from tests.engine.test_slots import job
 
 JOBS = 4
@@ -28,7 +28,9 @@ def claimed(number: int, **fields: Any) -> Job:
 class Ground:
     def __init__(self, *jobs: Job) -> None:
         self.slots, self.live = Slots(), LiveAttempts()
-        self.waits = Waits(self.slots, self.live, NoWorkers(), lambda key, on: self.slots.block(key, blocked=on))
+        self.waits = Waits(
+            self.slots, self.live, FailingExecutor(), NoWorkers(), lambda key, on: self.slots.block(key, blocked=on)
+        )
         for one in jobs:
             self.run(one)
 

@@ -120,12 +120,10 @@ def home_around() -> Path | None:
         return Path(home)
     from semtask.host import procfs
 
-    pid = os.getppid()
-    while pid > 1 and (seen := procfs.stat(pid)) is not None:
+    for pid in procfs.line_of(os.getppid()):
         for name, _, value in (pair.partition(b"=") for pair in _environment_of(pid)):
             if name == ENV_JOB_HOME.encode() and value:
                 return Path(os.fsdecode(value))
-        pid = seen.parent
     return None
 
 

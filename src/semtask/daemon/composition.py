@@ -94,7 +94,7 @@ class Composition:
         settings, clock = self._settings, self._clock
         upcalls = _Upcalls()
         attempts_dir = AttemptsDir(settings.attempts_dir)
-        spawner = Spawner(attempts_dir, lambda ended: upcalls.count(ZOMBIES_CLEANED, ended))
+        spawner = Spawner(attempts_dir, lambda ended: upcalls.count(ZOMBIES_CLEANED, ended), str(settings.home))
         await spawner.start()
         stack.push_async_callback(spawner.close)
         cap = LogCap(logs, settings.log_max_bytes, upcalls.log_limit)

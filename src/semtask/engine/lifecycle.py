@@ -175,7 +175,9 @@ class Engine:
             queue_concurrency=limits.queue_concurrency,
             before_claim=self._before_claim,
         )
-        self.waits = Waits(self.slots, self.live, workers, lambda key, waits: self.dispatcher.block(key, blocked=waits))
+        self.waits = Waits(
+            self.slots, self.live, executor, workers, lambda key, waits: self.dispatcher.block(key, blocked=waits)
+        )
         self.explain = Explain(self.dispatcher, self.slots, self.apps, self.waits)
         self.disk = DiskWatch(
             reserves,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from semtask.engine.live import Key, LiveAttempts
 from semtask.engine.slots import Slots
-from semtask.executors.base import TaskExecutor
+from semtask.executors.base import Executor, TaskExecutor
 from semtask.model.job import Job
 
 Lane = tuple[str, str]
@@ -46,10 +46,16 @@ class Waits:
     """
 
     def __init__(
-        self, slots: Slots, live: LiveAttempts, tasks: TaskExecutor, block: Callable[[Key, bool], None]
+        self,
+        slots: Slots,
+        live: LiveAttempts,
+        commands: Executor,
+        tasks: TaskExecutor,
+        block: Callable[[Key, bool], None],
     ) -> None:
         self._slots = slots
         self._live = live
+        self._commands = commands
         self._tasks = tasks
         self._block = block
         self._requests: dict[Key, list[_Wait]] = {}
@@ -115,8 +121,8 @@ class Waits:
 
     def _job_of(self, waiter: Waiter) -> Key | None:
         """The running attempt whose process it is."""
-        if not waiter.attempt:
-            return None
+        if not waiter.attempt:  # it is no job, or its environment was cleared
+            return self._commands.job_of(waiter.pid) or self._tasks.job_of("", "", waiter.pid)
         job_id, _, rest = waiter.attempt.partition(".")
         claim_no = rest.partition(".")[0]
         if claim_no.isascii() and claim_no.isdigit() and len(claim_no) < 10:

@@ -51,6 +51,10 @@ class Executor(Protocol):
         """Ask the attempt to end. May be called again; the grace can only get shorter. Unknown ones are ignored."""
         ...
 
+    def job_of(self, pid: int) -> tuple[str, int] | None:
+        """The attempt to which this process belongs, whatever its environment says; None if there is none."""
+        ...
+
 
 class KillFailed(Protocol):
     """Called when processes of an attempt survived SIGKILL (state D): the attempt keeps its slot until they go."""
@@ -146,7 +150,8 @@ class TaskExecutor(Protocol):
     def job_of(self, worker: str, job_id: str, pid: int) -> tuple[str, int] | None:
         """The job (with its claim_no) for which a process of this worker acts; None if that cannot be told.
 
-        `job_id` is what the process says, `pid` who it is, if that is known.
+        `job_id` is what the process says, `pid` who it is, if that is known. Without a `worker` it is looked for among
+        those that the process comes from.
         """
         ...
 

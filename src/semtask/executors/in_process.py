@@ -172,6 +172,10 @@ class InProcessExecutor:
                 return
 
     def job_of(self, worker: str, job_id: str, pid: int) -> Key | None:
+        if not worker:
+            pids = {found.process.pid: found for found in self._workers()}
+            found = next((pids[one] for one in procfs.line_of(pid) if one in pids), None)
+            return None if found is None else found.job_of(job_id, pid)
         for pool in self._all_pools():
             if (found := pool.worker(worker)) is not None:
                 return found.job_of(job_id, pid)

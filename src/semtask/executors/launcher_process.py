@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 
+from semtask.config.environment import ENV_JOB_HOME
 from semtask.executors import control
 
 Answer = asyncio.Future[tuple[int, int | None]]
@@ -21,13 +22,14 @@ _PROGRAM = (
 )
 
 
-def _environment() -> dict[str, str]:
-    """Nothing of the daemon's but what the interpreter may need to start.
+def _environment(home: str) -> dict[str, str]:
+    """Nothing of the daemon's but what the interpreter may need to start, and the mark of its home.
 
-    LD_BIND_NOW: symbols are resolved once, here, and not in pages of its own by every shim.
+    LD_BIND_NOW: symbols are resolved once, here, and not in pages of its own by every shim. A command whose environment
+    was cleared finds the mark in its shim, from which it comes.
     """
     needed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {**needed, "LD_BIND_NOW": "1"}
+    return {**needed, "LD_BIND_NOW": "1", ENV_JOB_HOME: home}
 
 
 class LauncherProcess:
@@ -40,6 +42,8 @@ class LauncherProcess:
         scratch: str,
         on_orphans: Callable[[int], None],
         on_death: Callable[[], None],
+        *,
+        home: str,
     ) -> None:
         self._on_orphans = on_orphans
         self._on_death = on_death
@@ -54,7 +58,7 @@ class LauncherProcess:
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, scratch, *map(str, passed)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=_environment(),
+                env=_environment(home),
                 cwd="/",
                 pass_fds=passed,
                 start_new_session=True,

@@ -104,8 +104,9 @@ class Spawner:
     `on_orphans` is told how many processes of lost shims were ended, whenever there were any.
     """
 
-    def __init__(self, attempts: AttemptsDir, on_orphans: Callable[[int], None]) -> None:
+    def __init__(self, attempts: AttemptsDir, on_orphans: Callable[[int], None], home: str = "") -> None:
         self._attempts = attempts
+        self._home = home
         self._on_orphans = on_orphans
         self._requests = itertools.count(1)
         self._process: LauncherProcess | None = None
@@ -231,7 +232,12 @@ class Spawner:
 
     async def _start_process(self) -> None:
         process = LauncherProcess(
-            self._daemon_out, self._notices_in, self._attempts.scratch(), self._on_orphans, self._ready.clear
+            self._daemon_out,
+            self._notices_in,
+            self._attempts.scratch(),
+            self._on_orphans,
+            self._ready.clear,
+            home=self._home,
         )
         self._process = process
         try:

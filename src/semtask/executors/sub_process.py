@@ -19,7 +19,7 @@ from semtask.executors.sandbox import Sandbox
 from semtask.executors.shim import NO_ROOM
 from semtask.executors.shim_end import Lost, ShimEnd
 from semtask.executors.spawner import NoRoomError, NotSpawnedError, SpawnedShim, Spawner, SpawnRequest
-from semtask.host import isolation, linux
+from semtask.host import isolation, linux, procfs
 from semtask.model import outcome
 from semtask.model.job import ProcessIdentity
 from semtask.model.outcome import Outcome
@@ -147,6 +147,10 @@ class SubprocessExecutor:
         # A daemon that was stopped for a while learns of an end after the time that has passed: hence not at once.
         alarm_s = grace_ms / 1000 + self._kill_patience_s
         attempt.alarm = loop.call_later(alarm_s, loop.call_later, _LEARN_S, self._kill_failed, job_id, claim_no)
+
+    def job_of(self, pid: int) -> tuple[str, int] | None:
+        shims = {attempt.shim.pid: key for key, attempt in self._live.items() if attempt.shim is not None}
+        return next((shims[one] for one in procfs.line_of(pid) if one in shims), None)
 
     def forget(self, job_id: str, claim_no: int) -> None:
         """Remove the folder of an attempt whose end was committed."""

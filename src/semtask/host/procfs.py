@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -101,6 +102,13 @@ def stat(pid: int) -> Stat | None:
     # The second field is the name in brackets, and it may hold blanks and brackets itself.
     fields = data[data.rindex(b")") + 2 :].split(None, 20)
     return Stat(fields[0].decode(), int(fields[1]), int(fields[19]))
+
+
+def line_of(pid: int) -> Iterator[int]:
+    """A process and those that it comes from, up to the first one that nobody can see."""
+    while pid > 1 and (seen := stat(pid)) is not None:
+        yield pid
+        pid = seen.parent
 
 
 def is_child(pid: int, parent: int) -> bool:

@@ -221,6 +221,8 @@ class _NoCommands:
     def stop(self, job_id: str, claim_no: int, reason: StopReason, grace_ms: int) -> NoReturn:
         raise AssertionError("no command runs here")
 
+    def job_of(self, pid: int) -> None: ...
+
     def forget(self, job_id: str, claim_no: int) -> None:
         raise AssertionError("no command runs here")
 
