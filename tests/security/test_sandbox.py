@@ -333,6 +333,18 @@ def test_temporary_files_go_with_the_attempt(daemon: Daemon, work: Path) -> None
     assert Path("/usr").exists()
 
 
+@pytest.mark.parametrize("level", CONFINED)
+def test_a_sandboxed_job_starts_no_daemon_that_would_end_with_it(daemon: Daemon, work: Path, level: str) -> None:
+    """Even if its environment was cleared: the work that it enqueues there would be lost."""
+    read = [*PYTHON, str(Path(landlock.__file__).parents[2])]
+    for where in (f"HOME={work}", f"SEMANTICA_HOME={work}/other"):
+        ask = [sys.executable, "-m", "semtask", "run", "-d", "--", "true"]
+        job = run(daemon, work, "env", "-i", where, *ask, sandbox={"level": level, "read": read})
+        assert job["exit_code"] in {3, 6}, daemon.log(job["job_id"])
+        assert str(daemon.home) in daemon.log(job["job_id"]) or "You run in a sandbox" in daemon.log(job["job_id"])
+        assert not list(work.rglob("meta.db"))
+
+
 # --- what cannot be started ------------------------------------------------------------------------------------------
 
 

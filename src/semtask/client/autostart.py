@@ -121,18 +121,19 @@ def home_around() -> Path | None:
     from semtask.host import procfs
 
     for pid in procfs.line_of(os.getppid()):
-        for name, _, value in (pair.partition(b"=") for pair in _environment_of(pid)):
+        for name, _, value in (pair.partition(b"=") for pair in _marks_of(pid)):
             if name == ENV_JOB_HOME.encode() and value:
                 return Path(os.fsdecode(value))
     return None
 
 
-def _environment_of(pid: int) -> list[bytes]:
-    """As it was started with; nothing if it is another user's, or gone."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+def _marks_of(pid: int) -> Iterator[bytes]:
+    """The environment that a process was started with, and its command line, as a shim has the mark there; nothing of
+    one that is gone, no environment of another user's or outside of our sandbox.
+    """
+    for file in ("environ", "cmdline"):
+        with suppress(OSError):
+            yield from Path(f"/proc/{pid}/{file}").read_bytes().split(b"\0")
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -18,18 +18,17 @@ Answer = asyncio.Future[tuple[int, int | None]]
 _SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from semtask.executors.launcher import main; main(*map(int, sys.argv[3:]), sys.argv[2])"
+    "from semtask.executors.launcher import main; main(*map(int, sys.argv[3:6]), sys.argv[2])"
 )
 
 
-def _environment(home: str) -> dict[str, str]:
-    """Nothing of the daemon's but what the interpreter may need to start, and the mark of its home.
+def _environment() -> dict[str, str]:
+    """Nothing of the daemon's but what the interpreter may need to start.
 
-    LD_BIND_NOW: symbols are resolved once, here, and not in pages of its own by every shim. A command whose environment
-    was cleared finds the mark in its shim, from which it comes.
+    LD_BIND_NOW: symbols are resolved once, here, and not in pages of its own by every shim.
     """
     needed = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-    return {**needed, "LD_BIND_NOW": "1", ENV_JOB_HOME: home}
+    return {**needed, "LD_BIND_NOW": "1"}
 
 
 class LauncherProcess:
@@ -52,13 +51,16 @@ class LauncherProcess:
         self.dead = asyncio.Event()
         self._answers: dict[int, Answer] = {}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Not read by the launcher: a command whose environment was cleared finds it in its shim, from which it comes. A
+        # sandboxed one may read no other environment, but command lines.
+        mark = f"{ENV_JOB_HOME}={home}"
         try:
             passed = (theirs.fileno(), daemon_fd, notices_fd)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, scratch, *map(str, passed)],
+                [sys.executable, "-I", "-S", "-c", _PROGRAM, _SOURCE_FOLDER, scratch, *map(str, passed), mark],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=_environment(home),
+                env=_environment(),
                 cwd="/",
                 pass_fds=passed,
                 start_new_session=True,

@@ -106,7 +106,7 @@ def stat(pid: int) -> Stat | None:
 
 def line_of(pid: int) -> Iterator[int]:
     """A process and those that it comes from, up to the first one that nobody can see."""
-    while pid > 1 and (seen := stat(pid)) is not None:
+    while pid > 0 and (seen := stat(pid)) is not None:
         yield pid
         pid = seen.parent
 
