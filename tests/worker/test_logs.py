@@ -71,6 +71,16 @@ def forks() -> None:
         file.close()
         os._exit(0)
     os.waitpid(pid, 0)
+    pid = os.fork()
+    if pid == 0:
+        files = [open("data") for _ in range(20)]  # they take the numbers of what is closed in a child
+        pid = os.fork()
+        if pid == 0:
+            print("forked twice", *{file.read() for file in files}, flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 @app.task
 def threads() -> None:
@@ -183,7 +193,13 @@ def test_what_a_started_process_writes_streams_into_the_log(tmp_path: Path) -> N
 
 def test_forked_children_write_to_the_log_and_to_nothing_else(tmp_path: Path) -> None:
     with worker(tmp_path, TASKS) as rig:
-        assert rig.log(rig.run("forks")) == ["OUT parent", "OUT child", "OUT forked", "OUT unfinished"]
+        assert rig.log(rig.run("forks")) == [
+            "OUT parent",
+            "OUT child",
+            "OUT forked",
+            "OUT forked twice only this",
+            "OUT unfinished",
+        ]
         assert (rig.cwd / "data").read_text() == "only this"
 
 

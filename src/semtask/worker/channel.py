@@ -89,6 +89,8 @@ class Channel:
         return [to_worker(body) for body in self._frames.bodies()]
 
     def _close(self) -> None:
+        if self.is_closed:  # forked from a child, where these numbers may belong to other files
+            return
         self.is_closed = True
         self._socket.close()
         os.close(self._tokens)
