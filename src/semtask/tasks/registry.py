@@ -21,6 +21,10 @@ from semtask.tasks.control import Retry
 Seconds = timedelta | float
 
 _LONGEST_S = 1000 * 365 * 86_400  # what the API takes
+# Options that the API has by the same name and in the same unit.
+_PLAIN_OPTIONS = frozenset(
+    ["queue", "priority", "retry_on_crash", "tag", "on_interrupt", "on_duplicate", "durability", "concurrency"]
+)
 
 
 class DuplicateTask(ValueError):
@@ -63,7 +67,11 @@ class TaskOptions:
         grace: Seconds | None = None,
         **options: Any,
     ) -> Self:
-        """From the words of the SDK: durations are seconds or timedelta. Raises ValueError, naming the option."""
+        """From the words of the SDK: durations are seconds or timedelta. Raises ValueError, naming the
+        option, and TypeError for an unknown one.
+        """
+        if unknown := set(options) - _PLAIN_OPTIONS:
+            raise TypeError(f"unknown option {', '.join(map(repr, sorted(unknown)))}")
         made = cls(
             **retry_options(retry),
             timeout_ms=milliseconds("timeout", timeout),
