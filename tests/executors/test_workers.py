@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import signal
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from semtask.executors import worker
+from semtask.executors import worker, worker_process
 from semtask.host import procfs
 from semtask.model.state import EndCause
 from tests.executors.rig import alive, until, with_nonce
@@ -159,4 +162,165 @@ def test_what_a_task_starts_may_open_its_output_again(tmp_path: Path) -> None:
                     assert counted == (before or counted)
                     before = counted
 
+    asyncio.run(main())
+
+
+OPENING_ITSELF = """
+@app.task
+def opens(code: str, n: int, dies: bool) -> None:
+    os.write(n, b"one\\n")
+    scope = dict(globals(), n=n, path=f"/proc/self/fd/{n}", name=f"/dev/std{'out' if n == 1 else 'err'}")
+    exec(code, scope)
+    os.write(n, b"three\\n")
+    ctypes.CDLL(None).puts(b"four")
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task
+async def opens_beside_others(code: str, n: int) -> None:
+    os.write(n, b"one\\n")
+    exec(code, dict(globals(), n=n, path=f"/proc/self/fd/{n}", name=f"/dev/std{'out' if n == 1 else 'err'}"))
+    await (await asyncio.create_subprocess_shell("echo three > /dev/stderr; echo four")).wait()
+
+@app.task
+def floods(lines: int) -> None:
+    os.set_blocking(1, False)
+    print("printed")
+    data = b"%07d " % lines + b"x" * 991 + b"\\n"
+    for _ in range(lines):
+        rest = data
+        while rest:
+            try:
+                rest = rest[os.write(1, rest):]
+            except BlockingIOError:
+                time.sleep(0.001)
+
+@app.task
+def blocks() -> list:
+    return [os.get_blocking(1), os.get_blocking(2), os.getpid()]
+"""
+
+# Each says `two` to the stream of descriptor n, which is opened again or treated as a file.
+OPENED = {
+    "by name": "print('two', file=open(name, 'w'), flush=True)",
+    "by number": "print('two', file=open(path, 'w'), flush=True)",
+    "truncating": "os.write(os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CREAT), b'two\\n')",
+    "writing anywhere": "os.write(os.open(path, os.O_WRONLY), b'two\\n')",
+    "appending": "print('two', file=open(path, 'a'), flush=True)",
+    "truncate": """
+        try: os.truncate(path, 0)
+        except OSError: pass
+        os.write(n, b'two\\n')""",
+    "ftruncate": """
+        try: os.ftruncate(n, 0)
+        except OSError: pass
+        os.write(n, b'two\\n')""",
+    "seeking": """
+        try: os.lseek(n, 0, os.SEEK_SET)
+        except OSError: pass
+        os.write(n, b'two\\n')""",
+    "at a position": """
+        try: os.pwrite(n, b'no', 0)
+        except OSError: pass
+        os.write(n, b'two\\n')""",
+    "a duplicate": "print('two', file=open(os.dup(n), 'w'), flush=True)",
+    "C": "ctypes.CDLL(None).system(b'echo two > ' + path.encode())",
+}
+
+
+NUMBERS = ["one", "two", "three", "four"]
+
+
+def test_a_task_that_opens_its_own_output_again_loses_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(OPENING_ITSELF))
+            for dies in (False, True):
+                for how, code in OPENED.items():
+                    if dies and how not in {"by name", "ftruncate"}:
+                        continue
+                    for n in (1, 2):
+                        job = r.job("opens", code=textwrap.dedent(code), n=n, dies=dies)
+                        await r.start(job)
+                        ended = await r.end(job)
+                        cause = EndCause.WORKER_CRASH if dies else EndCause.SUCCESS
+                        assert ended.outcome.end_cause is cause, (how, ended)
+                        lines = [line.rpartition(" ")[2] for line in r.log_of(job).splitlines()]
+                        assert [line for line in lines if line in NUMBERS] == NUMBERS, (how, n, lines)
+                        assert ended.outcome.log_bytes == len(r.log_of(job))
+
+    asyncio.run(main())
+
+
+def test_what_async_tasks_open_again_keeps_the_log_of_their_worker(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(OPENING_ITSELF))
+            wanted = []
+            for code in OPENED.values():
+                for n in (1, 2):
+                    end = await r.run("opens_beside_others", code=textwrap.dedent(code), n=n)
+                    assert end.outcome.end_cause is EndCause.SUCCESS, end
+                    wanted += NUMBERS
+            logs = [Path(r.attempts.path, name, "log") for name in r.folders()]
+            await until(lambda: wanted in [log.read_text().split() for log in logs], "all of it")
+
+    asyncio.run(main())
+
+
+def test_what_a_killed_shim_had_not_read_of_a_task_is_in_its_log(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            code = """
+                def says(n):
+                    open("runs", "w").close()
+                    while not os.path.exists("go"): time.sleep(0.01)
+                    os.write(n, b"five\\n")
+                    open("said", "w").close()
+                    time.sleep(60)
+                says(n)"""
+            app = r.write_app(OPENING_ITSELF)
+            await r.use(app)
+            job = r.job("opens", code=textwrap.dedent(code), n=1, dies=False)
+            facts = await r.runs(job)
+            started = r.attempts.attempt((facts.worker or "").removesuffix(".1"), 1).started()
+            assert started is not None
+            assert started.shim is not None
+            os.kill(started.shim.pid, signal.SIGSTOP)
+            Path(app.directory, "go").touch()
+            await until(Path(app.directory, "said").exists, "it is written")
+            os.kill(started.shim.pid, signal.SIGKILL)
+            assert (await r.end(job)).outcome.end_cause is EndCause.WORKER_CRASH
+            assert r.log_of(job).splitlines()[-2:] == ["one", "five"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("can_punch", [True, False])
+def test_what_tasks_have_written_does_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_punch: bool
+) -> None:
+    def refuse(fd: int, start: int, length: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(OPENING_ITSELF))
+            before = (await r.run("blocks")).outcome.result
+            most = 0
+            for _ in range(5):
+                job = r.job("floods", lines=3000)
+                await r.start(job)
+                assert (await r.end(job)).outcome.end_cause is EndCause.SUCCESS
+                text = r.log_of(job)
+                assert text.count("x" * 991 + "\n") == 3000
+                assert text.partition("\n")[0].endswith("printed")
+                for name in r.folders():
+                    most = max(most, Path(r.attempts.path, name, "log").stat().st_blocks * 512)
+            assert most < 11 << 20
+            now = (await r.run("blocks")).outcome.result
+            assert (now == before) is can_punch
+
+    if not can_punch:
+        monkeypatch.setattr(worker_process, "punch_hole", refuse)
     asyncio.run(main())

@@ -107,6 +107,7 @@ class Rig:
             "logs_dir": str(self.logs),
             "artifacts_dir": str(self.artifacts),
             "mark_path": str(self.mark),
+            "log_path": str(self.own_log),
             "inline_result_bytes": 1000,
             "max_result_bytes": 100_000,
             "max_artifact_bytes": 1 << 30,

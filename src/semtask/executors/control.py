@@ -4,7 +4,8 @@ One SEQPACKET message each way, a fixed header; descriptors travel with it (SCM_
 
     SPAWN    daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, and for stdout, or for both
                                   streams: write end of a pipe, its read end, log
-    WORKER   daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, log, socket, tokens
+    WORKER   daemon -> launcher   id, umask, grace_ms; fds: specification, attempt folder, for both streams the same
+                                  three, socket, tokens
     SETTLE   daemon -> launcher   id, pid of a shim that was lost; answered when the launcher has no orphan left
     READY    launcher -> daemon   it can spawn
     SPAWNED  launcher -> daemon   id, pid of the shim; fd: its pidfd

@@ -125,8 +125,8 @@ class _Launcher:
             _close(fds)
             self._tell(control.REFUSED, request, errno.EMFILE)
         else:
-            passed = fds[3:] if kind == control.WORKER else ()
-            own = fds[:3] if passed else fds
+            passed = fds[5:] if kind == control.WORKER else ()
+            own = fds[:5] if passed else fds
             task = self._task(request, first, second, own, notices=self._notices, null=self._null)
             self._spawn(channel.fileno(), task._replace(passed=tuple(passed)), fds)
 

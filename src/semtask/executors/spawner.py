@@ -52,7 +52,7 @@ class SpawnRequest:
     folder: AttemptFolder
     specification: int
     folder_fd: int
-    outputs: tuple[int, ...]  # see `control`: pipes and logs of a command, the log of a worker
+    outputs: tuple[int, ...]  # see `control`: pipes and logs
     umask: int
     grace_ms: int
     on_command: Callable[[ProcessIdentity], None]  # called at most once

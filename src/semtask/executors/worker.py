@@ -279,7 +279,7 @@ class Worker:
             self._pool.reports.progress(notes)
         if ends:
             self._since = self.idle_since = self._loop.time()
-            self.process.end_of_jobs()
+            self._retires |= not self.process.end_of_jobs()
             self._pool.reports.ended(ends)
             if self._retires or self._is_worn():
                 self.leave()

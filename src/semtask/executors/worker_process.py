@@ -17,12 +17,14 @@ from semtask.executors import control, worker_death
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.folder import Stop
 from semtask.executors.output import LogFiles
-from semtask.executors.shim_end import ShimEnd
+from semtask.executors.pump import Pump
+from semtask.executors.shim_end import Lost, ShimEnd
 from semtask.executors.spawner import NotSpawnedError, SpawnedShim, Spawner, SpawnRequest
 from semtask.executors.sub_process import sealed
 from semtask.executors.worker_death import Death
 from semtask.executors.worker_link import WorkerLink
 from semtask.host import identity
+from semtask.host.filesystem import punch_hole
 from semtask.model.app import App
 from semtask.model.job import ProcessIdentity
 from semtask.protocol import frames
@@ -37,7 +39,7 @@ LOG = "log"
 
 _GRACE_MS = 2000  # for what a worker runs when the daemon dies
 _LEAVE_S = 5.0  # for a worker that was asked to leave, or that has closed its socket
-_LOG_BYTES = 4 * 1024 * 1024
+_LOG_BYTES = 4 * 1024 * 1024  # of its own log: what is older goes
 _LEARN_S = 0.02
 
 
@@ -108,7 +110,8 @@ class WorkerProcess:
         self._about = {"worker": self.name, "app": app.name}
         self._folder = site.attempts.attempt(worker_id, CLAIM_NO)
         self._log_fd = -1
-        self._log_start = self._log_size = 0
+        self._log_start = self._log_size = self._log_freed = 0
+        self._output: Pump | None = None  # from its descriptors 1 and 2 to its log; the shim holds it, too
         self._shim: SpawnedShim | None = None
         self._identity: ProcessIdentity | None = None
         self._failed: Failed | None = None
@@ -153,6 +156,9 @@ class WorkerProcess:
         ).wait(self._shim)
         self._ended = True
         self._cancel_timers()
+        if isinstance(end, Lost) and self._output is not None:
+            # In a thread: a file system that is frozen or busy must not stop the daemon.
+            await asyncio.to_thread(self._output.drain)
         self.link.drain()
         return self._death(end)
 
@@ -192,18 +198,28 @@ class WorkerProcess:
         self.link.leave()
         self._be_patient(_LEAVE_S, "it did not leave when it was asked to")
 
-    def end_of_jobs(self) -> None:
-        """What it writes to its log from now on is of other jobs.
+    def end_of_jobs(self) -> bool:
+        """What it writes to its log from now on is of other jobs. False: its log is too long, and cannot be shortened.
 
         One step behind: the next job may have brought it down before this process heard of the end of the last one.
         """
         if self._ended:
-            return
-        size = os.fstat(self._log_fd).st_size
-        if size > _LOG_BYTES:
-            os.ftruncate(self._log_fd, 0)
-            self._log_size = size = 0
-        self._log_start, self._log_size = self._log_size, size
+            return True
+        self._log_start, self._log_size = self._log_size, os.fstat(self._log_fd).st_size
+        return self._log_start - self._log_freed <= _LOG_BYTES or self._free_log()
+
+    def _free_log(self) -> bool:
+        """Give back the space of what former jobs wrote; whether the file system can. Offsets stay as they are."""
+        begin = self._log_begin()
+        if begin <= self._log_freed:  # one job has written all of it
+            return True
+        try:
+            punch_hole(self._log_fd, self._log_freed, begin - self._log_freed)
+        except OSError as error:
+            log.info("the log of a worker cannot be shortened, the worker is replaced: %s", error, extra=self._about)
+            return False
+        self._log_freed = begin
+        return True
 
     # --- the start -------------------------------------------------------------------------------------------------
 
@@ -219,6 +235,9 @@ class WorkerProcess:
             self._folder.create()
             fds.append(self._folder.open())
             self._log_fd = _create(LOG, fds[0])
+            source, stream = os.pipe2(os.O_CLOEXEC)
+            fds.append(stream)
+            self._output = Pump(source, self._log_fd)
             mark = _create(MARK, fds[0])
             fds.append(mark)
             os.write(mark, bytes(16))
@@ -228,7 +247,7 @@ class WorkerProcess:
                     folder=self._folder,
                     specification=fds[-1],
                     folder_fd=fds[0],
-                    outputs=(self._log_fd,),
+                    outputs=(stream, source, self._log_fd),
                     umask=settings.umask,
                     grace_ms=_GRACE_MS,
                     on_command=self._started,
@@ -260,6 +279,7 @@ class WorkerProcess:
             logs_dir=self._site.logs.folder,
             artifacts_dir=settings.artifacts_dir,
             mark_path=os.path.join(self._folder.path, MARK),
+            log_path=os.path.join(self._folder.path, LOG),
             inline_result_bytes=settings.inline_result_bytes,
             max_result_bytes=settings.max_result_bytes,
             max_artifact_bytes=settings.max_artifact_bytes,
@@ -345,9 +365,8 @@ class WorkerProcess:
 
     def _log_begin(self) -> int:
         """From where on its log is of the job that ran at its death."""
-        begin, size = self._marks[1], os.fstat(self._log_fd).st_size if self._log_fd >= 0 else 0
-        # It may be of the time before a long log was emptied.
-        return begin if self._log_start < begin <= size else min(self._log_start, size)
+        size = os.fstat(self._log_fd).st_size if self._log_fd >= 0 else 0
+        return min(self._marks[1] or self._log_start, size)
 
     def _cancel_timers(self) -> None:
         for timer in (self._patience, self._alarm):
@@ -359,9 +378,12 @@ class WorkerProcess:
         self._ended = True
         self._cancel_timers()
         self.link.close()
-        if self._log_fd >= 0:
+        if self._output is not None:
+            self._output.close()
+            self._output = None
+        elif self._log_fd >= 0:
             os.close(self._log_fd)
-            self._log_fd = -1
+        self._log_fd = -1
         try:
             if self._folder.exists():
                 self._folder.remove()
@@ -370,5 +392,5 @@ class WorkerProcess:
 
 
 def _create(name: str, folder: int) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # not O_APPEND, which splice refuses
     return os.open(name, flags, 0o600, dir_fd=folder)

@@ -65,6 +65,8 @@ class Setup(_Frame):
     at this moment: the count of the calls that it was sent, from 1; 0 is none. So a death tells which async job brought
     it. The second is the size that the worker's own log had when its last sync job began: what follows is that job's.
 
+    `log_path` is the worker's own log: what is written to its descriptors 1 and 2 comes there.
+
     With `has_stream` descriptor 5 is a socket to the shim, which leads output to the logs of jobs: see worker.stream.
     """
 
@@ -75,6 +77,7 @@ class Setup(_Frame):
     logs_dir: str
     artifacts_dir: str
     mark_path: str
+    log_path: str
     inline_result_bytes: int
     max_result_bytes: int
     max_artifact_bytes: int

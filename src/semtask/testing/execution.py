@@ -150,6 +150,7 @@ def _setup(artifacts_dir: str) -> Setup:
         logs_dir="",
         artifacts_dir=artifacts_dir,
         mark_path="",
+        log_path="",
         inline_result_bytes=256 * 1024,
         max_result_bytes=64 * 1024 * 1024,
         max_artifact_bytes=1 << 30,

@@ -1,8 +1,9 @@
 """Whatever a job writes - print, logging, warnings, C code, the processes it starts - goes to the job's own log.
 
-Python's streams are replaced by ones that ask whose code writes. Descriptors 1 and 2 are the worker's own log; a sync
-job, which has them for itself, gets a way to its own log there as soon as it starts a process, and what came to the
-worker's log meanwhile is copied at its end. With async jobs side by side those bytes stay in the worker's log.
+Python's streams are replaced by ones that ask whose code writes. Descriptors 1 and 2 are a pipe to the worker's own
+log; a sync job, which has them for itself, gets a pipe to its own log there as soon as it starts a process, and what
+came to the worker's log meanwhile is copied at its end. With async jobs side by side those bytes stay in the worker's
+log.
 
 A sync job may lead 1 and 2 elsewhere (`os.dup2`, and what captures output by it): its streams and the processes that it
 starts follow, as in any program, until its end.
@@ -10,11 +11,13 @@ starts follow, as in any program, until its end.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import io
 import logging
 import os
 import sys
+import termios
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
@@ -28,6 +31,7 @@ from semtask.worker.stream import Stream
 _MAX_COPY = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
 _IOLBF = 1
+_NOTHING = bytes(4)  # FIONREAD of an empty pipe
 _AS_MADE: dict[str, Any] = {
     "encoding": "utf-8",
     "errors": "backslashreplace",
@@ -39,11 +43,11 @@ _AS_MADE: dict[str, Any] = {
 class Capture:
     """`shield` is held while our own code writes inside that of a task: it must not be interrupted half way."""
 
-    def __init__(self, logs_dir: str, stream: Stream | None = None) -> None:
+    def __init__(self, logs_dir: str, log_path: str, stream: Stream | None = None) -> None:
         self._stream = stream
         self._logs_dir = logs_dir
         self._logs: dict[JobContext, JobLog] = {}
-        self._own = OwnLog()
+        self._own = OwnLog(log_path, stream)
         self._alone = False  # a sync job runs, or has run: 1 and 2 are its
         self._is_child = False
         self.shield: AbstractContextManager[object] = nullcontext()
@@ -184,14 +188,20 @@ def _path(logs_dir: str, job: Call | JobContext) -> str:
 
 
 class OwnLog:
-    """The worker's own log: what descriptors 1 and 2 were at its start. Keeps descriptor 0, too."""
+    """The worker's own log, a file, and the way there: what descriptors 1 and 2 were at its start.
 
-    def __init__(self) -> None:
+    Keeps descriptor 0, too. `stream` is asked to empty the pipe before the file is looked at.
+    """
+
+    def __init__(self, path: str, stream: Stream | None) -> None:
         self.flush = _line_buffered_stdout()
         self.fds = [keep_aside(fd) for fd in (0, 1, 2)]
         self._files = [_identity(os.fstat(fd)) for fd in self.fds]
-        files = {self._files[fd]: self.fds[fd] for fd in (1, 2) if _is_file(os.fstat(fd))}
-        self._sizes = dict.fromkeys(files.values(), 0)
+        log = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._log = keep_aside(log)
+        os.close(log)
+        self._stream = stream
+        self._size = 0
 
     def is_it(self, status: os.stat_result, fd: int) -> bool:
         """Whether this is the status of what descriptor `fd` was at the start."""
@@ -204,35 +214,35 @@ class OwnLog:
 
     def remember(self) -> int:
         """The size of the log now."""
-        size = 0
-        for fd in self._sizes:
-            size = self._sizes[fd] = os.lseek(fd, 0, os.SEEK_END)
-        return size
+        self._size = self._size_now()
+        return self._size
 
     def has_grown(self) -> bool:
-        return any(os.lseek(fd, 0, os.SEEK_END) != size for fd, size in self._sizes.items())
+        return self._size_now() != self._size
+
+    def _size_now(self) -> int:
+        """With all that was written until now."""
+        # To look into the pipe costs a thousandth of asking the shim. It is full until its content is in the file.
+        if self._stream is not None and fcntl.ioctl(self.fds[1], termios.FIONREAD, _NOTHING) != _NOTHING:
+            self._stream.drain()
+        return os.lseek(self._log, 0, os.SEEK_END)
 
     def copy_growth(self, write: Callable[[str | bytes], None]) -> None:
         """Hand on what has come since `remember`, at most 16 MiB."""
-        for fd, remembered in self._sizes.items():
-            start, end = remembered, os.lseek(fd, 0, os.SEEK_END)
-            if end < start:  # the daemon empties a long one between two jobs, and this one had begun
-                start = 0
-                write("[... the log of the worker was emptied; what came before is lost ...]\n")
-            last = min(end, start + _MAX_COPY)
-            with open(f"/proc/self/fd/{fd}", "rb", buffering=0) as file:
-                file.seek(start)
-                left = last - start
-                while left > 0 and (data := file.read(min(_CHUNK, left))):
-                    left -= len(data)
-                    write(data)
-            if end > last:
-                write(f"\n[... {end - last} bytes more are in the log of the worker ...]\n")
+        position, end = self._size, os.lseek(self._log, 0, os.SEEK_END)
+        last = min(end, position + _MAX_COPY)
+        while position < last and (data := os.pread(self._log, min(_CHUNK, last - position), position)):
+            position += len(data)
+            write(data)
+        if end > last:
+            write(f"\n[... {end - last} bytes more are in the log of the worker ...]\n")
 
     def restore(self) -> None:
         for number, fd in enumerate(self.fds):
             if not self.is_at(number):
                 os.dup2(fd, number)
+        if not os.get_blocking(self.fds[1]):  # C code does not wait then, and loses what the pipe cannot take
+            os.set_blocking(self.fds[1], True)
 
     def say(self, text: str) -> None:
         with suppress(OSError):  # a full disk: there is nowhere left to say it
@@ -259,12 +269,6 @@ def _status(fd: int) -> os.stat_result | None:
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_dev, status.st_ino, status.st_rdev
-
-
-def _is_file(status: os.stat_result) -> bool:
-    import stat
-
-    return stat.S_ISREG(status.st_mode)
 
 
 class _Stream(io.TextIOWrapper):

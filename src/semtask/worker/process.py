@@ -92,7 +92,7 @@ def _me() -> str:
 
 def _prepare(channel: Channel, setup: Setup) -> Kit:
     """Import the app and say hello. Raises AppFailure."""
-    capture = Capture(setup.logs_dir, Stream(WORKER_STREAM_FD) if setup.has_stream else None)
+    capture = Capture(setup.logs_dir, setup.log_path, Stream(WORKER_STREAM_FD) if setup.has_stream else None)
     capture.install()
     faulthandler.enable(capture.own_fd, all_threads=True)
     # Where it hangs, for the daemon that is about to kill it: written in C, also while C code holds the interpreter.
