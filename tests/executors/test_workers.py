@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from semtask.host import procfs
 from semtask.model.state import EndCause
 from tests.executors.rig import alive, until, with_nonce
 from tests.executors.task_rig import ASYNC, SYNC, task_rig
+from tests.mounts import small_disk
 
 
 def test_a_task_runs_in_a_worker_and_its_result_comes_back(tmp_path: Path) -> None:
@@ -196,6 +198,12 @@ def floods(lines: int) -> None:
                 time.sleep(0.001)
 
 @app.task
+def writes() -> None:
+    rest = b"y" * 3_000_000
+    while rest:
+        rest = rest[os.write(1, rest):]
+
+@app.task
 def blocks() -> list:
     return [os.get_blocking(1), os.get_blocking(2), os.getpid()]
 """
@@ -324,3 +332,29 @@ def test_what_tasks_have_written_does_not_fill_the_disk(
     if not can_punch:
         monkeypatch.setattr(worker_process, "punch_hole", refuse)
     asyncio.run(main())
+
+
+def test_a_full_disk_stops_no_task_that_writes_to_its_descriptors(tmp_path: Path) -> None:
+    async def main(disk: Path) -> None:
+        async with task_rig(disk) as r:
+            await r.use(r.write_app(OPENING_ITSELF))
+            before = (await r.run("blocks")).outcome.result
+            ballast = disk / "ballast"
+            with ballast.open("wb", buffering=0) as file, suppress(OSError):
+                while True:
+                    file.write(bytes(1 << 16))
+            assert (await r.run("writes")).outcome.end_cause is EndCause.SUCCESS
+            ballast.unlink()
+            job = r.job("opens", code=OPENED["by name"], n=1, dies=False)
+            await r.start(job)
+            assert (await r.end(job)).outcome.end_cause is EndCause.SUCCESS
+            lines = [line.rpartition(" ")[2] for line in r.log_of(job).splitlines()]
+            assert [line for line in lines if line in NUMBERS] == NUMBERS
+            assert (await r.run("blocks")).outcome.result == before
+            logs = b"".join(Path(r.attempts.path, name, "log").read_bytes() for name in r.folders())
+            rest, _, tail = logs.partition(b"\n[... ")
+            count = int(tail.partition(b" bytes could not be written: No space left on device")[0].replace(b",", b""))
+            assert rest.count(b"y") + count == 3_000_000
+
+    with small_disk(tmp_path / "disk", 4) as disk:
+        asyncio.run(main(disk))
