@@ -114,6 +114,28 @@ def test_the_tree_is_gone_soon_after_the_daemon(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_what_was_in_the_pipe_of_a_command_when_the_daemon_died_is_in_its_log(tmp_path: Path) -> None:
+    async def main() -> None:
+        script = f"echo begin; until test -e {tmp_path}/go; do sleep 0.02; done; seq 5000; touch {tmp_path}/said"
+        spec = make_spec(["sh", "-c", f"{script}; exec sleep 60"])
+        home = tmp_path / "home"
+        owner = Owner(home, spec)
+        log = home / "job.1.out"
+        await until(lambda: log.exists() and log.read_text() == "begin\n", "the first line")
+        started = AttemptsDir(home / "attempts").attempt("job", 1).started()
+        assert started is not None
+        assert started.shim is not None
+        os.kill(started.shim.pid, signal.SIGSTOP)
+        (tmp_path / "go").touch()
+        await until((tmp_path / "said").exists, "the rest is written")
+        owner.die()
+        os.kill(started.shim.pid, signal.SIGCONT)
+        assert (await Successor(home).settle(spec)).end_cause is EndCause.INTERRUPTED
+        assert log.read_text() == "begin\n" + "".join(f"{i}\n" for i in range(1, 5001))
+
+    asyncio.run(main())
+
+
 def test_a_command_that_ended_before_is_not_interrupted(tmp_path: Path) -> None:
     async def main() -> None:
         spec = make_spec(["sh", "-c", "exit 4"])
