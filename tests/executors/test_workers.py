@@ -198,6 +198,11 @@ def floods(lines: int) -> None:
                 time.sleep(0.001)
 
 @app.task
+def prints(lines: int) -> None:
+    subprocess.run([sys.executable, "-ISc", "import os; os.set_blocking(1, False)"], check=True)
+    print(("z" * 999 + "\\n") * lines, end="")
+
+@app.task
 def writes() -> None:
     rest = b"y" * 3_000_000
     while rest:
@@ -358,3 +363,16 @@ def test_a_full_disk_stops_no_task_that_writes_to_its_descriptors(tmp_path: Path
 
     with small_disk(tmp_path / "disk", 4) as disk:
         asyncio.run(main(disk))
+
+
+def test_a_pipe_that_a_process_has_made_non_blocking_fails_no_print(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(OPENING_ITSELF))
+            job = r.job("prints", lines=8000)
+            await r.start(job)
+            ended = await r.end(job)
+            assert ended.outcome.end_cause is EndCause.SUCCESS, ended
+            assert r.log_of(job).count("z" * 999 + "\n") == 8000
+
+    asyncio.run(main())

@@ -222,7 +222,7 @@ class OwnLog:
 
     def _size_now(self) -> int:
         """With all that was written until now."""
-        # To look into the pipe costs a thousandth of asking the shim. It is full until its content is in the file.
+        # To look into the pipe costs a thousandth of asking the shim. A splice empties it when the file has all.
         if self._stream is not None and fcntl.ioctl(self.fds[1], termios.FIONREAD, _NOTHING) != _NOTHING:
             self._stream.drain()
         return os.lseek(self._log, 0, os.SEEK_END)
