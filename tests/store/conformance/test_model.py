@@ -413,12 +413,15 @@ class Queues(RuleBasedStateMachine):
         before = self.jobs, self.generations, self.seq
         self.jobs, self.generations = dict(self.jobs), dict(self.generations)
         expected = []
-        for job in jobs:
+        ids = [job.job_id for job in jobs]
+        for index, job in enumerate(jobs):
             one = self.enter(job)
             if isinstance(one, str):
                 self.jobs, self.generations, self.seq = before
                 assert isinstance(answer, Conflict | DatabaseError)
-                if one:
+                if one in ids[:index]:  # neither of the two is stored, so no id is named
+                    assert answer.details == {"index": index, "first_index": ids.index(one)}
+                elif one:
                     assert isinstance(answer, Conflict)
                     assert answer.details["job_id"] == one
                 return
