@@ -176,6 +176,13 @@ def test_a_token_expires(daemon: Daemon) -> None:
     time.sleep(max(0.0, expires_at / 1000 - time.time()) + 0.01)
     assert ask(daemon, token, "queues.list.v1")[0] == 401
     assert "expired" in semtask(daemon, "token", "ls").stdout
+    renewed = semtask(daemon, "token", "rotate", "short", "--expires", "1h").stdout.strip()
+    assert ask(daemon, renewed, "queues.list.v1") == (200, 0)
+    stored = read_tokens(daemon.home)["short"]
+    assert stored.scopes == ["read"]
+    assert abs((stored.expires_at or 0) - time.time() * 1000 - 3_600_000) < 60_000
+    semtask(daemon, "token", "rotate", "short")
+    assert read_tokens(daemon.home)["short"].expires_at is None
 
 
 def test_tokens_at_the_port(daemon: Daemon) -> None:
