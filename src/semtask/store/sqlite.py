@@ -114,8 +114,10 @@ class SqliteStore:
         )
 
     async def claim_tasks(self, request: TaskClaim) -> TaskClaimed:
-        """A tick after the other, as long as there is nothing but jobs to set aside."""
-        set_aside: frozenset[str] = frozenset()
+        """Ends with the first tick that sets jobs aside: the caller asks again, with what is offered by then.
+
+        Ticks with the old ones would undo a `bring_back`, and both would go on for ever.
+        """
         while True:
             claimed, more = await self._writer.submit(
                 lambda tick: tasks.claim_tasks(tick, structs.replace(request, now=max(request.now, self._now()))),
@@ -123,9 +125,8 @@ class SqliteStore:
                 relaxed=True,
                 rows=sum(taker.limit for taker in request.takers),
             )
-            set_aside |= claimed.set_aside
-            if any(claimed.jobs) or not more:
-                return structs.replace(claimed, set_aside=set_aside)
+            if any(claimed.jobs) or claimed.set_aside or not more:  # else there were only damaged rows
+                return claimed
 
     async def bring_back(self, job_type: str, limit: int) -> int:
         """In several short ticks."""
