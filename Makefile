@@ -25,7 +25,7 @@ check: $(STAMP) ## format, lint, types, layers
 	$(BIN)/lint-imports
 
 test: check ## the checks, then all tests (REQUIRE=bubblewrap: fail what needs it if it is missing)
-	$(BIN)/python -m pytest -n 2 -m "not alone" $(REQUIRE:%=--require=%)
+	$(BIN)/python -m pytest -n 2 -m "not alone" --session-timeout=2400 $(REQUIRE:%=--require=%)
 	$(BIN)/python -m pytest -m alone
 
 # Django 6 has tasks of its own and needs Python 3.12 or newer; the rest is tested with the oldest supported Python.

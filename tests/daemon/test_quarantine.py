@@ -17,7 +17,7 @@ from semtask import Semantica
 
 app = Semantica()
 
-@app.task(retry_on_crash=True, retry_base_delay_ms=1)
+@app.task(retry_on_crash=True)
 def poison(size: int):
     kept = bytearray(size)
     kept[::4096] = b"x" * len(kept[::4096])

@@ -145,7 +145,7 @@ def test_a_service_that_crashes_for_ever_ends_the_daemon(tmp_path: Path) -> None
         assert daemon.process is not None
         assert daemon.process.wait(20) == 71
         log = log_of(daemon)
-        assert "promoter failed and is begun anew" in log
+        assert "promoter failed and is started again" in log
         assert "promoter failed 6 times in a row" in log
         (daemon.home / "asked").unlink()
         daemon.start()  # as a service manager, or the next client, does

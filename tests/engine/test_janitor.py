@@ -368,18 +368,24 @@ def test_it_sleeps_without_history_and_passes_soon_after_many_ends(
     monkeypatch.setattr(module, "ENDS_PER_PASS", 50)
 
     async def scenario(home: Home) -> None:
-        passes = asyncio.Queue[int]()
+        passes, pauses = asyncio.Queue[int](), asyncio.Queue[float | None]()
         janitor = home.janitor(max_jobs=10)
-        clean = janitor.clean
+        clean, wait = janitor.clean, janitor._wait
 
         async def counted() -> int:
             deleted = await clean()
             passes.put_nowait(deleted)
             return deleted
 
+        async def announced(seconds: float | None) -> None:
+            pauses.put_nowait(seconds)
+            await wait(seconds)
+
         monkeypatch.setattr(janitor, "clean", counted)
+        monkeypatch.setattr(janitor, "_wait", announced)
         janitor.start()
         assert await passes.get() == 0
+        assert await pauses.get() is None  # it has looked for history before there is any
 
         async def run_jobs(count: int) -> None:
             home.opened.commits.clear()

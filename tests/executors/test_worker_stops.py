@@ -307,9 +307,10 @@ def test_a_job_that_ends_at_the_last_moment_costs_the_next_one_nothing(
 @contextmanager
 def no_descriptors() -> Iterator[None]:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    for standard in (0, 1, 2):
+        os.fstat(standard)
+    # All below are open and stay so. Whatever else is open now may be closed meanwhile, and would be available again.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from semtask.executors import launcher
 CODES = {name: getattr(errno, name) for name in ("EAGAIN", "ENOMEM")}
 
 
-def main(scratch: str, *fds: str, ills: str) -> None:
+def main(arguments: Sequence[str], ills: str) -> None:
     """`launcher:EAGAIN` in the file: it cannot fork a shim; `shim:ENOMEM`: a shim cannot spawn its program."""
 
     def failing(who: str, real: Callable[..., int]) -> Callable[..., int]:
@@ -28,5 +28,4 @@ def main(scratch: str, *fds: str, ills: str) -> None:
 
     os.fork = failing("launcher", os.fork)
     os.posix_spawn = failing("shim", os.posix_spawn)
-    control, daemon, notices = map(int, fds)
-    launcher.main(control, daemon, notices, scratch)
+    launcher.main(arguments)

@@ -27,7 +27,7 @@ def main() -> None:
     plan.register_daemon()
     launcher_process._PROGRAM = (
         f"import sys; sys.path[:0] = [{str(ROOT)!r}]; sys.path.append(sys.argv[1]); "
-        f"from tests.harness.launcher import main; main(*sys.argv[2:], folder={plan.folder!r})"
+        f"from tests.harness.launcher import main; main(sys.argv[2:], folder={plan.folder!r})"
     )
     _tell_workers(plan)
     mutations.install("daemon", plan.folder)

@@ -74,6 +74,9 @@ class Crew:
                         break  # the next one begins in a new home
             except Empty:
                 return
+            except Exception as error:
+                self._fail(f"{type(error).__name__} in {ground.folder}: {error}")
+                return
             finally:
                 stop_for_certain(ground.daemon)
 
@@ -83,9 +86,12 @@ class Crew:
         except Exception as error:
             wrong = [f"{type(error).__name__}: {error}", ground.daemon.stderr()[-2000:]]
         if wrong:
-            with self._counting:
-                self.failures.append(f"{case} in {ground.folder}: {wrong}")
+            self._fail(f"{case} in {ground.folder}: {wrong}")
         return not wrong
+
+    def _fail(self, what: str) -> None:
+        with self._counting:
+            self.failures.append(what)
 
     def _run(self, ground: Ground, case: Case, name: str) -> list[str]:
         wrong = self._kill(ground, case, name)

@@ -20,6 +20,7 @@ from tests.harness.verdict import FINAL, Evidence, Verdict
 _UNANSWERED = (OSError, http.client.HTTPException, ValueError)
 _SETTLED_S = 30.0
 _AT_ONCE = 200
+_STARTS = 5  # more than a plan kills in a row
 NOT_FOUND = 4001
 KEPT = 80  # finished jobs; more than a scene has
 
@@ -58,14 +59,16 @@ class Ground:
     # --- the daemon ---------------------------------------------------------------------------------------------------
 
     def revive(self) -> None:
-        """Start the daemon if it does not run, as often as it dies in its start."""
+        """Start the daemon if it does not run, again if it dies in its start. Raises if it never starts."""
+        starts = 0
         while self.daemon.process is None or self.daemon.process.poll() is not None:
             if self.daemon.process is not None:
                 self.deaths += 1
+            starts += 1
             try:
                 self.daemon.start()
             except AssertionError:
-                if self.daemon.process is None or self.daemon.process.poll() is None:
+                if self.daemon.process is None or self.daemon.process.poll() is None or starts == _STARTS:
                     raise
 
     def restart(self) -> None:

@@ -97,7 +97,7 @@ def spoil_launcher(ills: str) -> None:
     root = str(Path(__file__).resolve().parents[2])
     launcher_process._PROGRAM = (
         f"import sys; sys.path[:0] = [{root!r}]; sys.path.append(sys.argv[1]); "
-        f"from tests.faults.launcher import main; main(*sys.argv[2:], ills={ills!r})"
+        f"from tests.faults.launcher import main; main(sys.argv[2:], ills={ills!r})"
     )
 
 

@@ -24,11 +24,15 @@ _MAX_PAUSE_MS = 100
 _REHEARSALS = 10  # from the ninth call on the interpreter runs specialised code
 
 
-def main(control_fd: int, daemon_fd: int, notices_fd: int, scratch: str) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Serve the daemon until it closes the control socket or dies, then until the last shim has left.
 
-    `scratch` names a folder that does not exist yet; it is made, used before READY, and removed.
+    `arguments` are those that LauncherProcess gives: a folder, the descriptors of the control socket, of the daemon and
+    of the notices, and what is there for others to read. The folder does not exist yet; it is made, used before READY,
+    and removed.
     """
+    scratch = arguments[0]
+    control_fd, daemon_fd, notices_fd = map(int, arguments[1:4])
     signal_mask = _own_signals()
     for fd in (control_fd, daemon_fd, notices_fd):
         os.set_inheritable(fd, False)

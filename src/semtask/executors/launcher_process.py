@@ -16,10 +16,7 @@ from semtask.executors import control
 Answer = asyncio.Future[tuple[int, int | None]]
 
 _SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from semtask.executors.launcher import main; main(*map(int, sys.argv[3:6]), sys.argv[2])"
-)
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from semtask.executors.launcher import main; main(sys.argv[2:])"
 
 
 def _environment() -> dict[str, str]:
