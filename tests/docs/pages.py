@@ -65,7 +65,7 @@ def commands(block: Block) -> list[Command]:
 # What is different each time.
 _VARYING = [
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>"),
-    (r"\b(?=[0-9a-f]*\d)[0-9a-f]{8}\b", "<end of id>"),
+    (r"\b[0-9a-f]{8}\b", "<end of id>"),
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "<time>"),
     (r"\bpid +\d+", "pid <n>"),
     (r"\bpage \d+", "page <n>"),

@@ -169,7 +169,7 @@ def test_ends_are_stored_together_each_as_it_was(tmp_path: Path) -> None:
             await e.until(lambda: len(e.running) == 3)
             done, failed, given_back = sorted(e.running, key=lambda job: job.seq)
             e.workers.has.clear()
-            e.workers._sync.clear()
+            await e.store.configure_queue("q", paused=True)  # what is given back shall not be claimed again
             e.attempts.ended(
                 [
                     TaskEnd(done, Outcome(end_cause=EndCause.SUCCESS, result="[1,2]"), 0.1),
