@@ -94,7 +94,7 @@ class _Keys:
     """The idempotency keys of a request, stored ones and new ones."""
 
     def __init__(self, tick: Tick, jobs: Sequence[NewJob]) -> None:
-        self._known: dict[str, tuple[bytes, str, Callable[[], Inserted]]] = {}
+        self._known: dict[str, tuple[bytes | None, str, Callable[[], Inserted]]] = {}
         self._new: dict[str, _New] = {}
         keys = [job.idempotency_key for job in jobs if job.idempotency_key is not None]
         if keys:

@@ -70,7 +70,7 @@ CREATE TABLE jobs (
     trace_context        TEXT,
     idempotency_key      TEXT,
     source               TEXT,
-    content_hash         BLOB    NOT NULL,
+    content_hash         BLOB CHECK (content_hash IS NOT NULL OR idempotency_key IS NULL),
     node_id              TEXT,
     claim                TEXT,
     process              TEXT,
