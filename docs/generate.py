@@ -1,4 +1,4 @@
-"""Writes the generated parts of the pages from the code: `make docs`.
+"""Writes the generated parts of the pages, and the keywords of a job's options, from the code: `make docs`.
 
     python docs/generate.py            write what is stale
     python docs/generate.py --check    write nothing; exit code 1 if a page is stale
@@ -10,10 +10,10 @@ Where the code has something that no text explains, both fail and say what it is
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from generator import api, command_line, failures, frames, metrics, sdk, settings, states
+from generator import api, command_line, failures, frames, keywords, metrics, sdk, settings, states
 from generator.markdown import gaps
 
 DOCS = Path(__file__).resolve().parent
@@ -41,7 +41,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "frames": frames.all_frames,
     "sdk": sdk.names,
     "sdk-others": sdk.others,
-    "enqueue-options": sdk.options,
+    "enqueue-options": keywords.options,
 }
 _PLACE = re.compile(r"(<!-- generated: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -50,6 +50,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Write the generated parts of the documents.")
     parser.add_argument("--check", action="store_true", help="only say which pages are stale")
     check = parser.parse_args().check
+    # The code first: what the command line has, and its page says, follows from it.
+    stale = _written(keywords.files(), check=check)
     texts = {name: part() for name, part in PARTS.items()}
     used: set[str] = set()
 
@@ -57,19 +59,24 @@ def main() -> int:
         used.add(match[2])
         return f"{match[1]}\n{texts[match[2]]}\n\n{match[3]}"
 
-    stale = False
-    for path in sorted(DOCS.rglob("*.md")):
-        found = path.read_text(encoding="utf-8")
-        wanted = _PLACE.sub(filled, found)
-        if wanted != found:
-            stale = True
-            sys.stdout.write(f"{'stale' if check else 'wrote'}: {path.relative_to(DOCS.parent)}\n")
-            if not check:
-                path.write_text(wanted, encoding="utf-8")
+    pages = {path: _PLACE.sub(filled, path.read_text(encoding="utf-8")) for path in sorted(DOCS.rglob("*.md"))}
+    stale = _written(pages, check=check) or stale
     missing = [*gaps, *(f"no page has the part {name}" for name in PARTS if name not in used)]
     for line in dict.fromkeys(missing):
         sys.stderr.write(f"{line}\n")
     return 1 if missing or (check and stale) else 0
+
+
+def _written(files: Mapping[Path, str], *, check: bool) -> bool:
+    """Write what is stale, unless this is only a check. Whether anything was."""
+    stale = {
+        path: text for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    }
+    for path, text in stale.items():
+        sys.stdout.write(f"{'stale' if check else 'wrote'}: {path.relative_to(DOCS.parent)}\n")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return bool(stale)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import inspect
 
 from generator.markdown import anchor, bullets, code, gaps, paragraphs, sentence, table
+from semtask.model.job import Schedule
 from semtask.protocol.enqueue import CommandPayload, EnqueueParams
 from semtask.protocol.fields import Params
 from semtask.protocol.meanings import MEANINGS
@@ -190,7 +191,7 @@ def _link(struct: type) -> str:
     if struct is EnqueueParams:
         return f"[parameters of dev.enqueue.v1](#{anchor('dev.enqueue.v1')})"
     # The fields of other parameters follow right behind them.
-    return "object" if issubclass(struct, Params) else f"[{struct.__name__}](#{anchor(struct.__name__)})"
+    return "object" if issubclass(struct, (Params, Schedule)) else f"[{struct.__name__}](#{anchor(struct.__name__)})"
 
 
 def _default(field: inspect.Field) -> str:

@@ -12,9 +12,7 @@ from generator.markdown import anchor, bullets, code, compare, gaps, paragraphs,
 from semtask import AsyncClient, AsyncTask, Client, Task, testing
 from semtask.contrib import starlette
 from semtask.sdk import command, log_lines
-from semtask.sdk import options as options_of_jobs
 from semtask.sdk.embedded import Embedded
-from semtask.sdk.options import EnqueueOptions
 
 PUBLIC = {name: value for name in semtask.__all__ if callable(value := getattr(semtask, name))}
 OTHERS = {
@@ -43,9 +41,6 @@ _ALIASES = {
     "StrPath": "str | PathLike[str]",
     "Stderr": str(command.Stderr),
     "Stream": str(log_lines.Stream),
-    "OnDuplicateOption": str(options_of_jobs.OnDuplicateOption),
-    "OnInterruptOption": str(options_of_jobs.OnInterruptOption),
-    "DurabilityOption": str(options_of_jobs.DurabilityOption),
 }
 _WIDTH = 100
 
@@ -71,13 +66,6 @@ def others() -> str:
 def _all(found: Mapping[str, Any]) -> str:
     overview = table(["name", ""], [(f"[`{n}`](#{anchor(n)})", _first_sentence(value)) for n, value in found.items()])
     return "\n\n".join([overview, *(_name(name, value) for name, value in found.items())])
-
-
-def options() -> str:
-    """What one job can be enqueued with."""
-    kinds = inspect.get_annotations(EnqueueOptions)
-    rows = [(code(name), code(_written(kind.__forward_arg__))) for name, kind in kinds.items()]
-    return f"{paragraphs(EnqueueOptions.__doc__)}\n\n{table(['option', 'type'], rows)}"
 
 
 def _place(name: str) -> tuple[int, int]:

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from semtask.cli.submit import _ON_DUPLICATE
-from semtask.model.job import OnDuplicate
 from tests.cli.rig import COMMAND, LIMIT_S, Shell, Terminal, eventually
 
 
@@ -156,10 +154,6 @@ def test_who_joins_sees_all_output_of_the_other(served: Shell) -> None:
     assert code == 0
     assert "to-out" in text
     assert "to-err" in text
-
-
-def test_the_words_of_on_duplicate_are_those_of_the_api() -> None:
-    assert set(_ON_DUPLICATE) == set(OnDuplicate)
 
 
 # --- retry -----------------------------------------------------------------------------------------------------------

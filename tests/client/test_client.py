@@ -18,9 +18,9 @@ from semtask.client import calls
 from semtask.client.async_client import AsyncClient
 from semtask.client.client import Client
 from semtask.client.http import READS
-from semtask.model.job import ExecutionMode, OnDuplicate, QueueClass
+from semtask.model.job import ExecutionMode, OnDuplicate, QueueClass, Schedule
 from semtask.model.state import State
-from semtask.protocol.enqueue import EnqueueParams, Schedule
+from semtask.protocol.enqueue import EnqueueParams
 from semtask.protocol.jobs import QueryFilter
 from semtask.protocol.logs import TailParams
 from semtask.protocol.methods import METHODS

@@ -32,14 +32,14 @@ REPOSITORY = Path(__file__).parents[2]
 # An app without the SDK, with the tasks that most tests need.
 APP = """
 import asyncio, ctypes, os, signal, subprocess, sys, time
-from semtask.tasks.registry import Registry, TaskDefinition, TaskOptions
+from semtask.tasks.registry import Registry, TaskDefinition
 
 class App:
     def __init__(self):
         self.registry = Registry()
     def task(self, function):
         is_async = asyncio.iscoroutinefunction(function)
-        self.registry.add(TaskDefinition(function.__name__, function, is_async, TaskOptions()))
+        self.registry.add(TaskDefinition(function.__name__, function, is_async))
         return function
 
 app = App()

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from semtask.model.job import ExecutionMode, OnDuplicate, OnInterrupt
+from semtask.model.job import ExecutionMode, OnDuplicate, OnInterrupt, Schedule
 from semtask.model.state import FINAL, StopReason
-from semtask.protocol.enqueue import Schedule
 from semtask.protocol.jobs import JobView
 
 # $SEMANTICA_JOB_ID bears witness in the file $1.

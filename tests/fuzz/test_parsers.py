@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from semtask.cli import arguments
+from semtask.cli import arguments, job_options
 from semtask.cli.ids import job_ids
 from semtask.config.loading import load
 from semtask.engine.signatures import Arguments
@@ -274,10 +274,10 @@ WORDS = [
 @fuzzed
 def test_times_are_understood_or_refused_with_what_was_typed(data: bytes) -> None:
     text = data.decode(errors="surrogateescape")
-    for parse in (arguments.duration, arguments.limit, arguments.grace, arguments.moment, arguments.past):
+    for parse in (arguments.duration, arguments.limit, job_options.grace, arguments.moment, arguments.past):
         ms, refused = understood(functools.partial(parse, text), click.BadParameter)
         assert repr(text) in refused if ms is None else ms >= 0
-    times, refused = understood(lambda: arguments.factor(text), click.BadParameter)
+    times, refused = understood(lambda: job_options.backoff(text), click.BadParameter)
     assert repr(text) in refused if times is None else times >= 1
 
 

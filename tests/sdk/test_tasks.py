@@ -22,7 +22,7 @@ import pytest
 
 import semtask
 from semtask import AsyncTask, Cancel, Client, Interrupted, Permanent, Retry, Semantica, Snooze, Task
-from semtask.sdk.options import EnqueueOptions
+from semtask.sdk.keywords import EnqueueOptions, TaskKeywords
 from semtask.tasks.registry import DuplicateTask
 
 app = Semantica(home="/nowhere", autostart=False)
@@ -67,7 +67,7 @@ def test_the_registry_has_what_a_worker_needs() -> None:
     assert definition is not None
     assert definition.is_async
     assert definition.function is fetch.__wrapped__  # type: ignore[attr-defined]
-    assert definition.options.defaults() == {
+    assert definition.options.params == {
         "queue": "net",
         "max_attempts": 3,
         "backoff_factor": 2.0,
@@ -331,7 +331,8 @@ def test_wrong_options_fail_at_the_decorator_by_their_names() -> None:
         with pytest.raises(TypeError, match=f"unknown option '{name}'"):
             fresh.task(**{name: 1})  # type: ignore[call-overload]
     assert len(fresh.registry) == 0
-    assert WRONG_FOR_TASKS.keys() == set(inspect.signature(get_overloads(Semantica.task)[2]).parameters) - {"self"}
+    given = set(inspect.signature(get_overloads(Semantica.task)[2]).parameters) - {"self", "options"}
+    assert WRONG_FOR_TASKS.keys() == given | TaskKeywords.__annotations__.keys()
 
 
 def test_wrong_options_fail_at_using_by_their_names() -> None:

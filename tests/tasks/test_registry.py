@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from semtask.tasks.control import Retry
-from semtask.tasks.registry import DuplicateTask, Registry, TaskDefinition, TaskOptions
+from semtask.tasks.options import TaskOptions
+from semtask.tasks.registry import DuplicateTask, Registry, TaskDefinition
 
 
 def work(path: str) -> int:
@@ -53,7 +54,7 @@ def test_options_in_the_units_of_the_api() -> None:
         concurrency=2,
     )
     assert options.concurrency == 2
-    assert options.defaults() == {
+    assert options.params == {
         "queue": "index",
         "max_attempts": 5,
         "retry_base_delay_ms": 500,
@@ -65,8 +66,8 @@ def test_options_in_the_units_of_the_api() -> None:
         "grace_ms": 0,
         "retry_on_crash": True,
     }
-    assert TaskOptions.of(retry=3).defaults() == {"max_attempts": 3}
-    assert TaskOptions().defaults() == {}
+    assert TaskOptions.of(retry=3).params == {"max_attempts": 3}
+    assert TaskOptions().params == {}
 
 
 @pytest.mark.parametrize(

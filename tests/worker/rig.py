@@ -44,14 +44,14 @@ APP = """
 import asyncio, contextlib, os, signal, subprocess, sys, threading, time
 from semtask.tasks.control import *
 from semtask.tasks.context import current_job
-from semtask.tasks.registry import Registry, TaskDefinition, TaskOptions
+from semtask.tasks.registry import Registry, TaskDefinition
 
 class App:
     def __init__(self):
         self.registry = Registry()
     def task(self, function):
         name, is_async = f"{__name__}:{function.__name__}", asyncio.iscoroutinefunction(function)
-        self.registry.add(TaskDefinition(name, function, is_async, TaskOptions()))
+        self.registry.add(TaskDefinition(name, function, is_async))
         return function
 
 app = App()

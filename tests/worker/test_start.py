@@ -24,7 +24,7 @@ def add(a: int, b: int = 2) -> int:
 @app.task
 async def fetch(url: str) -> None: ...
 
-app.registry.add(TaskDefinition("named", len, False, TaskOptions(queue="q", timeout_ms=5, concurrency=3)))
+app.registry.add(TaskDefinition("named", len, False, TaskOptions({"queue": "q", "timeout_ms": 5}, 3)))
 '''
 
 

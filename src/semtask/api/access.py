@@ -16,7 +16,7 @@ from semtask.host.tokens import Token, digest, path_of, read_tokens
 from semtask.model.job import ExecutionMode
 from semtask.model.scope import ALL_SCOPES, Grant, Scope, held
 from semtask.protocol.admin import StartDaemonParams
-from semtask.protocol.enqueue import CommandPayload, EnqueueManyParams, EnqueueParams
+from semtask.protocol.enqueue import EnqueueManyParams, EnqueueParams
 from semtask.protocol.fields import Params
 from semtask.protocol.jobs import GetJobParams
 
@@ -71,14 +71,14 @@ def _require_command(jobs: Iterable[EnqueueParams], access: Access) -> None:
         if job.execution_mode is not ExecutionMode.IN_PROCESS:
             access.require(Scope.COMMAND, "a job that is not said to be a task (execution_mode IN_PROCESS)")
             if access.scopes < ALL_SCOPES:
-                _require_grantable(job.payload, access)
+                _require_grantable(job, access)
 
 
-def _require_grantable(payload: msgspec.Raw, access: Access) -> None:
+def _require_grantable(job: EnqueueParams, access: Access) -> None:
     """Nobody can give a job more than they have."""
     try:
-        wanted = msgspec.json.decode(payload, type=CommandPayload).access
-    except msgspec.MsgspecError:  # admission, which reads it as the same type, says what is wrong with it
+        wanted = job.command.access
+    except msgspec.MsgspecError:  # admission says what is wrong with it
         return
     for scope in wanted:
         access.require(scope, f"a job with the access {scope.value!r}")

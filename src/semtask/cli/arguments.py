@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,8 +18,6 @@ from semtask.config.text import decoded
 if TYPE_CHECKING:
     from datetime import datetime
 
-MAX_GRACE_MS = 60_000
-MAX_FACTOR = 1000
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
@@ -47,23 +46,36 @@ def limit(text: str) -> int:
     return ms
 
 
-def grace(text: str) -> int:
-    """A duration of at most a minute."""
-    ms = duration(text)
-    if ms > MAX_GRACE_MS:
-        raise click.BadParameter(f"{text!r} is too long; at most {MAX_GRACE_MS // 1000} s")
-    return ms
+def duration_within(least_ms: int, most_ms: int) -> Callable[[str], int]:
+    """A type of click options: durations from `least_ms` to `most_ms`."""
+
+    def within(text: str) -> int:
+        ms = limit(text) if least_ms > 0 else duration(text)
+        if ms > most_ms:
+            raise click.BadParameter(f"{text!r} is too long; at most {_spelled(most_ms)}")
+        return ms
+
+    return within
 
 
-def factor(text: str) -> float:
-    """How much longer each pause is than the one before."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= MAX_FACTOR:  # nor NaN
-        raise click.BadParameter(f"{text!r} is no factor from 1 to {MAX_FACTOR}")
-    return value
+def _spelled(ms: int) -> str:
+    unit, size = next((unit, size) for unit, size in reversed(_UNITS_MS.items()) if ms >= 2 * size or size == 1)
+    return f"{ms / size:g} {unit}"
+
+
+def number_within(least: float, most: float) -> Callable[[str], float]:
+    """A type of click options: numbers from `least` to `most`; a float of click may be NaN."""
+
+    def within(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise click.BadParameter(f"{text!r} is no number from {least:g} to {most:g}")
+        return value
+
+    return within
 
 
 def parse_duration(text: str) -> int | None:

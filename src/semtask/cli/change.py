@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from semtask.cli import render
-from semtask.cli.arguments import grace
 from semtask.cli.complete import job_words, queue_names, tag_names
 from semtask.cli.failure import Ended, describe, report
 from semtask.cli.ids import job_ids
+from semtask.cli.job_options import grace
 from semtask.cli.session import Command, Session, pass_session
 from semtask.errors import Conflict, RpcError
 

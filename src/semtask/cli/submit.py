@@ -11,21 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from semtask.cli import render
-from semtask.cli.arguments import (
-    deadline,
-    duration,
-    existing_folder,
-    factor,
-    grace,
-    limit,
-    moment,
-    now_ms,
-    require_utf8,
-    scopes,
-    task_arguments,
-    variables,
-)
-from semtask.cli.complete import queue_names, tag_names, task_names
+from semtask.cli.arguments import existing_folder, now_ms, require_utf8, scopes, task_arguments, variables
+from semtask.cli.complete import task_names
+from semtask.cli.job_options import JOB_OPTIONS
 from semtask.cli.question import has_terminal
 from semtask.cli.sandbox import sandbox_options, take_sandbox
 from semtask.cli.session import Command, Session, pass_session
@@ -36,64 +24,11 @@ from semtask.model.trace_context import trace_id_of
 if TYPE_CHECKING:
     from semtask.client.transport import Transport
 
-_ON_DUPLICATE = ("supersede", "supersede_running", "join", "reject", "after")
-
 _IMPORT_S = 10.0
-
-_COMMON: tuple[Callable[[Any], Any], ...] = (
-    click.option("-Q", "--queue", shell_complete=queue_names, help="The queue; any name works; default `default`."),
-    click.option("--priority", type=click.IntRange(-100, 100), help="-100 to 100, higher first; 0."),
-    click.option("-t", "--tag", shell_complete=tag_names, help="A word to find, cancel and retry jobs by."),
-    click.option("--at", type=moment, metavar="TIME", help="Not before this time: 18:00 or 2026-11-23T18:00."),
-    click.option("--in", "delay_ms", type=duration, metavar="DURATION", help="Not before it has passed: 90s, 1h30m."),
-    click.option("--retries", type=click.IntRange(0, 999), metavar="N", help="Try again up to N times if it fails."),
-    click.option(
-        "--retry-base",
-        "retry_base_delay_ms",
-        type=duration,
-        metavar="DURATION",
-        help="The pause before the first retry; 1s unless set otherwise.",
-    ),
-    click.option("--retry-max", "retry_max_delay_ms", type=duration, metavar="DURATION", help="The longest pause; 1h."),
-    click.option(
-        "--backoff",
-        "backoff_factor",
-        type=factor,
-        metavar="FACTOR",
-        help="How much longer each pause is than the one before; 2.",
-    ),
-    click.option(
-        "--retry-on-crash/--no-retry-on-crash",
-        default=None,
-        help="Try again if the process that ran it was lost; 3 in all.",
-    ),
-    click.option("--timeout", "timeout_ms", type=limit, metavar="DURATION", help="The longest one attempt may take."),
-    click.option(
-        "--deadline", type=deadline, metavar="DURATION|TIME", help="When all of it must be over: 2h from now, or 18:00."
-    ),
-    click.option("--ttl", "ttl_ms", type=limit, metavar="DURATION", help="Skip it if it has not started by then."),
-    click.option(
-        "--subject", "subject_key", metavar="KEY", help="What it is about: one job of a name and subject runs at once."
-    ),
-    click.option(
-        "--on-duplicate",
-        type=click.Choice(_ON_DUPLICATE),
-        help="To living jobs of the subject: take their place (supersede), stop them too, join, refuse, follow.",
-    ),
-    click.option(
-        "--on-interrupt",
-        type=click.Choice(["requeue", "fail"]),
-        help="If the daemon dies under it: run again, or end FAILED.",
-    ),
-    click.option(
-        "--grace", "grace_ms", type=grace, metavar="DURATION", help="From SIGTERM to SIGKILL; 5s, at most 60s."
-    ),
-    click.option("--idempotency-key", metavar="KEY", help="The same key never makes a second job."),
-)
 
 
 def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_COMMON):
+    for option in reversed(JOB_OPTIONS):
         command = option(command)
     return command
 

@@ -5,22 +5,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, Unpack
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from semtask import errors
 from semtask.client.http import DEFAULT_TIMEOUT, READS
-from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, QueueClass
+from semtask.client.keywords import EnqueueKeywords
+from semtask.model.job import JobSpec, QueueClass
+from semtask.model.option import declared
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import State
 from semtask.protocol.admin import Maintained, MaintenanceParams, StartDaemonParams, StartedDaemon, Stats
 from semtask.protocol.apps import Apps, AppView, ReloadAppsParams, Tasks, TaskView, Workers, WorkerView
-from semtask.protocol.enqueue import Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams, Schedule
+from semtask.protocol.enqueue import Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
 from semtask.protocol.fields import NoParams, Params
 from semtask.protocol.jobs import (
     Cancelled,
@@ -90,34 +93,7 @@ def _as(kind: type[R]) -> Callable[[msgspec.Raw], R]:
 # --- enqueue ---------------------------------------------------------------------------------------------------------
 
 
-def enqueue(
-    job_type: str,
-    payload: Any,
-    *,
-    queue: str = "default",
-    execution_mode: ExecutionMode | UnsetType = UNSET,
-    priority: int = 0,
-    schedule: Schedule | UnsetType = UNSET,
-    grace_ms: int = 5000,
-    tag: str | UnsetType = UNSET,
-    chain_group_id: str | UnsetType = UNSET,
-    parent_job_id: str | UnsetType = UNSET,
-    traceparent: str | UnsetType = UNSET,
-    idempotency_key: str | UnsetType = UNSET,
-    on_interrupt: OnInterrupt | UnsetType = UNSET,
-    durability: Durability = Durability.FSYNC,
-    subject_key: str | UnsetType = UNSET,
-    on_duplicate: OnDuplicate | UnsetType = UNSET,
-    max_attempts: int = 1,
-    backoff_factor: float = 2.0,
-    retry_base_delay_ms: int | UnsetType = UNSET,
-    retry_max_delay_ms: int = 3_600_000,
-    retry_on_crash: bool = False,
-    timeout_ms: int | UnsetType = UNSET,
-    deadline: int | UnsetType = UNSET,
-    ttl_ms: int | UnsetType = UNSET,
-    source: str | UnsetType = UNSET,
-) -> Call[Enqueued]:
+def enqueue(job_type: str, payload: Any, **options: Unpack[EnqueueKeywords]) -> Call[Enqueued]:
     """Store a job; once this returns, it survives any crash. `payload` is anything that JSON can hold.
 
     With an `idempotency_key` the request is repeated if its answer gets lost; it still makes one job. `max_attempts`
@@ -125,40 +101,31 @@ def enqueue(
     `ttl_ms` for the time until it starts. `on_duplicate` says what happens to live jobs of the same `subject_key`.
     With a `source` (`source` of `tasks.list.v1`) only the project that defines the task runs it.
     """
-    params = EnqueueParams(
-        job_type=job_type,
-        payload=_raw(payload),
-        queue=queue,
-        execution_mode=execution_mode,
-        priority=priority,
-        schedule=schedule,
-        grace_ms=grace_ms,
-        tag=tag,
-        chain_group_id=chain_group_id,
-        parent_job_id=parent_job_id,
-        traceparent=traceparent,
-        idempotency_key=idempotency_key,
-        on_interrupt=on_interrupt,
-        durability=durability,
-        subject_key=subject_key,
-        on_duplicate=on_duplicate,
-        max_attempts=max_attempts,
-        backoff_factor=backoff_factor,
-        retry_base_delay_ms=retry_base_delay_ms,
-        retry_max_delay_ms=retry_max_delay_ms,
-        retry_on_crash=retry_on_crash,
-        timeout_ms=timeout_ms,
-        deadline=deadline,
-        ttl_ms=ttl_ms,
-        source=source,
-    )
-    return Call("dev.enqueue.v1", params, _as(Enqueued), has_key=idempotency_key is not UNSET)
+    params = EnqueueParams(job_type=job_type, payload=_raw(payload), **options)
+    return Call("dev.enqueue.v1", params, _as(Enqueued), has_key=params.idempotency_key is not None)
+
+
+def _spell_out(function: Callable[..., Any]) -> None:
+    """Show the keywords of the options to help() and notebooks, which know nothing of a TypedDict."""
+    wanted = inspect.signature(function)
+    given = [parameter for parameter in wanted.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    taken = {parameter.name for parameter in given}
+    for option in declared(JobSpec):
+        if option.name not in taken:
+            kind = EnqueueKeywords.__annotations__[option.name].__forward_arg__
+            given.append(
+                inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=kind)
+            )
+    function.__signature__ = wanted.replace(parameters=given)  # type: ignore[attr-defined]
+
+
+_spell_out(enqueue)
 
 
 def enqueue_many(jobs: Sequence[EnqueueParams | Mapping[str, Any]]) -> Call[list[Enqueued]]:
     """Store up to 10,000 jobs in one transaction, all or none. A job is EnqueueParams or a mapping like it."""
     members = [job if isinstance(job, EnqueueParams) else _enqueue_params(job) for job in jobs]
-    keyed = all(job.idempotency_key is not UNSET for job in members)
+    keyed = all(job.idempotency_key is not None for job in members)
     params = EnqueueManyParams(jobs=members)
     return Call("dev.enqueue_many.v1", params, lambda raw: _decode(EnqueuedMany, raw).jobs, has_key=keyed)
 

@@ -38,7 +38,8 @@ from semtask.model.state import State
 from semtask.protocol.jobs import JobView
 from semtask.sdk.app import Semantica
 from semtask.sdk.failures import failure_of
-from semtask.sdk.options import EnqueueOptions, JobOptions
+from semtask.sdk.keywords import EnqueueOptions
+from semtask.sdk.options import JobOptions
 from semtask.sdk.results import result_of
 from semtask.sdk.task import AsyncTask
 from semtask.sdk.task import Task as SemanticaTask

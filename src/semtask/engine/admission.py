@@ -6,42 +6,34 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection
+from operator import attrgetter
 from typing import Protocol
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from semtask.engine.floors import why_not_together, wish_of
 from semtask.errors import ValidationError, suggestion
-from semtask.model.job import ExecutionMode, Job, NewJob, OnDuplicate, OnInterrupt
+from semtask.model.job import (
+    AdmittedJob,
+    ExecutionMode,
+    Job,
+    NewJob,
+    OnDuplicate,
+    OnInterrupt,
+    Schedule,
+    StoredOptions,
+)
 from semtask.model.sandbox import SandboxLevel, confines
 from semtask.model.scope import Scope
 from semtask.protocol.enqueue import CommandPayload, EnqueueParams, SandboxWish
 from semtask.protocol.frames import TaskInfo
 
-# What a retry takes over from the job that ended.
-_COPIED = (
-    "queue",
-    "job_type",
-    "execution_mode",
-    "payload",
-    "on_interrupt",
-    "content_hash",
-    "priority",
-    "max_attempts",
-    "backoff_factor",
-    "retry_base_delay_ms",
-    "retry_max_delay_ms",
-    "timeout_ms",
-    "grace_ms",
-    "ttl_ms",
-    "subject_key",
-    "tag",
-    "chain_group_id",
-    "parent_job_id",
-    "trace_context",
-    "retry_on_crash",
-    "source",
+_OPTIONS = StoredOptions.__struct_fields__
+_values = attrgetter(*_OPTIONS)
+# A retry has another key, and counts its deadline anew.
+_COPIED = tuple(
+    name for name in AdmittedJob.__struct_fields__ if name not in {"idempotency_key", "content_hash", "run_at"}
 )
 # Of msgspec's messages, the two whose place is the object around what is wrong.
 _FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
@@ -77,72 +69,70 @@ class Admission:
         self._retry_base_delay_ms = retry_base_delay_ms
 
     def admit(self, params: EnqueueParams) -> NewJob:
-        payload = bytes(params.payload)
+        """A command is decoded as `params.command`, and only there."""
+        payload = bytes(memoryview(params.payload))
         if len(payload) > self._max_payload_bytes:
             raise _invalid(
                 "payload", f"has {len(payload):,} bytes; the limit (max_payload_bytes) is {self._max_payload_bytes:,}"
             )
-        mode = params.execution_mode or self._mode_of(params.job_type, payload)
+        mode = params.execution_mode or self._mode_of(params)
         if mode is ExecutionMode.SUBPROCESS:
-            arguments = _command(payload)
+            _check_command(params)
         else:
-            known = self._tasks.task(params.job_type) is not None
-            self._tasks.check(params.job_type, payload, params.source or None)
-            arguments = _task_arguments(payload, may_be_other=not params.execution_mode and not known)
+            self._check_task(params, payload)
         now = self._now_ms()
-        run_at = _run_at(params, now)
-        base = params.retry_base_delay_ms
-        retry_base_delay_ms = self._retry_base_delay_ms if isinstance(base, UnsetType) else base
-        _refuse_contradictions(params, run_at or now, now, retry_base_delay_ms)
+        run_at = None if params.schedule is None else _run_at(params.schedule, now)
+        base_delay_ms = params.retry_base_delay_ms
+        if base_delay_ms is None:
+            base_delay_ms = self._retry_base_delay_ms
+        _refuse_contradictions(params, run_at or now, now, base_delay_ms)
+        values = dict(zip(_OPTIONS, _values(params), strict=True))
+        values["payload"] = payload.decode()
+        values["execution_mode"] = mode
+        values["retry_base_delay_ms"] = base_delay_ms
+        if params.on_interrupt is None:
+            values["on_interrupt"] = _DEFAULT_ON_INTERRUPT[mode]
+        if mode is not ExecutionMode.IN_PROCESS:
+            values["source"] = None
         return NewJob(
             job_id=self._new_id(),
-            queue=params.queue,
-            job_type=params.job_type,
-            execution_mode=mode,
-            payload=payload.decode(),
             created_at=now,
             run_at=run_at,
-            priority=params.priority,
-            max_attempts=params.max_attempts,
-            backoff_factor=params.backoff_factor,
-            retry_base_delay_ms=retry_base_delay_ms,
-            retry_max_delay_ms=params.retry_max_delay_ms,
-            retry_on_crash=params.retry_on_crash,
-            timeout_ms=params.timeout_ms or None,
-            deadline=None if isinstance(params.deadline, UnsetType) else params.deadline,
-            ttl_ms=params.ttl_ms or None,
-            subject_key=params.subject_key or None,
+            trace_context=params.traceparent,
             on_duplicate=_on_duplicate(params),
-            grace_ms=params.grace_ms,
-            tag=params.tag or None,
-            chain_group_id=params.chain_group_id or None,
-            parent_job_id=params.parent_job_id or None,
-            trace_context=params.traceparent or None,
-            idempotency_key=params.idempotency_key or None,
-            source=params.source or None if mode is ExecutionMode.IN_PROCESS else None,
-            on_interrupt=params.on_interrupt or _DEFAULT_ON_INTERRUPT[mode],
             durability=params.durability,
-            content_hash=_content_hash(params, mode, arguments),
+            content_hash=None if params.idempotency_key is None else _content_hash(params, mode),
+            **values,
         )
 
-    def _mode_of(self, job_type: str, payload: bytes) -> ExecutionMode:
+    def _mode_of(self, params: EnqueueParams) -> ExecutionMode:
         """A registered task, else a command, else a task that nobody offers yet."""
-        if self._tasks.task(job_type) is not None:
+        if self._tasks.task(params.job_type) is not None:
             return ExecutionMode.IN_PROCESS
-        return _mode_of(payload)
+        try:
+            params.command  # noqa: B018 - whether it is one
+        except msgspec.MsgspecError:
+            return _mode_of_other(params.payload)
+        return ExecutionMode.SUBPROCESS
+
+    def _check_task(self, params: EnqueueParams, payload: bytes) -> None:
+        self._tasks.check(params.job_type, payload, params.source)
+        # Where nobody has said yet that it is for a task, it may be something else than an object of arguments.
+        is_task = params.execution_mode is not None or self._tasks.task(params.job_type) is not None
+        if is_task and payload[:1] != b"{" and payload.lstrip(b" \t\r\n")[:1] != b"{":
+            raise _invalid("payload", "of a task is an object with its arguments by name")
 
     def copy(self, job: Job) -> NewJob:
         """A new job like this finished one. It has no key, which stays with the first; its deadline is as far away
         as the first one's was; within its subject it goes behind what is there."""
         now = self._now_ms()
-        return NewJob(
-            job_id=self._new_id(),
-            created_at=now,
-            deadline=None if job.deadline is None else now + job.deadline - job.created_at,
-            on_duplicate=OnDuplicate.AFTER if job.subject_key else None,
-            retry_of=job.job_id,
-            **{name: getattr(job, name) for name in _COPIED},
-        )
+        values = {name: getattr(job, name) for name in _COPIED}
+        values["job_id"] = self._new_id()
+        values["created_at"] = now
+        values["retry_of"] = job.job_id
+        if job.deadline is not None:
+            values["deadline"] = now + job.deadline - job.created_at
+        return NewJob(on_duplicate=OnDuplicate.AFTER if job.subject_key else None, **values)
 
 
 def _invalid(place: str, what: str) -> ValidationError:
@@ -153,7 +143,8 @@ class _Probe(msgspec.Struct):
     command: msgspec.Raw = msgspec.Raw()
 
 
-def _mode_of(payload: bytes) -> ExecutionMode:
+def _mode_of_other(payload: msgspec.Raw) -> ExecutionMode:
+    """Of what is no command as it should be: whether it is meant to be one."""
     try:
         probe = msgspec.json.decode(payload, type=_Probe)
     except msgspec.MsgspecError:
@@ -161,26 +152,11 @@ def _mode_of(payload: bytes) -> ExecutionMode:
     return ExecutionMode.SUBPROCESS if bytes(probe.command) else ExecutionMode.IN_PROCESS
 
 
-def _task_arguments(payload: bytes, *, may_be_other: bool) -> object:
-    """`may_be_other`: nobody has said yet that it is for a task with arguments."""
-    arguments = msgspec.json.decode(payload)
-    if not isinstance(arguments, dict) and not may_be_other:
-        raise _invalid("payload", "of a task is an object with its arguments by name")
-    return arguments
-
-
-def _command(payload: bytes) -> object:
+def _check_command(params: EnqueueParams) -> None:
     try:
-        command = msgspec.json.decode(payload, type=CommandPayload)
+        command = params.command
     except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at `$")
-        place = "payload" + path.rstrip("`")
-        if field := _FIELD.fullmatch(text):
-            name = field[2][:128]
-            meant = suggestion(name, CommandPayload.__struct_fields__)
-            what = "is missing" if field[1] == "missing required" else f"is not known{meant}"
-            raise _invalid(f"{place}.{name}", what) from None
-        raise _invalid(place, f"is not valid: {text}") from None
+        raise _explained(str(error)) from None
     _refuse_nul("payload.command", command.command)
     for index, argument in enumerate(command.args):
         _refuse_nul(f"payload.args[{index}]", argument)
@@ -191,11 +167,19 @@ def _command(payload: bytes) -> object:
         _refuse_nul(f"payload.env.{name}", value)
     if command.working_dir is not UNSET:
         _require_path("payload.working_dir", command.working_dir)
-    content = [command.command, command.args, command.working_dir or None]
-    wish = wish_of(command.sandbox)
-    _check_sandbox(wish, command.access)
-    # A part of it: no job with a weaker sandbox stands for this one.
-    return content if wish.level is SandboxLevel.NONE else [*content, wish]
+    _check_sandbox(wish_of(command.sandbox), command.access)
+
+
+def _explained(error: str) -> ValidationError:
+    """msgspec's message, with the place and the name that was meant."""
+    text, _, path = error.partition(" - at `$")
+    place = "payload" + path.rstrip("`")
+    if field := _FIELD.fullmatch(text):
+        name = field[2][:128]
+        meant = suggestion(name, CommandPayload.__struct_fields__)
+        what = "is missing" if field[1] == "missing required" else f"is not known{meant}"
+        return _invalid(f"{place}.{name}", what)
+    return _invalid(place, f"is not valid: {text}")
 
 
 def _check_sandbox(wish: SandboxWish, access: Collection[Scope]) -> None:
@@ -223,10 +207,7 @@ def _require_path(place: str, path: str) -> None:
         raise _invalid(place, f"must be an absolute path, not {path!r}")
 
 
-def _run_at(params: EnqueueParams, now: int) -> int | None:
-    schedule = params.schedule
-    if not schedule:
-        return None
+def _run_at(schedule: Schedule, now: int) -> int | None:
     given = {name for name in ("scheduled_at", "delay_ms") if getattr(schedule, name) is not UNSET}
     wanted = {"IMMEDIATE": set(), "AT": {"scheduled_at"}, "AFTER": {"delay_ms"}}[schedule.type]
     if given != wanted:
@@ -238,10 +219,10 @@ def _run_at(params: EnqueueParams, now: int) -> int | None:
 
 
 def _refuse_contradictions(params: EnqueueParams, due: int, now: int, retry_base_delay_ms: int) -> None:
-    if not isinstance(params.deadline, UnsetType) and params.deadline <= due:
+    if params.deadline is not None and params.deadline <= due:
         when = "run_at" if due > now else "now"
         raise _invalid("deadline", f"({params.deadline}) is not later than {when} ({due}): the job could never run")
-    if params.on_duplicate and not params.subject_key:
+    if params.on_duplicate is not None and params.subject_key is None:
         raise _invalid("on_duplicate", "says what happens to jobs of the same subject; give a `subject_key`")
     if retry_base_delay_ms > params.retry_max_delay_ms:
         raise _invalid(
@@ -251,12 +232,18 @@ def _refuse_contradictions(params: EnqueueParams, due: int, now: int, retry_base
 
 
 def _on_duplicate(params: EnqueueParams) -> OnDuplicate | None:
-    if not params.subject_key:
-        return None
-    return params.on_duplicate or OnDuplicate.SUPERSEDE
+    return None if params.subject_key is None else params.on_duplicate or OnDuplicate.SUPERSEDE
 
 
-def _content_hash(params: EnqueueParams, mode: ExecutionMode, arguments: object) -> bytes:
+def _content_hash(params: EnqueueParams, mode: ExecutionMode) -> bytes:
     """What an idempotency key stands for: never the environment, the umask, times or the traceparent."""
-    content = [params.job_type, params.queue, params.subject_key or None, mode, arguments]
+    arguments = _essence(params.command) if mode is ExecutionMode.SUBPROCESS else msgspec.json.decode(params.payload)
+    content = [params.job_type, params.queue, params.subject_key, mode, arguments]
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).digest()
+
+
+def _essence(command: CommandPayload) -> list[object]:
+    content: list[object] = [command.command, command.args, command.working_dir or None]
+    wish = wish_of(command.sandbox)
+    # A part of it: no job with a weaker sandbox stands for this one.
+    return content if wish.level is SandboxLevel.NONE else [*content, wish]

@@ -23,7 +23,7 @@ from semtask.model.job import Job, ProcessIdentity
 from semtask.model.outcome import Outcome, bad_payload, never_ran, no_room, spawn_failed
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW, is_last_straw
 from semtask.model.state import StopReason
-from semtask.protocol.enqueue import CommandPayload
+from semtask.protocol.enqueue import CommandPayload, command_of
 from semtask.store.base import Store
 from semtask.store.requests import Finish, Running
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
@@ -169,7 +169,7 @@ class Attempts:
     async def _prepare(self, job: Job) -> CommandSpec | Outcome:
         """What to start, or how the attempt ends without a start."""
         try:
-            payload = msgspec.json.decode(job.payload, type=CommandPayload)
+            payload = command_of(job.payload)
         except msgspec.MsgspecError as error:
             return bad_payload(f"the stored payload is no command: {error}")
         sandbox = self._floors.sandbox_for(job.queue, payload.sandbox)

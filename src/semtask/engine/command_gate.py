@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +14,6 @@ from semtask.errors import ConfigError, Unauthorized
 from semtask.executors.base import CommandSpec
 from semtask.host.command_policy import Judged, PolicyFile, judge, rules_of
 from semtask.model.command_policy import Policy, Refusal, about
-from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.outcome import Outcome, never_ran, spawn_failed
 from semtask.model.sandbox import SandboxLevel
 from semtask.protocol.enqueue import CommandPayload
@@ -57,9 +56,10 @@ class CommandGate:
             self._watch.cancel()
             await asyncio.wait([self._watch])
 
-    async def check(self, jobs: Sequence[NewJob]) -> None:
-        """Raises Unauthorized, which names the rule, if one of the new jobs is a command that may not run."""
-        commands = {n: job for n, job in enumerate(jobs) if job.execution_mode is ExecutionMode.SUBPROCESS}
+    async def check(self, commands: Mapping[int, CommandPayload], *, of: int) -> None:
+        """Raises Unauthorized, which names the rule, if one of the new commands may not run. They are given by their
+        place among the jobs of the request, of which there are `of`.
+        """
         if not commands:
             return
         try:
@@ -69,10 +69,10 @@ class CommandGate:
             raise Unauthorized(f"no command is accepted now: {error.message}", details=self._place()) from None
         if policy is None:
             return
-        refused = await asyncio.to_thread(self._first_refused, policy, list(commands.values()))
+        refused = await asyncio.to_thread(self._first_refused, policy, commands)
         if refused is not None:
             index, why = refused
-            place = f"jobs[{list(commands)[index]}]: " if len(jobs) > 1 else ""
+            place = f"jobs[{index}]: " if of > 1 else ""
             raise Unauthorized(f"{place}{self._told(why)}", details={**self._place(), "rule": why.rule})
 
     async def admit(self, spec: CommandSpec) -> CommandSpec | Outcome:
@@ -101,11 +101,10 @@ class CommandGate:
         log.info("commands are accepted and started again")
         self._hold(None)
 
-    def _first_refused(self, policy: Policy, jobs: Sequence[NewJob]) -> tuple[int, Refusal] | None:
+    def _first_refused(self, policy: Policy, commands: Mapping[int, CommandPayload]) -> tuple[int, Refusal] | None:
         defaults = self._defaults
-        of_all = rules_of(policy) if len(jobs) > 1 else None
-        for index, job in enumerate(jobs):
-            payload = msgspec.json.decode(job.payload, type=CommandPayload)
+        of_all = rules_of(policy) if len(commands) > 1 else None
+        for index, payload in commands.items():
             argv, env = [payload.command, *payload.args], {**defaults.env, **payload.env}
             rules = of_all or rules_of(about(policy, argv))
             judged = judge(rules, argv, env, payload.working_dir or defaults.working_dir)

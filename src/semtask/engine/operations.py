@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from semtask.engine.admission import Admission
@@ -21,12 +20,12 @@ from semtask.engine.janitor import Janitor
 from semtask.engine.slots import Slots
 from semtask.engine.tailing import Tailing
 from semtask.engine.throttle import LoadWatch
-from semtask.engine.views import app_view, attempt_views, job_view, queue_view, task_view, worker_view
+from semtask.engine.views import app_view, job_view, queue_view, task_view, worker_view
 from semtask.engine.waits import NOBODY, Waiter, Waits
 from semtask.errors import Conflict, NotFound, Unauthorized, ValidationError
 from semtask.host.clocks import Clock
-from semtask.model.job import Durability, ExecutionMode, Job, NewJob
-from semtask.model.scope import ALL_SCOPES, Scope
+from semtask.model.job import Attempt, Durability, ExecutionMode, Job, NewJob
+from semtask.model.scope import Scope
 from semtask.model.state import FINAL, State, StopReason
 from semtask.protocol.admin import (
     Maintained,
@@ -39,7 +38,14 @@ from semtask.protocol.admin import (
 )
 from semtask.protocol.apps import Apps as AppList
 from semtask.protocol.apps import ReloadAppsParams, Tasks, Workers
-from semtask.protocol.enqueue import CommandPayload, Enqueued, EnqueuedMany, EnqueueManyParams, EnqueueParams
+from semtask.protocol.enqueue import (
+    CommandPayload,
+    Enqueued,
+    EnqueuedMany,
+    EnqueueManyParams,
+    EnqueueParams,
+    command_of,
+)
 from semtask.protocol.fields import NoParams
 from semtask.protocol.jobs import (
     Cancelled,
@@ -62,6 +68,7 @@ from semtask.telemetry import counters
 from semtask.telemetry.events import Committed, Events
 
 RETRIED_AT_ONCE = 200
+SUBPROCESS = ExecutionMode.SUBPROCESS
 
 
 class Operations:
@@ -123,7 +130,8 @@ class Operations:
     # --- enqueue -----------------------------------------------------------------------------------------------------
 
     async def enqueue(self, params: EnqueueParams) -> Enqueued:
-        return (await self._insert([self._admission.admit(params)]))[0]
+        job = self._admission.admit(params)
+        return (await self._insert([job], {0: params.command} if job.execution_mode is SUBPROCESS else {}))[0]
 
     async def enqueue_many(self, params: EnqueueManyParams) -> EnqueuedMany:
         jobs = []
@@ -134,12 +142,14 @@ class Operations:
                 place = f"jobs[{index}]"
                 details = {**error.details, "parameter": f"{place}.{error.details.get('parameter', '')}".rstrip(".")}
                 raise ValidationError(f"{place}: {error.message}", details=details) from error
-        return EnqueuedMany(jobs=await self._insert(jobs))
+        commands = {n: params.jobs[n].command for n, job in enumerate(jobs) if job.execution_mode is SUBPROCESS}
+        return EnqueuedMany(jobs=await self._insert(jobs, commands))
 
-    async def _insert(self, jobs: Sequence[NewJob]) -> list[Enqueued]:
+    async def _insert(self, jobs: Sequence[NewJob], commands: Mapping[int, CommandPayload]) -> list[Enqueued]:
+        """`commands` are those of the jobs that are one, by their place."""
         self._disk.require_room()
         self._floors.check(jobs)
-        await self._gate.check(jobs)
+        await self._gate.check(commands, of=len(jobs))
         durable = any(job.durability is Durability.FSYNC for job in jobs)
         # The claim is submitted in the same turn of the loop as the insert: a free slot then costs no second commit.
         for mode in ExecutionMode:
@@ -167,15 +177,14 @@ class Operations:
 
     async def get_job(self, params: GetJobParams) -> JobView:
         job = await self._job(params.job_id)
-        view = self._view(
+        attempts = await self._store.attempts(job.job_id) if "attempts" in params.include else None
+        return self._view(
             job,
             with_payload=bool({"payload", "secrets"}.intersection(params.include)),
             with_secrets="secrets" in params.include,
             with_result="result" in params.include,
+            attempts=attempts,
         )
-        if "attempts" in params.include:
-            view.attempts_list = attempt_views(job, await self._store.attempts(job.job_id))
-        return view
 
     async def query_jobs(self, params: QueryJobsParams) -> QueriedJobs:
         where = params.filter
@@ -291,9 +300,10 @@ class Operations:
     async def _copy(self, jobs: Sequence[Job], scopes: frozenset[Scope]) -> list[RetriedJob]:
         if not jobs:
             return []
-        for job in jobs:
-            _require_grantable(job, scopes)
-        copies = await self._insert([self._admission.copy(job) for job in jobs])
+        commands = {n: command_of(job.payload) for n, job in enumerate(jobs) if job.execution_mode is SUBPROCESS}
+        for n, command in commands.items():
+            _require_grantable(jobs[n], command, scopes)
+        copies = await self._insert([self._admission.copy(job) for job in jobs], commands)
         return [RetriedJob(job_id=new.job_id, retry_of=old.job_id) for new, old in zip(copies, jobs, strict=True)]
 
     async def list_queues(self, params: NoParams) -> Queues:
@@ -381,7 +391,13 @@ class Operations:
         return job
 
     def _view(
-        self, job: Job, *, with_payload: bool = False, with_secrets: bool = False, with_result: bool = False
+        self,
+        job: Job,
+        *,
+        with_payload: bool = False,
+        with_secrets: bool = False,
+        with_result: bool = False,
+        attempts: Sequence[Attempt] | None = None,
     ) -> JobView:
         return job_view(
             job,
@@ -391,6 +407,7 @@ class Operations:
             with_payload=with_payload,
             with_secrets=with_secrets,
             with_result=with_result,
+            attempts=attempts,
         )
 
     def _queue(self, row: QueueRow) -> QueueView:
@@ -402,10 +419,8 @@ class Operations:
         return self._queue(row)
 
 
-def _require_grantable(job: Job, scopes: frozenset[Scope]) -> None:
-    if job.execution_mode is not ExecutionMode.SUBPROCESS or scopes >= ALL_SCOPES:
-        return
-    missing = set(msgspec.json.decode(job.payload, type=CommandPayload).access) - scopes
+def _require_grantable(job: Job, command: CommandPayload, scopes: frozenset[Scope]) -> None:
+    missing = set(command.access) - scopes
     if missing:
         raise Unauthorized(
             f"job {job.job_id} was given the access {', '.join(sorted(missing))}, which you have not",

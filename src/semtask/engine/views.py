@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -43,7 +44,9 @@ def job_view(
     with_payload: bool = False,
     with_secrets: bool = False,
     with_result: bool = False,
+    attempts: Sequence[Attempt] | None = None,
 ) -> JobView:
+    """`attempts` are those that have ended, where they were asked for."""
     return JobView(
         **{name: getattr(job, name) for name in _SAME},
         pid=job.process.pid if job.process and job.state not in WAITING else None,
@@ -55,6 +58,7 @@ def job_view(
         artifacts=_artifacts(job.artifacts, artifacts_dir),
         result=_raw(job.result) if with_result else None,
         payload=_payload(job, with_secrets=with_secrets) if with_payload else None,
+        attempts_list=None if attempts is None else _attempt_views(job, attempts),
     )
 
 
@@ -122,7 +126,7 @@ def command_line(job: Job) -> str | None:
     return " ".join(words)
 
 
-def attempt_views(job: Job, ended: list[Attempt]) -> list[AttemptView]:
+def _attempt_views(job: Job, ended: Sequence[Attempt]) -> list[AttemptView]:
     """The ended attempts, and the present one of a running job."""
     views = [msgspec.convert(a, AttemptView, from_attributes=True) for a in ended]
     if job.state is State.RUNNING and job.started_at is not None:

@@ -1,11 +1,18 @@
-"""A job, as a value. Times are epoch milliseconds (wall clock, UTC); durations are milliseconds."""
+"""A job, from what a user asks for to what is stored.
+
+Times are epoch milliseconds (wall clock, UTC); durations are milliseconds.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from semtask.model import bounds
+from semtask.model.option import Option, Use
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import EndCause, State, StopReason
 
@@ -45,42 +52,198 @@ class Durability(StrEnum):
     OS = "os"  # survives any crash of a process
 
 
-class NewJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A validated job that is not stored yet.
+# --- what a user can ask for ------------------------------------------------------------------------------------------
 
-    `payload` is the JSON text as it came. `content_hash` stands for what an idempotency key protects. `source`: the
-    project that enqueued a task, see tasks.source.
-    `run_at` is None for a job that may run at once.
+
+class StoredOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user can ask of a job, as far as the job keeps it. A field that is None was left out.
+
+    This is the only place where an option is spelled out: new and stored jobs, the messages of the API, the columns,
+    the keywords of the clients and the SDK, the command line, what a retry copies and the reference follow from it.
+    CONTRIBUTING.md has the recipe for a new one.
+    """
+
+    job_type: Annotated[
+        str,
+        Option(
+            "what kind of job it is: the name of the task, or any name for a command",
+            bounds.JOB_TYPE,
+            Use.PROGRAMS,
+            word="name",
+        ),
+    ]
+    payload: Annotated[
+        Any, Option("the arguments of a task by name, or the CommandPayload of a command", use=Use.PROGRAMS)
+    ] = None
+    queue: Annotated[
+        str,
+        Option(
+            "the queue it waits in; any name works without being declared", bounds.QUEUE_NAME, flags=("-Q", "--queue")
+        ),
+    ] = "default"
+    execution_mode: Annotated[
+        ExecutionMode | None,
+        Option("SUBPROCESS runs a command, IN_PROCESS a Python task", use=Use.PROGRAMS, left_out="the payload decides"),
+    ] = None
+    priority: Annotated[
+        int,
+        Option(
+            "higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the "
+            "machine is busy",
+            bounds.PRIORITY,
+        ),
+    ] = 0
+    tag: Annotated[
+        str | None, Option("a word to find, cancel and retry jobs by", bounds.TAG, flags=("-t", "--tag"))
+    ] = None
+    chain_group_id: Annotated[
+        str | None, Option("a group to find, cancel and retry jobs by", bounds.TAG, Use.PROGRAMS)
+    ] = None
+    parent_job_id: Annotated[str | None, Option("the job that enqueues this one", bounds.JOB_ID, Use.PROGRAMS)] = None
+    subject_key: Annotated[
+        str | None,
+        Option(
+            "what it is about: of the jobs of one name and subject, only one runs at a time",
+            bounds.SUBJECT_KEY,
+            Use.ONE_JOB,
+            word="subject",
+        ),
+    ] = None
+    idempotency_key: Annotated[
+        str | None,
+        Option(
+            "the same key is the same job, as long as its row exists: a second enqueue gives the first job",
+            bounds.IDEMPOTENCY_KEY,
+            Use.ONE_JOB,
+        ),
+    ] = None
+    max_attempts: Annotated[
+        int,
+        Option("how often it may run in all; 0 and 1 mean no retry", bounds.MAX_ATTEMPTS, word="retry", within="retry"),
+    ] = 1
+    backoff_factor: Annotated[
+        float,
+        Option(
+            "how much longer each pause is than the one before",
+            bounds.BACKOFF_FACTOR,
+            word="factor of retry",
+            within="retry",
+            flags=("--backoff",),
+        ),
+    ] = 2.0
+    retry_base_delay_ms: Annotated[
+        int | None,
+        Option(
+            "the pause before the first retry",
+            bounds.RETRY_BASE_DELAY,
+            left_out="the setting retry_base_delay_ms",
+            word="base of retry",
+            within="retry",
+            flags=("--retry-base",),
+        ),
+    ] = None
+    retry_max_delay_ms: Annotated[
+        int,
+        Option(
+            "the longest pause before a retry",
+            bounds.RETRY_MAX_DELAY,
+            word="cap of retry",
+            within="retry",
+            flags=("--retry-max",),
+        ),
+    ] = 3_600_000
+    retry_on_crash: Annotated[
+        bool, Option("retry it also if the process that ran it was lost; then it runs at most 3 times")
+    ] = False
+    timeout_ms: Annotated[int | None, Option("the longest time that one attempt may take", bounds.TIMEOUT)] = None
+    deadline: Annotated[
+        int | None,
+        Option("when all of it must be over, attempts and pauses", bounds.MOMENT, unit="epoch ms", within="deadline"),
+    ] = None
+    ttl_ms: Annotated[int | None, Option("skip it if it has not started this long after it became due", bounds.TTL)] = (
+        None
+    )
+    grace_ms: Annotated[int, Option("the time from SIGTERM to SIGKILL when it is stopped", bounds.GRACE)] = 5000
+    on_interrupt: Annotated[
+        OnInterrupt | None,
+        Option(
+            "if the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail)",
+            left_out="`fail` for a command, `requeue` for a task",
+        ),
+    ] = None
+    source: Annotated[
+        str | None,
+        Option(
+            "the file or project that defines the task where it is enqueued; the task of another one is never run",
+            bounds.SOURCE,
+            Use.PROGRAMS,
+        ),
+    ] = None
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """When a job becomes due: immediately, AT `scheduled_at` (epoch ms), or AFTER `delay_ms`."""
+
+    type: Literal["IMMEDIATE", "AT", "AFTER"]
+    scheduled_at: Annotated[int, bounds.MOMENT] | UnsetType = UNSET
+    delay_ms: Annotated[int, bounds.DELAY] | UnsetType = UNSET
+
+
+class JobSpec(StoredOptions, frozen=True, kw_only=True):
+    """Everything a user can ask of a job: what the job keeps, and what only matters when it is enqueued."""
+
+    schedule: Annotated[
+        Schedule | None, Option("when it becomes due", use=Use.ONE_JOB, left_out="immediately", within="schedule")
+    ] = None
+    on_duplicate: Annotated[
+        OnDuplicate | None,
+        Option(
+            "what happens to the live jobs of its subject: the new one takes the place of those that wait (supersede), "
+            "also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or "
+            "follows them (after)",
+            left_out="`supersede`",
+        ),
+    ] = None
+    durability: Annotated[Durability, Option("`fsync` survives a power cut, `os` any crash of a process")] = (
+        Durability.FSYNC
+    )
+    traceparent: Annotated[
+        str | None,
+        Option("the W3C trace it belongs to; the command finds it in TRACEPARENT", bounds.TRACE_PARENT, Use.PROGRAMS),
+    ] = None
+
+
+# --- new and stored jobs ----------------------------------------------------------------------------------------------
+
+
+class SettledOptions(StoredOptions, frozen=True, kw_only=True):
+    """The options of a job that was admitted: none is open any more."""
+
+    execution_mode: ExecutionMode
+    on_interrupt: OnInterrupt
+    retry_base_delay_ms: int = 1000
+
+
+class AdmittedJob(SettledOptions, frozen=True, kw_only=True):
+    """What admission made of a request.
+
+    `payload` is the JSON text as it came. `content_hash` stands for what an idempotency key protects; without a key
+    there is none. `run_at` is None for a job that may run immediately.
     """
 
     job_id: str
-    queue: str
-    job_type: str
-    execution_mode: ExecutionMode
     payload: str
     created_at: int
-    on_interrupt: OnInterrupt
-    content_hash: bytes
     run_at: int | None = None
-    priority: int = 0
-    max_attempts: int = 1
-    backoff_factor: float = 2.0
-    retry_base_delay_ms: int = 1000
-    retry_max_delay_ms: int = 3_600_000
-    timeout_ms: int | None = None
-    grace_ms: int = 5000
-    deadline: int | None = None
-    ttl_ms: int | None = None
-    subject_key: str | None = None
-    on_duplicate: OnDuplicate | None = None
-    tag: str | None = None
-    chain_group_id: str | None = None
-    parent_job_id: str | None = None
     retry_of: str | None = None
     trace_context: str | None = None
-    idempotency_key: str | None = None
-    source: str | None = None
-    retry_on_crash: bool = False
+    content_hash: bytes | None = None
+
+
+class NewJob(AdmittedJob, frozen=True, kw_only=True):
+    """A validated job that is not stored yet."""
+
+    on_duplicate: OnDuplicate | None = None
     durability: Durability = Durability.FSYNC
 
 
@@ -127,50 +290,23 @@ class Taker(msgspec.Struct, frozen=True, kw_only=True):
     queues: frozenset[str] | None = None
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(AdmittedJob, frozen=True, kw_only=True):
     """A stored job. `claim` and `process` describe the present claim, or the last one of a finished job."""
 
     seq: int
-    job_id: str
-    queue: str
-    job_type: str
-    execution_mode: ExecutionMode
     state: State
-    payload: str
-    created_at: int
-    on_interrupt: OnInterrupt
-    content_hash: bytes
-    run_at: int | None = None
     started_at: int | None = None
     finished_at: int | None = None
     stop_reason: StopReason | None = None
     stop_grace_ms: int | None = None
     kill_failed_at: int | None = None
-    priority: int = 0
     claim_no: int = 0
     attempts: int = 0
     failures: int = 0
     crashes: int = 0
     interruptions: int = 0
-    max_attempts: int = 1
-    backoff_factor: float = 2.0
-    retry_base_delay_ms: int = 1000
-    retry_max_delay_ms: int = 3_600_000
-    timeout_ms: int | None = None
-    grace_ms: int = 5000
-    deadline: int | None = None
-    ttl_ms: int | None = None
-    subject_key: str | None = None
     generation: int | None = None
     superseded_by: str | None = None
-    tag: str | None = None
-    chain_group_id: str | None = None
-    parent_job_id: str | None = None
-    retry_of: str | None = None
-    trace_context: str | None = None
-    idempotency_key: str | None = None
-    source: str | None = None
-    retry_on_crash: bool = False
     end_cause: EndCause | None = None
     exit_code: int | None = None
     signal: int | None = None

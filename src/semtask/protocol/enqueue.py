@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt
+from semtask.model.job import JobSpec
+from semtask.model.option import bounded
 from semtask.model.sandbox import LEAST_LIMITS, SandboxLevel
 from semtask.model.scope import Scope
 from semtask.model.state import State
-from semtask.protocol.fields import (
-    AbsolutePath,
-    DurationMs,
-    EpochMs,
-    GraceMs,
-    JobId,
-    JobType,
-    Params,
-    Priority,
-    QueueName,
-    Result,
-    SubjectKey,
-    Tag,
-    TraceParent,
-)
-
-
-class Schedule(Params):
-    """When a job becomes eligible: at once, AT `scheduled_at` (epoch ms), or AFTER `delay_ms`."""
-
-    type: Literal["IMMEDIATE", "AT", "AFTER"]
-    scheduled_at: EpochMs | UnsetType = UNSET
-    delay_ms: DurationMs | UnsetType = UNSET
+from semtask.protocol.fields import AbsolutePath, Params, Result
 
 
 class Conditions(Params):
@@ -91,36 +71,26 @@ class CommandPayload(Params):
     access: list[Scope] = []
 
 
-class EnqueueParams(Params):
+_decode_command = msgspec.json.Decoder(CommandPayload).decode
+
+
+def command_of(payload: str | msgspec.Raw) -> CommandPayload:
+    """The payload of a SUBPROCESS job. Raises msgspec.MsgspecError if it is none."""
+    return _decode_command(payload)
+
+
+@bounded
+class EnqueueParams(JobSpec, Params, frozen=True, kw_only=True, dict=True):  # type: ignore[misc]  # Params has no field that could change
     """A job to be stored. Points of time are epoch ms, durations ms; a limit that is left out is none."""
 
-    job_type: JobType
     payload: msgspec.Raw
-    queue: QueueName = "default"
-    execution_mode: ExecutionMode | UnsetType = UNSET
-    priority: Priority = 0
-    schedule: Schedule | UnsetType = UNSET
-    grace_ms: GraceMs = 5000
-    tag: Tag | UnsetType = UNSET
-    chain_group_id: Tag | UnsetType = UNSET
-    parent_job_id: JobId | UnsetType = UNSET
-    traceparent: TraceParent | UnsetType = UNSET
-    idempotency_key: Annotated[str, Meta(min_length=1, max_length=256)] | UnsetType = UNSET
-    on_interrupt: OnInterrupt | UnsetType = UNSET
-    durability: Durability = Durability.FSYNC
-    subject_key: SubjectKey | UnsetType = UNSET
-    on_duplicate: OnDuplicate | UnsetType = UNSET
-    max_attempts: Annotated[int, Meta(ge=0, le=1000)] = 1
-    backoff_factor: Annotated[float, Meta(ge=1, le=1000)] = 2.0
-    retry_base_delay_ms: Annotated[int, Meta(ge=0, le=86_400_000)] | UnsetType = UNSET
-    retry_max_delay_ms: Annotated[int, Meta(ge=0, le=31_536_000_000)] = 3_600_000
-    retry_on_crash: bool = False
-    timeout_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] | UnsetType = UNSET
-    deadline: EpochMs | UnsetType = UNSET
-    ttl_ms: Annotated[int, Meta(ge=1, le=31_536_000_000_000)] | UnsetType = UNSET
-    source: Annotated[str, Meta(min_length=1, max_length=4096)] | UnsetType = UNSET
     conditions: Conditions | UnsetType = UNSET
     depends_on: list[str] | UnsetType = UNSET
+
+    @cached_property
+    def command(self) -> CommandPayload:
+        """The payload of a command, decoded once for all who look at it. Raises what `command_of` raises."""
+        return command_of(self.payload)
 
 
 # Parameters of a job that this version refuses.

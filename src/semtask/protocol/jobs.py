@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from semtask.model.job import ExecutionMode, OnInterrupt
+from semtask.model.job import SettledOptions
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.state import EndCause, State, StopReason
 from semtask.protocol.fields import EpochMs, GraceMs, JobId, JobType, Params, QueueName, Result, SubjectKey, Tag
@@ -83,20 +83,15 @@ class AttemptView(Result):
     sandbox: SandboxLevel | None = None
 
 
-class JobView(Result):
-    """A job as the API shows it. Times are epoch ms.
+class JobView(SettledOptions, Result, frozen=True):  # type: ignore[misc]  # Result has no field that could change
+    """A job as the API shows it: what it was enqueued with, and what became of it. Times are epoch ms.
 
     `payload`, `result`, `exception` and `attempts_list` only where asked for.
     """
 
     job_id: str
-    queue: str
-    job_type: str
-    execution_mode: ExecutionMode
     state: State
-    priority: int
     created_at: int
-    on_interrupt: OnInterrupt
     run_at: int | None = None
     started_at: int | None = None
     finished_at: int | None = None
@@ -112,24 +107,10 @@ class JobView(Result):
     failures: int = 0
     crashes: int = 0
     interruptions: int = 0
-    max_attempts: int = 1
-    backoff_factor: float = 2.0
-    retry_base_delay_ms: int = 1000
-    retry_max_delay_ms: int = 3_600_000
-    retry_on_crash: bool = False
-    timeout_ms: int | None = None
-    deadline: int | None = None
-    ttl_ms: int | None = None
-    grace_ms: int = 5000
-    subject_key: str | None = None
     generation: int | None = None
     superseded_by: str | None = None
-    tag: str | None = None
-    chain_group_id: str | None = None
-    parent_job_id: str | None = None
     retry_of: str | None = None
     trace_context: str | None = None
-    idempotency_key: str | None = None
     node_id: str | None = None
     log_path: str | None = None
     command: str | None = None  # of a SUBPROCESS job: the program and its arguments, for people
@@ -138,7 +119,6 @@ class JobView(Result):
     exception: ExceptionView | None = None
     artifacts: list[ArtifactView] | None = None
     result: Any = None  # any JSON; None also where it is an artifact
-    payload: Any = None  # any JSON; msgspec cannot decode a union with Raw
     attempts_list: list[AttemptView] | None = None
 
 

@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from semtask.model.job import JobSpec, Schedule, StoredOptions
+from semtask.model.option import declared
 from semtask.protocol import admin, apps, enqueue, jobs, logs, queues
 
+
+def _options(struct: type[StoredOptions]) -> dict[str, str]:
+    """The options of a job say themselves what they mean."""
+    return {option.name: option.meaning for option in declared(struct)}
+
+
 MEANINGS: dict[type[Struct], dict[str, str]] = {
-    enqueue.Schedule: {
+    Schedule: {
         "type": "IMMEDIATE, AT a time or AFTER a delay",
         "scheduled_at": "with AT: not before this time, epoch ms",
         "delay_ms": "with AFTER: not before this much time has passed, ms",
@@ -38,33 +46,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "open_files": "open files of a process (RLIMIT_NOFILE)",
         "file_mb": "the largest file that it can write, in MiB (RLIMIT_FSIZE)",
     },
-    enqueue.EnqueueParams: {
-        "job_type": "what kind of job it is: the task's name, or any name for a command",
-        "payload": "of a command its CommandPayload, of a task an object of arguments by name",
-        "queue": "the lane it waits in; any name works without being declared",
-        "execution_mode": "SUBPROCESS runs a command, IN_PROCESS a Python task; if left out, the payload decides",
-        "priority": "higher goes first, equal ones in order; below 0 waits while the machine is busy",
-        "schedule": "when it becomes due; at once if left out",
-        "grace_ms": "from SIGTERM to SIGKILL when it is stopped, ms",
-        "tag": "a word to find, cancel and retry jobs by",
-        "chain_group_id": "a group to find, cancel and retry jobs by",
-        "parent_job_id": "the job that asked for this one",
-        "traceparent": "the W3C trace it belongs to; the command finds it in TRACEPARENT",
-        "idempotency_key": "the same key is the same job, as long as its row exists",
-        "on_interrupt": "if the daemon dies under it: run again or fail; default `fail` for a command, else `requeue`",
-        "durability": "`fsync` survives a power cut, `os` any crash of a process",
-        "subject_key": "what it is about: at most one job of a job_type and subject runs",
-        "on_duplicate": "what becomes of the live jobs of its subject; default `supersede`",
-        "max_attempts": "how often it may run in all; 0 and 1 mean no retry",
-        "backoff_factor": "how much longer each pause is than the one before",
-        "retry_base_delay_ms": "the pause before the first retry, ms; default the setting of that name",
-        "retry_max_delay_ms": "the longest pause, ms",
-        "retry_on_crash": "retry also if the process that ran it was lost, 3 runs in all",
-        "source": "the file or project that defines the task where it is enqueued; another one's code is never run",
-        "timeout_ms": "the longest one attempt may take, ms",
-        "deadline": "when all of it must be over, epoch ms",
-        "ttl_ms": "skip it if it was not started this long after it became due, ms",
-    },
+    enqueue.EnqueueParams: _options(JobSpec),
     enqueue.Enqueued: {
         "job_id": "the id of the new job, or of the one that is there already",
         "state": "its state now",
@@ -96,15 +78,11 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "log_bytes": "how much it wrote",
         "sandbox": "the sandbox level that a command had; none for no sandbox",
     },
-    jobs.JobView: {
+    jobs.JobView: _options(StoredOptions)
+    | {
         "job_id": "its id, a UUIDv7",
-        "queue": "its queue",
-        "job_type": "its name",
-        "execution_mode": "a command (SUBPROCESS) or a Python task (IN_PROCESS)",
         "state": "where it is in its life",
-        "priority": "as enqueued",
         "created_at": "when it was stored, epoch ms",
-        "on_interrupt": "what follows when the daemon dies under it",
         "run_at": "when it is due, epoch ms",
         "started_at": "when its newest attempt began, epoch ms",
         "finished_at": "when it ended, epoch ms",
@@ -120,24 +98,10 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "failures": "how much of the budget of retries is used up",
         "crashes": "how often the process that ran it was lost",
         "interruptions": "how often a daemon went away under it",
-        "max_attempts": "as enqueued",
-        "backoff_factor": "as enqueued",
-        "retry_base_delay_ms": "as enqueued",
-        "retry_max_delay_ms": "as enqueued",
-        "retry_on_crash": "as enqueued",
-        "timeout_ms": "as enqueued",
-        "deadline": "as enqueued, epoch ms",
-        "ttl_ms": "as enqueued",
-        "grace_ms": "as enqueued",
-        "subject_key": "as enqueued",
         "generation": "its number within its subject",
         "superseded_by": "the job that replaced it",
-        "tag": "as enqueued",
-        "chain_group_id": "as enqueued",
-        "parent_job_id": "as enqueued",
         "retry_of": "the finished job of which it is a copy",
         "trace_context": "the traceparent it was enqueued with",
-        "idempotency_key": "as enqueued",
         "node_id": "the daemon that claimed it",
         "log_path": "the file with the output of its newest attempt",
         "command": "the program and its arguments, for people",

@@ -13,12 +13,13 @@ from semtask.protocol.enqueue import Enqueued
 from semtask.sdk.command import Stderr, StrPath, Wish, command_call
 from semtask.sdk.connection import Connection
 from semtask.sdk.handle import JobHandle
+from semtask.sdk.keywords import EnqueueOptions, TaskKeywords
 from semtask.sdk.naming import Unreachable, name_of, require_task
-from semtask.sdk.options import DurabilityOption, EnqueueOptions, JobOptions, OnDuplicateOption, OnInterruptOption
+from semtask.sdk.options import JobOptions
 from semtask.sdk.results import CompletedCommand, any_of, command_of
 from semtask.sdk.task import AsyncTask, Task, TaskDecorator
-from semtask.tasks.control import Retry
-from semtask.tasks.registry import Registry, Seconds, TaskDefinition, TaskOptions, require_name
+from semtask.tasks.options import TaskOptions
+from semtask.tasks.registry import Registry, TaskDefinition, require_name
 from semtask.tasks.source import source_of
 
 if TYPE_CHECKING:
@@ -106,19 +107,8 @@ class Semantica:
         self,
         *,
         name: str | None = None,
-        queue: str | None = None,
-        priority: int | None = None,
-        retry: Retry | int | None = None,
-        timeout: Seconds | None = None,
-        deadline: Seconds | None = None,
-        ttl: Seconds | None = None,
-        grace: Seconds | None = None,
-        tag: str | None = None,
-        on_duplicate: OnDuplicateOption | None = None,
-        on_interrupt: OnInterruptOption | None = None,
-        retry_on_crash: bool | None = None,
         concurrency: int | None = None,
-        durability: DurabilityOption | None = None,
+        **options: Unpack[TaskKeywords],
     ) -> TaskDecorator: ...
 
     def task(self, function: Callable[..., Any] | None = None, **options: Any) -> Any:

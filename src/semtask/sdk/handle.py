@@ -17,7 +17,7 @@ from semtask.sdk.connection import Connection
 from semtask.sdk.log_lines import Stream
 from semtask.sdk.waiting import wait_for_end
 from semtask.tasks.context import current_or_none
-from semtask.tasks.registry import Seconds, milliseconds
+from semtask.tasks.options import Seconds, milliseconds
 
 R_co = TypeVar("R_co", covariant=True)
 

@@ -6,57 +6,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, Unpack
 
+from semtask.model.job import Schedule
 from semtask.model.trace_context import trace_id_of
-from semtask.protocol.enqueue import Schedule
+from semtask.sdk.keywords import EnqueueOptions
 from semtask.tasks.context import current_or_none
-from semtask.tasks.control import Retry
-from semtask.tasks.registry import Seconds, TaskOptions, milliseconds, require_options, retry_options
-
-OnDuplicateOption: TypeAlias = Literal["supersede", "supersede_running", "join", "reject", "after"]
-OnInterruptOption: TypeAlias = Literal["requeue", "fail"]
-DurabilityOption: TypeAlias = Literal["fsync", "os"]
-
-
-class EnqueueOptions(TypedDict, total=False):
-    """What can be said about a single job. Durations are seconds or timedelta.
-
-    `delay` or `at` (with a time zone) say when it may run. `deadline`: it is ended by then; a duration is counted from
-    the enqueue, or from `delay` or `at`. `ttl`: it is dropped unless it starts within. `timeout` is for each attempt,
-    `grace` for its end. `retry`: a Retry, or the executions allowed. `subject`: what it is about; `on_duplicate` says
-    what becomes of other jobs of its subject. `idempotency_key`: a second enqueue with it gives the first job.
-    """
-
-    queue: str
-    priority: int
-    tag: str
-    subject: str
-    on_duplicate: OnDuplicateOption
-    idempotency_key: str
-    delay: Seconds
-    at: datetime
-    retry: Retry | int
-    timeout: Seconds
-    deadline: Seconds | datetime
-    ttl: Seconds
-    grace: Seconds
-    on_interrupt: OnInterruptOption
-    retry_on_crash: bool
-    durability: DurabilityOption
-
-
-_AS_THEY_ARE = {
-    "queue": "queue",
-    "priority": "priority",
-    "tag": "tag",
-    "subject": "subject_key",
-    "on_duplicate": "on_duplicate",
-    "idempotency_key": "idempotency_key",
-    "on_interrupt": "on_interrupt",
-    "retry_on_crash": "retry_on_crash",
-    "durability": "durability",
-}
+from semtask.tasks.options import TaskOptions, milliseconds, params_of, require_known, require_options
 
 
 @dataclass(frozen=True)
@@ -71,7 +27,7 @@ class JobOptions:
     @classmethod
     def of_task(cls, options: TaskOptions) -> JobOptions:
         """What the task says for all of its jobs."""
-        params = options.defaults()
+        params = dict(options.params)
         return cls(params, deadline_ms=params.pop("deadline_ms", None))
 
     @property
@@ -80,19 +36,15 @@ class JobOptions:
 
     def using(self, **options: Unpack[EnqueueOptions]) -> JobOptions:
         """These options with others in place. Raises TypeError for an unknown one, ValueError for a wrong value."""
-        if unknown := set(options) - EnqueueOptions.__annotations__.keys():
-            raise TypeError(f"unknown option {', '.join(map(repr, sorted(unknown)))}")
+        require_known(options, set(EnqueueOptions.__annotations__))
         if "delay" in options and "at" in options:
             raise ValueError("delay and at exclude each other")
         for name, value in options.items():
             if value is None:
                 raise ValueError(f"{name} cannot be None; leave it out to have what the task says")
-        params = dict(self.params)
-        params.update({_AS_THEY_ARE[name]: value for name, value in options.items() if name in _AS_THEY_ARE})
-        params.update(retry_options(options.get("retry")))
-        for name in ("timeout", "ttl", "grace"):
-            if (duration := milliseconds(name, options.get(name))) is not None:  # type: ignore[arg-type]
-                params[f"{name}_ms"] = duration
+        said = params_of(options)
+        require_options(said)
+        params = {**self.params, **said}
         deadline, deadline_ms = options.get("deadline"), self.deadline_ms
         if isinstance(deadline, datetime):
             params["deadline"], deadline_ms = _epoch_ms("deadline", deadline), None
@@ -104,7 +56,7 @@ class JobOptions:
             delay_ms, at = milliseconds("delay", options["delay"]), None
         if "at" in options:
             delay_ms, at = None, _epoch_ms("at", options["at"])
-        require_options({name: value for name, value in params.items() if self.params.get(name) is not value})
+        require_options({name: params[name] for name in ("deadline",) if isinstance(deadline, datetime)})
         if at is not None and at < 0:
             raise ValueError(f"at must be after 1970, not {options.get('at')!r}")
         return JobOptions(params, deadline_ms, delay_ms, at)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, Unpack, cast, overload
 
 import msgspec
-from msgspec import UNSET
 
 from semtask.client import calls
 from semtask.client.calls import Call
@@ -18,8 +17,9 @@ from semtask.protocol.enqueue import Enqueued, EnqueueParams
 from semtask.protocol.jobs import JobView
 from semtask.sdk.connection import Connection
 from semtask.sdk.handle import JobHandle
+from semtask.sdk.keywords import EnqueueOptions
 from semtask.sdk.naming import Unreachable
-from semtask.sdk.options import EnqueueOptions, JobOptions
+from semtask.sdk.options import JobOptions
 from semtask.sdk.results import result_of
 from semtask.tasks.registry import TaskDefinition
 
@@ -126,7 +126,7 @@ class _Enqueueing(Generic[P, R]):
             job_type=self.definition.name,
             payload=msgspec.Raw(payload),
             execution_mode=ExecutionMode.IN_PROCESS,
-            source=self.definition.source or UNSET,
+            source=self.definition.source,
             **options,
         )
 

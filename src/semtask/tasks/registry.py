@@ -3,136 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
-from datetime import timedelta
-from enum import Enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self, get_args
+from typing import Any
 
-import msgspec
-
-from semtask.protocol.enqueue import EnqueueParams
 from semtask.tasks.codec import Signature
-from semtask.tasks.control import Retry
-
-Seconds = timedelta | float
-
-_LONGEST_S = 1000 * 365 * 86_400  # what the API takes
-# Options that the API has by the same name and in the same unit.
-_PLAIN_OPTIONS = frozenset(
-    ["queue", "priority", "retry_on_crash", "tag", "on_interrupt", "on_duplicate", "durability", "concurrency"]
-)
+from semtask.tasks.options import TaskOptions, require_options
 
 
 class DuplicateTask(ValueError):
     """Two tasks of one app have one name."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskOptions:
-    """How the jobs of a task are run, in the units of the API; None where the task does not say.
-
-    `deadline_ms` is counted from the enqueue, or from the time for which the job is scheduled. `concurrency`: so many
-    jobs of the task run at once.
-    """
-
-    queue: str | None = None
-    priority: int | None = None
-    max_attempts: int | None = None
-    backoff_factor: float | None = None
-    retry_base_delay_ms: int | None = None
-    retry_max_delay_ms: int | None = None
-    retry_on_crash: bool | None = None
-    timeout_ms: int | None = None
-    deadline_ms: int | None = None
-    ttl_ms: int | None = None
-    grace_ms: int | None = None
-    tag: str | None = None
-    on_interrupt: str | None = None
-    on_duplicate: str | None = None
-    durability: str | None = None
-    concurrency: int | None = None
-
-    @classmethod
-    def of(
-        cls,
-        *,
-        retry: Retry | int | None = None,
-        timeout: Seconds | None = None,
-        deadline: Seconds | None = None,
-        ttl: Seconds | None = None,
-        grace: Seconds | None = None,
-        **options: Any,
-    ) -> Self:
-        """From the words of the SDK: durations are seconds or timedelta. Raises ValueError, naming the
-        option, and TypeError for an unknown one.
-        """
-        if unknown := set(options) - _PLAIN_OPTIONS:
-            raise TypeError(f"unknown option {', '.join(map(repr, sorted(unknown)))}")
-        made = cls(
-            **retry_options(retry),
-            timeout_ms=milliseconds("timeout", timeout),
-            deadline_ms=milliseconds("deadline", deadline),
-            ttl_ms=milliseconds("ttl", ttl),
-            grace_ms=milliseconds("grace", grace),
-            **options,
-        )
-        require_options({name: value for name, value in made.defaults().items() if name != "deadline_ms"})
-        if made.concurrency is not None and (type(made.concurrency) is not int or made.concurrency < 1):
-            raise ValueError(f"concurrency must be a whole number of at least 1, not {made.concurrency!r:.100}")
-        return made
-
-    def defaults(self) -> dict[str, Any]:
-        """What is said, by the names of dev.enqueue.v1; `deadline_ms` stands for a deadline that is not counted yet."""
-        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "concurrency"}
-        return {name: value for name, value in said.items() if value is not None}
-
-
-_OPTIONS = {
-    "subject_key": "subject",
-    "timeout_ms": "timeout",
-    "ttl_ms": "ttl",
-    "grace_ms": "grace",
-    "max_attempts": "retry",
-    "backoff_factor": "factor of retry",
-    "retry_base_delay_ms": "base of retry",
-    "retry_max_delay_ms": "cap of retry",
-    "job_type": "name",
-}
-
-
-def require_options(params: Mapping[str, Any]) -> None:
-    """Raises ValueError for parameters of dev.enqueue.v1 that it would refuse, by the names of the SDK."""
-    for name, value in params.items():
-        try:
-            # One by one: so the error names the option, whatever is wrong with it.
-            job = msgspec.json.encode({"job_type": "task", "payload": None, name: value}, enc_hook=_no_json)
-            msgspec.json.decode(job, type=EnqueueParams)
-        except (msgspec.ValidationError, UnicodeEncodeError, TypeError, ValueError) as error:
-            reason = str(error).partition(" - at ")[0].replace("`", "")
-            meaning = _meaning(name) if "regex" in reason else ""
-            reason = f"must be {meaning}" if meaning else f"{reason[:1].lower()}{reason[1:]}"
-            unit = " ms" * name.endswith("_ms")
-            raise ValueError(
-                f"{_OPTIONS.get(name, name)} is not valid: {reason}{unit}; it is {value!r:.100}{unit}"
-            ) from None
-        if not isinstance(value, str | int | float | Enum):  # written as text, it would be another value
-            raise ValueError(f"{_OPTIONS.get(name, name)} is not valid: it is {value!r:.100}")
-
-
-def _no_json(value: Any) -> Any:
-    raise TypeError(f"a {type(value).__qualname__} is none of its values")
-
-
-def _meaning(name: str) -> str:
-    """What the pattern of a parameter says, in words."""
-    field = next(field for field in msgspec.structs.fields(EnqueueParams) if field.name == name)
-    kinds = [field.type, *get_args(field.type)]
-    metas = [meta for kind in kinds for meta in getattr(kind, "__metadata__", ())]
-    return next((meta.description for meta in metas if meta.description), "")
 
 
 def require_name(name: object) -> None:
@@ -140,42 +22,6 @@ def require_name(name: object) -> None:
     if not isinstance(name, str):
         raise ValueError(f"name must be a str, not {name!r:.100}")
     require_options({"job_type": name})
-
-
-def retry_options(retry: Retry | int | None) -> dict[str, Any]:
-    """The options of dev.enqueue.v1 for `retry`; a number is the executions allowed, as in Retry(number)."""
-    if retry is None:
-        return {}
-    if type(retry) is int:
-        return {"max_attempts": retry}
-    if not isinstance(retry, Retry):
-        raise ValueError(f"retry must be a Retry, or the number of executions allowed, not {retry!r:.100}")
-    if type(retry.factor) not in {int, float} or not math.isfinite(retry.factor):
-        raise ValueError(f"factor of retry must be a number, not {retry.factor!r:.100}")
-    options: dict[str, Any] = {
-        "max_attempts": retry.attempts,
-        "backoff_factor": float(retry.factor),
-        "retry_max_delay_ms": milliseconds("cap of retry", retry.cap),
-    }
-    if retry.base is not None:
-        options["retry_base_delay_ms"] = milliseconds("base of retry", retry.base)
-    return options
-
-
-def milliseconds(option: str, duration: Seconds | None) -> int | None:
-    """Raises ValueError, naming the option, for what is no duration."""
-    if duration is None:
-        return None
-    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    try:
-        valid = 0 <= seconds <= _LONGEST_S and not isinstance(seconds, bool)
-    except (TypeError, ValueError):  # what is no number, and an array
-        valid = False
-    if not valid:
-        raise ValueError(
-            f"{option} must be seconds or a timedelta, not negative and at most a thousand years: {duration!r:.100}"
-        )
-    return round(seconds * 1000)
 
 
 @dataclass(frozen=True)
@@ -189,7 +35,7 @@ class TaskDefinition:
     name: str
     function: Callable[..., Any]
     is_async: bool
-    options: TaskOptions = TaskOptions()
+    options: TaskOptions = field(default_factory=TaskOptions)
     source: str | None = None
     unreachable: str | None = None
 

@@ -25,7 +25,8 @@ from semtask.protocol.logs import TailParams
 from semtask.sdk.failures import failure_of
 from semtask.sdk.task import AsyncTask, Task
 from semtask.tasks.codec import BadPayload
-from semtask.tasks.registry import Registry, Seconds, TaskDefinition, milliseconds
+from semtask.tasks.options import Seconds, milliseconds
+from semtask.tasks.registry import Registry, TaskDefinition
 from semtask.testing.engine_thread import EngineThread
 from semtask.testing.errors import JobNotEnded
 from semtask.testing.execution import Execution

@@ -81,7 +81,7 @@ def task_info(definition: TaskDefinition) -> TaskInfo:
         parameters=signature.parameters_schema(),
         returns=signature.returns_schema(),
         doc=_first_paragraph(definition.function.__doc__),
-        defaults=definition.options.defaults(),
+        defaults=dict(definition.options.params),
         concurrency=definition.options.concurrency,
         source=definition.source,
     )

@@ -9,7 +9,8 @@ from semtask.tasks.artifacts import ArtifactFolder
 from semtask.tasks.codec import EncodeError
 from semtask.tasks.context import JobContext
 from semtask.tasks.control import Cancel, Interrupted, Permanent, Retry, Snooze
-from semtask.tasks.registry import TaskDefinition, milliseconds
+from semtask.tasks.options import milliseconds
+from semtask.tasks.registry import TaskDefinition
 from semtask.worker.exceptions import describe
 
 CONTROLS = (Retry, Permanent, Cancel, Snooze)

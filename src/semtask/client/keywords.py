@@ -1,0 +1,90 @@
+"""The keywords of `enqueue`, for type checkers and editors.
+
+Written by docs/generate.py from model/job.py, which is the place to change it.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from semtask.model.job import Durability, ExecutionMode, OnDuplicate, OnInterrupt, Schedule
+
+
+class EnqueueKeywords(TypedDict, total=False):
+    """What can be said about a job besides its type and its payload. Left out, or None: the default."""
+
+    queue: str
+    """The queue it waits in; any name works without being declared (default: `default`)."""
+
+    execution_mode: ExecutionMode | None
+    """SUBPROCESS runs a command, IN_PROCESS a Python task (default: the payload decides)."""
+
+    priority: int
+    """Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the machine is
+    busy (default: 0; -100 to 100).
+    """
+
+    tag: str | None
+    """A word to find, cancel and retry jobs by."""
+
+    chain_group_id: str | None
+    """A group to find, cancel and retry jobs by."""
+
+    parent_job_id: str | None
+    """The job that enqueues this one."""
+
+    subject_key: str | None
+    """What it is about: of the jobs of one name and subject, only one runs at a time."""
+
+    idempotency_key: str | None
+    """The same key is the same job, as long as its row exists: a second enqueue gives the first job."""
+
+    max_attempts: int
+    """How often it may run in all; 0 and 1 mean no retry (default: 1; 0 to 1000)."""
+
+    backoff_factor: float
+    """How much longer each pause is than the one before (default: 2; 1 to 1000)."""
+
+    retry_base_delay_ms: int | None
+    """The pause before the first retry, ms (default: the setting retry_base_delay_ms; at most 86400000 ms)."""
+
+    retry_max_delay_ms: int
+    """The longest pause before a retry, ms (default: 3600000 ms)."""
+
+    retry_on_crash: bool
+    """Retry it also if the process that ran it was lost; then it runs at most 3 times."""
+
+    timeout_ms: int | None
+    """The longest time that one attempt may take, ms."""
+
+    deadline: int | None
+    """When all of it must be over, attempts and pauses, epoch ms."""
+
+    ttl_ms: int | None
+    """Skip it if it has not started this long after it became due, ms."""
+
+    grace_ms: int
+    """The time from SIGTERM to SIGKILL when it is stopped, ms (default: 5000 ms; at most 60000 ms)."""
+
+    on_interrupt: OnInterrupt | None
+    """If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail) (default:
+    `fail` for a command, `requeue` for a task).
+    """
+
+    source: str | None
+    """The file or project that defines the task where it is enqueued; the task of another one is never run."""
+
+    schedule: Schedule | None
+    """When it becomes due (default: immediately)."""
+
+    on_duplicate: OnDuplicate | None
+    """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
+    also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
+    them (after) (default: `supersede`).
+    """
+
+    durability: Durability
+    """`fsync` survives a power cut, `os` any crash of a process (default: `fsync`)."""
+
+    traceparent: str | None
+    """The W3C trace it belongs to; the command finds it in TRACEPARENT."""

@@ -1,0 +1,122 @@
+"""The keywords of the options of jobs and tasks, for type checkers and editors.
+
+Written by docs/generate.py from model/job.py, which is the place to change it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, TypeAlias, TypedDict
+
+from semtask.tasks.control import Retry
+from semtask.tasks.options import Seconds
+
+DurabilityOption: TypeAlias = Literal["fsync", "os"]
+OnDuplicateOption: TypeAlias = Literal["supersede", "supersede_running", "join", "reject", "after"]
+OnInterruptOption: TypeAlias = Literal["requeue", "fail"]
+
+
+class EnqueueOptions(TypedDict, total=False):
+    """What can be said about a single job. Durations are seconds or timedelta."""
+
+    queue: str
+    """The queue it waits in; any name works without being declared (default: `default`)."""
+
+    priority: int
+    """Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the machine is
+    busy (default: 0; -100 to 100).
+    """
+
+    tag: str
+    """A word to find, cancel and retry jobs by."""
+
+    subject: str
+    """What it is about: of the jobs of one name and subject, only one runs at a time."""
+
+    idempotency_key: str
+    """The same key is the same job, as long as its row exists: a second enqueue gives the first job."""
+
+    retry: Retry | int
+    """How it is tried again if it fails: a Retry, or how often it may run in all."""
+
+    retry_on_crash: bool
+    """Retry it also if the process that ran it was lost; then it runs at most 3 times."""
+
+    timeout: Seconds
+    """The longest time that one attempt may take."""
+
+    deadline: Seconds | datetime
+    """When all of it must be over: a time, or a duration from the enqueue, or from `delay` or `at`."""
+
+    ttl: Seconds
+    """Skip it if it has not started this long after it became due."""
+
+    grace: Seconds
+    """The time from SIGTERM to SIGKILL when it is stopped (default: 5 s; at most 60 s)."""
+
+    on_interrupt: OnInterruptOption
+    """If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail) (default:
+    `fail` for a command, `requeue` for a task).
+    """
+
+    delay: Seconds
+    """It does not run before this much time has passed."""
+
+    at: datetime
+    """It does not run before this time, which needs a time zone."""
+
+    on_duplicate: OnDuplicateOption
+    """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
+    also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
+    them (after) (default: `supersede`).
+    """
+
+    durability: DurabilityOption
+    """`fsync` survives a power cut, `os` any crash of a process (default: `fsync`)."""
+
+
+class TaskKeywords(TypedDict, total=False):
+    """What a task can say for all of its jobs. Durations are seconds or timedelta."""
+
+    queue: str | None
+    """The queue it waits in; any name works without being declared (default: `default`)."""
+
+    priority: int | None
+    """Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the machine is
+    busy (default: 0; -100 to 100).
+    """
+
+    tag: str | None
+    """A word to find, cancel and retry jobs by."""
+
+    retry: Retry | int | None
+    """How it is tried again if it fails: a Retry, or how often it may run in all."""
+
+    retry_on_crash: bool | None
+    """Retry it also if the process that ran it was lost; then it runs at most 3 times."""
+
+    timeout: Seconds | None
+    """The longest time that one attempt may take."""
+
+    deadline: Seconds | None
+    """When all of it must be over, counted from its enqueue, or from `delay` or `at`."""
+
+    ttl: Seconds | None
+    """Skip it if it has not started this long after it became due."""
+
+    grace: Seconds | None
+    """The time from SIGTERM to SIGKILL when it is stopped (default: 5 s; at most 60 s)."""
+
+    on_interrupt: OnInterruptOption | None
+    """If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail) (default:
+    `fail` for a command, `requeue` for a task).
+    """
+
+    on_duplicate: OnDuplicateOption | None
+    """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
+    also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
+    them (after) (default: `supersede`).
+    """
+
+    durability: DurabilityOption | None
+    """`fsync` survives a power cut, `os` any crash of a process (default: `fsync`)."""
