@@ -47,7 +47,7 @@ def _method(method: Method) -> str:
         f"### `{method.name}`",
         method.summary,
         _own_docstring(method.params),
-        _parameters(method.params, method.unserved) if has_parameters else "No parameters.",
+        _parameters(method.params) if has_parameters else "No parameters.",
         _answer(method),
         bullets(f"{error.code} {error.kind}: {sentence(when)}" for error, when in method.errors.items()),
     ]
@@ -63,20 +63,18 @@ def _answer(method: Method) -> str:
     return f"Answers an object. {_own_docstring(kinds[0])}".strip() + "\n\n" + _result_table(kinds[0])
 
 
-def _parameters(struct: type, unserved: frozenset[str] = frozenset()) -> str:
-    return table(["parameter", "type", "default", "limits", "meaning"], _parameter_rows(struct, unserved))
+def _parameters(struct: type) -> str:
+    return table(["parameter", "type", "default", "limits", "meaning"], _parameter_rows(struct))
 
 
-def _parameter_rows(struct: type, unserved: frozenset[str], inside: str = "") -> Iterator[Sequence[str]]:
-    _find_leftovers(struct, unserved)
+def _parameter_rows(struct: type, inside: str = "") -> Iterator[Sequence[str]]:
+    _find_leftovers(struct)
     for field in _fields(struct):
-        if field.encode_name in unserved:
-            continue
         kind, limits = _bare(field.type)
         name = inside + field.encode_name
         yield code(name), _spell(kind), _default(field), limits, _meaning(struct, field.encode_name)
         if isinstance(kind, inspect.StructType):
-            yield from _parameter_rows(kind.cls, frozenset(), f"{name}.")
+            yield from _parameter_rows(kind.cls, f"{name}.")
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -145,8 +143,8 @@ def _meaning(struct: type, name: str) -> str:
     return sentence(found)
 
 
-def _find_leftovers(struct: type, unserved: frozenset[str] = frozenset()) -> None:
-    there = {field.encode_name for field in _fields(struct)} - unserved
+def _find_leftovers(struct: type) -> None:
+    there = {field.encode_name for field in _fields(struct)}
     gaps.extend(f"{_WHERE}: there is no {struct.__name__}.{name}" for name in MEANINGS.get(struct, {}).keys() - there)
 
 

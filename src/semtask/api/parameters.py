@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import keyword
 import re
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, inspect
+from msgspec import inspect
 
 from semtask.errors import InvalidParams, ValidationError, suggestion
 from semtask.protocol.enqueue import EnqueueManyParams, EnqueueParams
@@ -32,14 +30,13 @@ class ParameterReader:
         self._names = [json.dumps(name).encode() for name in method.params.__struct_encode_fields__]
         self._decoder = msgspec.json.Decoder(method.params)
         self._unserved = [tuple(name.split(".")) for name in sorted(method.unserved)]
-        self._watches = list(_watches(self._unserved))
 
     def read(self, params: msgspec.Raw) -> Params:
         """The parameters as the method's type.
 
         An array has the values in the order of the reference page. Raises InvalidParams if they are neither an object
         nor an array that is short enough, and ValidationError with the JSON path for anything else that is
-        wrong; a parameter that this version does not serve is named first, whatever its value.
+        wrong. A parameter that this version does not serve is no field, so the decoder finds it, and it is named first.
         """
         if bytes(memoryview(params)[:1]) == b"[":
             params = self._by_name(params)
@@ -50,8 +47,6 @@ class ParameterReader:
         except msgspec.ValidationError as error:
             self._refuse_unserved(params)
             raise _explain(self._type, str(error)) from None
-        if any(watch.sees(found) for watch in self._watches):
-            self._refuse_unserved(params)
         if deeper_than(params, MAX_PAYLOAD_DEPTH):
             _require_depth(found)
         return found
@@ -69,35 +64,6 @@ class ParameterReader:
             path = next(_places(content, names, "$"), None)
             if path is not None:
                 raise _invalid(f"`{names[-1]}` is not served by this version", path)
-
-
-class _Watch:
-    """Sees quickly whether one of some parameters of an object was sent: a batch has 10,000 objects."""
-
-    def __init__(self, parents: Sequence[str], names: Sequence[str]) -> None:
-        self._parents = parents
-        self._values = attrgetter(*names)
-        self._unset: Any = UNSET if len(names) == 1 else (UNSET,) * len(names)
-
-    def sees(self, params: Any) -> bool:
-        sent = list(map(self._values, _owners(params, self._parents)))
-        return sent.count(self._unset) != len(sent)
-
-
-def _watches(unserved: Sequence[tuple[str, ...]]) -> Iterator[_Watch]:
-    for parents in sorted({names[:-1] for names in unserved}):
-        leaves = [names[-1] for names in unserved if names[:-1] == parents]
-        yield _Watch(parents, [f"{leaf}_" if keyword.iskeyword(leaf) else leaf for leaf in leaves])
-
-
-def _owners(value: Any, parents: Sequence[str]) -> Iterator[Any]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _owners(item, parents)
-    elif parents and value is not UNSET:
-        yield from _owners(getattr(value, parents[0]), parents[1:])
-    elif value is not UNSET:
-        yield value
 
 
 def _places(content: Any, names: Sequence[str], path: str) -> Iterator[str]:

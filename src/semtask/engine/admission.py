@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from operator import attrgetter
 from typing import Protocol
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from semtask.engine.floors import why_not_together, wish_of
 from semtask.errors import ValidationError, suggestion
@@ -18,6 +18,7 @@ from semtask.model.job import (
     AdmittedJob,
     ExecutionMode,
     Job,
+    JobSpec,
     NewJob,
     OnDuplicate,
     OnInterrupt,
@@ -31,6 +32,9 @@ from semtask.protocol.frames import TaskInfo
 
 _OPTIONS = StoredOptions.__struct_fields__
 _values = attrgetter(*_OPTIONS)
+_shared = attrgetter(
+    *(name for name in JobSpec.__struct_fields__ if name not in {"payload", "subject_key", "idempotency_key"})
+)
 # A retry has another key, and counts its deadline anew.
 _COPIED = tuple(
     name for name in AdmittedJob.__struct_fields__ if name not in {"idempotency_key", "content_hash", "run_at"}
@@ -48,6 +52,32 @@ class Tasks(Protocol):
 
     def task(self, name: str) -> TaskInfo | None: ...
     def check(self, task: str, payload: bytes, source: str | None) -> None: ...
+
+
+class _Like:
+    """A request while its jobs are admitted, all of them at one time.
+
+    Most jobs of a request have the same options: these are settled and checked once, and the next job is a copy with
+    its own payload, subject and key.
+    """
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+        self._said: object = None
+        self._mode: ExecutionMode | None = None
+        self._job: NewJob | None = None
+
+    def job_of(self, params: EnqueueParams, mode: ExecutionMode) -> NewJob | None:
+        """The job before, if this one has the same options."""
+        said = _shared(params)
+        if self._job is not None and mode is self._mode and said == self._said:
+            return self._job
+        self._said, self._mode = said, mode
+        return None
+
+    def keep(self, job: NewJob) -> NewJob:
+        self._job = job
+        return job
 
 
 class Admission:
@@ -70,6 +100,22 @@ class Admission:
 
     def admit(self, params: EnqueueParams) -> NewJob:
         """A command is decoded as `params.command`, and only there."""
+        return self._admit(params, _Like(self._now_ms()))
+
+    def admit_many(self, many: Sequence[EnqueueParams]) -> list[NewJob]:
+        """The jobs of one request. An error names its place among them."""
+        like = _Like(self._now_ms())
+        jobs: list[NewJob] = []
+        try:
+            for params in many:
+                jobs.append(self._admit(params, like))  # noqa: PERF401 - their number says where it failed
+        except ValidationError as error:
+            place = f"jobs[{len(jobs)}]"
+            details = {**error.details, "parameter": f"{place}.{error.details.get('parameter', '')}".rstrip(".")}
+            raise ValidationError(f"{place}: {error.message}", details=details) from error
+        return jobs
+
+    def _admit(self, params: EnqueueParams, like: _Like) -> NewJob:
         payload = bytes(memoryview(params.payload))
         if len(payload) > self._max_payload_bytes:
             raise _invalid(
@@ -80,14 +126,26 @@ class Admission:
             _check_command(params)
         else:
             self._check_task(params, payload)
-        now = self._now_ms()
+        if params.on_duplicate is not None and params.subject_key is None:
+            raise _invalid("on_duplicate", "says what happens to jobs of the same subject; give a `subject_key`")
+        return structs.replace(
+            like.job_of(params, mode) or like.keep(self._settle(params, mode, like.now)),
+            job_id=self._new_id(),
+            payload=payload.decode(),
+            subject_key=params.subject_key,
+            on_duplicate=None if params.subject_key is None else params.on_duplicate or OnDuplicate.SUPERSEDE,
+            idempotency_key=params.idempotency_key,
+            content_hash=None if params.idempotency_key is None else _content_hash(params, mode),
+        )
+
+    def _settle(self, params: EnqueueParams, mode: ExecutionMode, now: int) -> NewJob:
+        """The job, but for what is its own: see `_Like`."""
         run_at = None if params.schedule is None else _run_at(params.schedule, now)
         base_delay_ms = params.retry_base_delay_ms
         if base_delay_ms is None:
             base_delay_ms = self._retry_base_delay_ms
         _refuse_contradictions(params, run_at or now, now, base_delay_ms)
         values = dict(zip(_OPTIONS, _values(params), strict=True))
-        values["payload"] = payload.decode()
         values["execution_mode"] = mode
         values["retry_base_delay_ms"] = base_delay_ms
         if params.on_interrupt is None:
@@ -95,13 +153,11 @@ class Admission:
         if mode is not ExecutionMode.IN_PROCESS:
             values["source"] = None
         return NewJob(
-            job_id=self._new_id(),
+            job_id="",
             created_at=now,
             run_at=run_at,
             trace_context=params.traceparent,
-            on_duplicate=_on_duplicate(params),
             durability=params.durability,
-            content_hash=None if params.idempotency_key is None else _content_hash(params, mode),
             **values,
         )
 
@@ -222,17 +278,11 @@ def _refuse_contradictions(params: EnqueueParams, due: int, now: int, retry_base
     if params.deadline is not None and params.deadline <= due:
         when = "run_at" if due > now else "now"
         raise _invalid("deadline", f"({params.deadline}) is not later than {when} ({due}): the job could never run")
-    if params.on_duplicate is not None and params.subject_key is None:
-        raise _invalid("on_duplicate", "says what happens to jobs of the same subject; give a `subject_key`")
     if retry_base_delay_ms > params.retry_max_delay_ms:
         raise _invalid(
             "retry_max_delay_ms",
             f"({params.retry_max_delay_ms}) is less than retry_base_delay_ms ({retry_base_delay_ms})",
         )
-
-
-def _on_duplicate(params: EnqueueParams) -> OnDuplicate | None:
-    return None if params.subject_key is None else params.on_duplicate or OnDuplicate.SUPERSEDE
 
 
 def _content_hash(params: EnqueueParams, mode: ExecutionMode) -> bytes:

@@ -134,14 +134,7 @@ class Operations:
         return (await self._insert([job], {0: params.command} if job.execution_mode is SUBPROCESS else {}))[0]
 
     async def enqueue_many(self, params: EnqueueManyParams) -> EnqueuedMany:
-        jobs = []
-        for index, one in enumerate(params.jobs):
-            try:
-                jobs.append(self._admission.admit(one))
-            except ValidationError as error:
-                place = f"jobs[{index}]"
-                details = {**error.details, "parameter": f"{place}.{error.details.get('parameter', '')}".rstrip(".")}
-                raise ValidationError(f"{place}: {error.message}", details=details) from error
+        jobs = self._admission.admit_many(params.jobs)
         commands = {n: params.jobs[n].command for n, job in enumerate(jobs) if job.execution_mode is SUBPROCESS}
         return EnqueuedMany(jobs=await self._insert(jobs, commands))
 

@@ -16,14 +16,6 @@ from semtask.model.state import State
 from semtask.protocol.fields import AbsolutePath, Params, Result
 
 
-class Conditions(Params):
-    """What a job may wait for besides its time; not served by this version."""
-
-    wait_for_idle: bool = False
-    require_charging: bool = False
-    wait_for_event: str | None = None
-
-
 class SandboxWish(Params):
     """A sandbox for a command. A level alone stands for one without anything else; a stronger floor of the queue wins.
 
@@ -84,8 +76,6 @@ class EnqueueParams(JobSpec, Params, frozen=True, kw_only=True, dict=True):  # t
     """A job to be stored. Points of time are epoch ms, durations ms; a limit that is left out is none."""
 
     payload: msgspec.Raw
-    conditions: Conditions | UnsetType = UNSET
-    depends_on: list[str] | UnsetType = UNSET
 
     @cached_property
     def command(self) -> CommandPayload:
@@ -93,7 +83,7 @@ class EnqueueParams(JobSpec, Params, frozen=True, kw_only=True, dict=True):  # t
         return command_of(self.payload)
 
 
-# Parameters of a job that this version refuses.
+# Parameters of a job that a later version will have, and this one refuses by name.
 ENQUEUE_UNSERVED = frozenset({"conditions", "depends_on"})
 
 

@@ -1,7 +1,7 @@
 """METHODS: the one table of the API that feeds server, client, `rpc.discover` and documents.
 
-A parameter that is part of the contract but not served by this version is named in `Method.unserved`; sending it is
-refused by name, never ignored.
+A parameter that is part of the contract but not served by this version is no field of the message, but named in
+`Method.unserved`: so sending it is refused as any unknown one is, and the error says that a later version has it.
 """
 
 from __future__ import annotations

@@ -26,9 +26,6 @@ def document(version: str) -> _Schema:
     types += [kind for method in METHODS.values() for kind in (method.params, *_alternatives(method.result))]
     schemas, components = msgspec.json.schema_components(types, ref_template=_SCHEMAS + "{name}")
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
-    for method in METHODS.values():
-        for name in method.unserved:
-            _remove(schema_of[repr(method.params)], name.split("."), components)
     payload = {"anyOf": [schema_of[repr(CommandPayload)], {"type": "object"}]}
     components[EnqueueParams.__name__]["properties"]["payload"] = payload
     _add_meanings(components)
@@ -72,18 +69,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _resolve(schema: _Schema, components: dict[str, _Schema]) -> _Schema:
-    """The schema of an object, through references, lists of it and the choice to leave it out."""
-    if "$ref" in schema:
-        return components[schema["$ref"].removeprefix(_SCHEMAS)]
-    return _resolve(schema["items"], components) if "items" in schema else schema
-
-
-def _remove(schema: _Schema, names: list[str], components: dict[str, _Schema]) -> None:
-    owner = _resolve(schema, components)
-    if len(names) > 1:
-        _remove(owner["properties"][names[0]], names[1:], components)
-    else:
-        owner["properties"].pop(names[0], None)
+    return components[schema["$ref"].removeprefix(_SCHEMAS)] if "$ref" in schema else schema
 
 
 def _add_meanings(components: dict[str, _Schema]) -> None:
