@@ -38,7 +38,7 @@ from semtask.model.option import declared
 from semtask.model.outcome import Outcome
 from semtask.model.scope import Scope
 from semtask.model.state import State
-from semtask.protocol.enqueue import CommandPayload, EnqueueManyParams, EnqueueParams
+from semtask.protocol.enqueue import EnqueueManyParams, EnqueueParams
 from semtask.protocol.frames import TaskInfo
 from semtask.protocol.methods import METHODS
 from tests.engine.rig import DEFAULTS, beating
@@ -183,17 +183,14 @@ def test_an_error_names_the_job_of_the_request(admission: Admission) -> None:
 
 @contextmanager
 def decodings() -> Iterator[list[str]]:
-    """Where JSON is decoded as a CommandPayload, or as something else by API or engine, in all threads from now on."""
+    """Where API, engine and the messages of an enqueue decode JSON, in all threads from now on."""
     found: list[str] = []
 
     def look(frame: FrameType, event: str, argument: Any) -> None:
-        if event != "c_call" or argument.__name__ not in {"decode", "json_decode"} or not _is_of_msgspec(argument):
-            return
-        place = f"{Path(frame.f_code.co_filename).name}:{frame.f_code.co_name}"
-        owner = argument.__self__
-        is_command = isinstance(owner, msgspec.json.Decoder) and owner.type is CommandPayload
-        if is_command or any(f"/semtask/{layer}/" in frame.f_code.co_filename for layer in ("api", "engine")):
-            found.append(place)
+        if event == "c_call" and argument.__name__ in {"decode", "json_decode"} and _is_of_msgspec(argument):
+            place = frame.f_code.co_filename
+            if any(part in place for part in ("/semtask/api/", "/semtask/engine/", "/semtask/protocol/enqueue.py")):
+                found.append(f"{Path(place).name}:{frame.f_code.co_name}")
 
     threading.setprofile(look)
     sys.setprofile(look)

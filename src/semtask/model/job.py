@@ -3,8 +3,8 @@
 Times are epoch milliseconds (wall clock, UTC); durations are milliseconds.
 """
 
-from __future__ import annotations
-
+# Annotations are evaluated here, once: reading those of the options as text would take longer than all other imports of
+# a worker that are ours.
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
+from inspect import get_annotations
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 from msgspec import NODEFAULT, Meta, Struct, defstruct, structs
 
@@ -21,8 +21,7 @@ class Use(StrEnum):
     PROGRAMS = "programs"  # the API and the clients have it; the SDK and the command line set it themselves
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(Struct, frozen=True):
     """Stands in the annotation of a field.
 
     `meaning` says what the option does, without its unit and default: the reference, `rpc.discover`, the command line
@@ -44,7 +43,7 @@ class Option:
     flags: tuple[str, ...] = ()
 
 
-class Declared(NamedTuple):
+class Declared(Struct, frozen=True):
     """An option with what its field says. `kind` is without None, which stands for an option that is left out."""
 
     name: str
@@ -80,13 +79,18 @@ class Declared(NamedTuple):
         return f"{self.measured}; default: {self.option.left_out}" if self.option.left_out else self.measured
 
 
-def declared(struct: type[Struct]) -> Iterator[Declared]:
+@cache
+def declared(struct: type[Struct]) -> tuple[Declared, ...]:
     """The options among the fields of a struct, in order."""
-    hints = get_type_hints(struct, include_extras=True)
-    for field in structs.fields(struct):
-        for note in getattr(hints[field.name], "__metadata__", ()):
-            if isinstance(note, Option):
-                yield Declared(field.name, _without_none(hints[field.name].__origin__), field.default, note)
+    kinds: dict[str, Any] = {}
+    for base in reversed(struct.__mro__):
+        kinds.update(get_annotations(base))
+    return tuple(
+        Declared(field.name, _without_none(kinds[field.name].__origin__), field.default, note)
+        for field in structs.fields(struct)
+        for note in getattr(kinds[field.name], "__metadata__", ())
+        if isinstance(note, Option)
+    )
 
 
 def bounded(struct: type[S]) -> type[S]:
@@ -95,9 +99,10 @@ def bounded(struct: type[S]) -> type[S]:
     A job that is stored, and one that is shown, keep to no bounds: they may come from a version that had others.
     """
     fields: list[Any] = []
-    for name, kind, default, option in declared(struct):
-        wanted = kind if option.bounds is None else Annotated[kind, option.bounds]
-        fields.append((name, wanted) if default is NODEFAULT else (name, wanted, default))
+    for one in declared(struct):
+        bounds = one.option.bounds
+        kind = one.kind if bounds is None else Annotated[one.kind, bounds]
+        fields.append((one.name, kind) if one.default is NODEFAULT else (one.name, kind, one.default))
     about = {"__doc__": struct.__doc__, "__qualname__": struct.__qualname__}
     made = defstruct(struct.__name__, fields, bases=(struct,), namespace=about, module=struct.__module__, kw_only=True)
     return cast(type[S], made)

@@ -63,12 +63,9 @@ class CommandPayload(Params):
     access: list[Scope] = []
 
 
-_decode_command = msgspec.json.Decoder(CommandPayload).decode
-
-
 def command_of(payload: str | msgspec.Raw) -> CommandPayload:
     """The payload of a SUBPROCESS job. Raises msgspec.MsgspecError if it is none."""
-    return _decode_command(payload)
+    return msgspec.json.decode(payload, type=CommandPayload)
 
 
 @bounded
