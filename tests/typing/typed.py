@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from semtask import AsyncTask, CompletedCommand, JobHandle, Retry, Semantica, Task
+from semtask import AsyncClient, AsyncTask, Client, CompletedCommand, JobHandle, Retry, Semantica, Task
 
 app = Semantica()
 
@@ -109,5 +109,21 @@ def wrong_options() -> None:
     plain.using(at=datetime.now(UTC), deadline=datetime.now(UTC))
     app.run("make", tiemout=5)  # type: ignore[call-arg]
     app.task(timeot=5)  # type: ignore[call-overload]
+    app.task(priority="high")  # type: ignore[call-overload]
+    app.task(subject="a")  # type: ignore[call-overload]
     app.task(retry="often")  # type: ignore[call-overload]
     app.task(5)  # type: ignore[call-overload]
+
+
+def clients(client: Client) -> None:
+    assert_type(client.enqueue("a", {"x": 1}, priority=5, tag=None, grace_ms=10).job_id, str)
+    client.enqueue("a")  # type: ignore[call-arg]
+    client.enqueue("a", {}, "queue")  # type: ignore[call-arg]
+    client.enqueue("a", {}, priority="high")  # type: ignore[arg-type]
+    client.enqueue("a", {}, subject="a")  # type: ignore[call-arg]
+    client.enqueue("a", {}, on_duplicate="perhaps")  # type: ignore[arg-type]
+
+
+async def async_clients(client: AsyncClient) -> None:
+    assert_type((await client.enqueue("a", {}, priority=5)).job_id, str)
+    await client.enqueue("a", {}, grace="10s")  # type: ignore[call-arg]
