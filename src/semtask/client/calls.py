@@ -108,15 +108,12 @@ def enqueue(job_type: str, payload: Any, **options: Unpack[EnqueueKeywords]) -> 
 def _spell_out(function: Callable[..., Any]) -> None:
     """Show the keywords of the options to help() and notebooks, which know nothing of a TypedDict."""
     wanted = inspect.signature(function)
-    given = [parameter for parameter in wanted.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-    taken = {parameter.name for parameter in given}
+    parameters = [one for one in wanted.parameters.values() if one.kind is not one.VAR_KEYWORD]
     for option in declared(JobSpec):
-        if option.name not in taken:
-            kind = EnqueueKeywords.__annotations__[option.name].__forward_arg__
-            given.append(
-                inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=option.default, annotation=kind)
-            )
-    function.__signature__ = wanted.replace(parameters=given)  # type: ignore[attr-defined]
+        if (kind := EnqueueKeywords.__annotations__.get(option.name)) is not None:
+            about: Any = {"default": option.default, "annotation": kind.__forward_arg__}
+            parameters.append(inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, **about))
+    function.__signature__ = wanted.replace(parameters=parameters)  # type: ignore[attr-defined]
 
 
 _spell_out(enqueue)
