@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.daemon.rig import Daemon, RpcFailed, running_daemon
+from tests.engine.test_admission import VALUES
 
 HOUR_MS = 3_600_000
 
@@ -66,6 +67,19 @@ def test_what_a_key_stands_for_and_what_not(daemon: Daemon) -> None:
         assert (again["job_id"], again["deduplicated"]) == (first["job_id"], True), (payload, options)
     stored = daemon.job(first["job_id"])
     assert (stored["priority"], stored["tag"], stored["max_attempts"]) == (0, None, 1)
+
+
+def test_every_option_is_stored_shown_and_copied_by_a_retry(daemon: Daemon) -> None:
+    """A job with a value of each option, of a task that nobody offers: it waits until it is cancelled."""
+    options = {**VALUES, "payload": {"b": 2}, "deadline": now_ms() + HOUR_MS, "ttl_ms": HOUR_MS}
+    job_id = daemon.rpc("dev.enqueue.v1", **options)["job_id"]
+    shown = daemon.job(job_id, "payload")
+    assert {name: shown[name] for name in options} == options
+    daemon.rpc("dev.cancel.v1", job_id=job_id)
+    copy = daemon.job(daemon.rpc("dev.retry.v1", job_id=job_id)["job_id"], "payload")
+    anew = {"idempotency_key": None, "deadline": copy["created_at"] + options["deadline"] - shown["created_at"]}
+    assert {name: copy[name] for name in options} == {**options, **anew}
+    daemon.rpc("dev.cancel.v1", job_id=copy["job_id"])
 
 
 def test_a_copy_of_a_finished_job_has_its_deadline_anew_and_supersedes_nobody(daemon: Daemon) -> None:
