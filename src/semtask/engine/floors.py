@@ -48,10 +48,12 @@ class SandboxFloors:
 
     def check(self, jobs: Sequence[NewJob]) -> None:
         """Raises ValidationError if one of them is a task that would not be run."""
-        for index, job in enumerate(jobs):
-            if job.execution_mode is ExecutionMode.IN_PROCESS and (why := self.why_no_task(job.queue)):
+        queues = {job.queue for job in jobs if job.execution_mode is ExecutionMode.IN_PROCESS}
+        refused = {queue: why for queue in queues if (why := self.why_no_task(queue))}
+        for index, job in enumerate(jobs) if refused else ():
+            if job.execution_mode is ExecutionMode.IN_PROCESS and job.queue in refused:
                 place = f"jobs[{index}]." if len(jobs) > 1 else ""
-                raise ValidationError(why, details={"parameter": f"{place}queue"})
+                raise ValidationError(refused[job.queue], details={"parameter": f"{place}queue"})
 
 
 def why_not_together(level: SandboxLevel, access: Collection[Scope]) -> str | None:
