@@ -13,6 +13,8 @@ from semtask.protocol.frames import PROTOCOL
 from tests.worker.rig import APP, unprepared, worker
 
 TASKS = '''
+from semtask.tasks.options import TaskOptions
+
 @app.task
 def add(a: int, b: int = 2) -> int:
     """Add two numbers.
