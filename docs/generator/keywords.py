@@ -4,6 +4,7 @@ A TypedDict cannot follow from a struct for a type checker, and the command line
 double its start. So both are written from it into the package, and compared with it like the reference.
 """
 
+import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import EnumMeta
@@ -13,6 +14,7 @@ from typing import Any
 from msgspec import Meta
 
 from generator.markdown import code, sentence, table
+from semtask.model.bounds import MAX_ATTEMPTS
 from semtask.model.job import JobSpec
 from semtask.model.option import Declared, Use, declared
 
@@ -58,7 +60,12 @@ _FLAGS: Mapping[str, Sequence[Sequence[str]]] = {
         ),
     ),
     "max_attempts": (
-        ('"--retries"', "type=click.IntRange(0, 999)", 'metavar="N"', _HELP + "Try it up to N times more if it fails."),
+        (
+            '"--retries"',
+            f"type=click.IntRange(0, {MAX_ATTEMPTS.le - 1})",
+            'metavar="N"',
+            _HELP + "Try it up to N times more if it fails.",
+        ),
     ),
     "deadline": (
         (
@@ -189,7 +196,7 @@ def _argument(text: str) -> list[str]:
     if not text.startswith(_HELP):
         return [f"        {text},"]
     pieces = textwrap.wrap(text.removeprefix(_HELP), _WIDTH - 20, drop_whitespace=False, break_on_hyphens=False)
-    lines = "\n        ".join(f'"{piece}"' for piece in pieces)
+    lines = "\n        ".join(json.dumps(piece, ensure_ascii=False) for piece in pieces)
     return f"        help={lines},".split("\n")
 
 

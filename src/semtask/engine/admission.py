@@ -54,7 +54,7 @@ class Tasks(Protocol):
     def check(self, task: str, payload: bytes, source: str | None) -> None: ...
 
 
-class _Like:
+class _Request:
     """A request while its jobs are admitted, all of them at one time.
 
     Most jobs of a request have the same options: these are settled and checked once, and the next job is a copy with
@@ -67,7 +67,7 @@ class _Like:
         self._mode: ExecutionMode | None = None
         self._job: NewJob | None = None
 
-    def job_of(self, params: EnqueueParams, mode: ExecutionMode) -> NewJob | None:
+    def alike(self, params: EnqueueParams, mode: ExecutionMode) -> NewJob | None:
         """The job before, if this one has the same options."""
         said = _shared(params)
         if self._job is not None and mode is self._mode and said == self._said:
@@ -100,22 +100,22 @@ class Admission:
 
     def admit(self, params: EnqueueParams) -> NewJob:
         """A command is decoded as `params.command`, and only there."""
-        return self._admit(params, _Like(self._now_ms()))
+        return self._admit(params, _Request(self._now_ms()))
 
     def admit_many(self, many: Sequence[EnqueueParams]) -> list[NewJob]:
         """The jobs of one request. An error names its place among them."""
-        like = _Like(self._now_ms())
+        request = _Request(self._now_ms())
         jobs: list[NewJob] = []
         try:
             for params in many:
-                jobs.append(self._admit(params, like))  # noqa: PERF401 - their number says where it failed
+                jobs.append(self._admit(params, request))  # noqa: PERF401 - their number says where it failed
         except ValidationError as error:
             place = f"jobs[{len(jobs)}]"
             details = {**error.details, "parameter": f"{place}.{error.details.get('parameter', '')}".rstrip(".")}
             raise ValidationError(f"{place}: {error.message}", details=details) from error
         return jobs
 
-    def _admit(self, params: EnqueueParams, like: _Like) -> NewJob:
+    def _admit(self, params: EnqueueParams, request: _Request) -> NewJob:
         payload = bytes(memoryview(params.payload))
         if len(payload) > self._max_payload_bytes:
             raise _invalid(
@@ -129,7 +129,7 @@ class Admission:
         if params.on_duplicate is not None and params.subject_key is None:
             raise _invalid("on_duplicate", "says what happens to jobs of the same subject; give a `subject_key`")
         return structs.replace(
-            like.job_of(params, mode) or like.keep(self._settle(params, mode, like.now)),
+            request.alike(params, mode) or request.keep(self._settle(params, mode, request.now)),
             job_id=self._new_id(),
             payload=payload.decode(),
             subject_key=params.subject_key,
@@ -139,7 +139,7 @@ class Admission:
         )
 
     def _settle(self, params: EnqueueParams, mode: ExecutionMode, now: int) -> NewJob:
-        """The job, but for what is its own: see `_Like`."""
+        """The job, but for what is its own: see `_Request`."""
         run_at = None if params.schedule is None else _run_at(params.schedule, now)
         base_delay_ms = params.retry_base_delay_ms
         if base_delay_ms is None:
