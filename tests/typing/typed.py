@@ -118,12 +118,10 @@ def wrong_options() -> None:
 def clients(client: Client) -> None:
     assert_type(client.enqueue("a", {"x": 1}, priority=5, tag=None, grace_ms=10).job_id, str)
     client.enqueue("a")  # type: ignore[call-arg]
-    client.enqueue("a", {}, "queue")  # type: ignore[call-arg]
     client.enqueue("a", {}, priority="high")  # type: ignore[arg-type]
-    client.enqueue("a", {}, subject="a")  # type: ignore[call-arg]
     client.enqueue("a", {}, on_duplicate="perhaps")  # type: ignore[arg-type]
 
 
 async def async_clients(client: AsyncClient) -> None:
     assert_type((await client.enqueue("a", {}, priority=5)).job_id, str)
-    await client.enqueue("a", {}, grace="10s")  # type: ignore[call-arg]
+    await client.enqueue("a", {}, grace_ms="10s")  # type: ignore[arg-type]

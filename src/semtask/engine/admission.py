@@ -23,15 +23,13 @@ from semtask.model.job import (
     OnDuplicate,
     OnInterrupt,
     Schedule,
-    StoredOptions,
 )
 from semtask.model.sandbox import SandboxLevel, confines
 from semtask.model.scope import Scope
 from semtask.protocol.enqueue import CommandPayload, EnqueueParams, SandboxWish
 from semtask.protocol.frames import TaskInfo
 
-_OPTIONS = StoredOptions.__struct_fields__
-_values = attrgetter(*_OPTIONS)
+_NOT_KEPT = tuple(name for name in JobSpec.__struct_fields__ if name not in NewJob.__struct_fields__)
 _shared = attrgetter(
     *(name for name in JobSpec.__struct_fields__ if name not in {"payload", "subject_key", "idempotency_key"})
 )
@@ -145,21 +143,20 @@ class Admission:
         if base_delay_ms is None:
             base_delay_ms = self._retry_base_delay_ms
         _refuse_contradictions(params, run_at or now, now, base_delay_ms)
-        values = dict(zip(_OPTIONS, _values(params), strict=True))
-        values["execution_mode"] = mode
-        values["retry_base_delay_ms"] = base_delay_ms
+        settled = structs.asdict(params)
+        for name in _NOT_KEPT:
+            del settled[name]
+        settled["execution_mode"] = mode
+        settled["retry_base_delay_ms"] = base_delay_ms
         if params.on_interrupt is None:
-            values["on_interrupt"] = _DEFAULT_ON_INTERRUPT[mode]
+            settled["on_interrupt"] = _DEFAULT_ON_INTERRUPT[mode]
         if mode is not ExecutionMode.IN_PROCESS:
-            values["source"] = None
-        return NewJob(
-            job_id="",
-            created_at=now,
-            run_at=run_at,
-            trace_context=params.traceparent,
-            durability=params.durability,
-            **values,
-        )
+            settled["source"] = None
+        settled["job_id"] = ""
+        settled["created_at"] = now
+        settled["run_at"] = run_at
+        settled["trace_context"] = params.traceparent
+        return NewJob(**settled)
 
     def _mode_of(self, params: EnqueueParams) -> ExecutionMode:
         """A registered task, else a command, else a task that nobody offers yet."""
@@ -223,7 +220,8 @@ def _check_command(params: EnqueueParams) -> None:
         _refuse_nul(f"payload.env.{name}", value)
     if command.working_dir is not UNSET:
         _require_path("payload.working_dir", command.working_dir)
-    _check_sandbox(wish_of(command.sandbox), command.access)
+    if command.sandbox is not UNSET:
+        _check_sandbox(wish_of(command.sandbox), command.access)
 
 
 def _explained(error: str) -> ValidationError:
@@ -294,6 +292,8 @@ def _content_hash(params: EnqueueParams, mode: ExecutionMode) -> bytes:
 
 def _essence(command: CommandPayload) -> list[object]:
     content: list[object] = [command.command, command.args, command.working_dir or None]
+    if command.sandbox is UNSET:
+        return content
     wish = wish_of(command.sandbox)
     # A part of it: no job with a weaker sandbox stands for this one.
     return content if wish.level is SandboxLevel.NONE else [*content, wish]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Annotated, Literal
 
 import msgspec
@@ -74,10 +73,13 @@ class EnqueueParams(JobSpec, Params, frozen=True, kw_only=True, dict=True):  # t
 
     payload: msgspec.Raw
 
-    @cached_property
+    @property
     def command(self) -> CommandPayload:
         """The payload of a command, decoded once for all who look at it. Raises what `command_of` raises."""
-        return command_of(self.payload)
+        known: dict[str, CommandPayload] = self.__dict__
+        if "command" not in known:
+            known["command"] = command_of(self.payload)
+        return known["command"]
 
 
 # Parameters of a job that a later version will have, and this one refuses by name.
