@@ -5,6 +5,7 @@ double its start. So both are written from it into the package, and compared wit
 """
 
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import EnumMeta
@@ -21,6 +22,7 @@ from semtask.model.option import Declared, Use, declared
 _PACKAGE = Path(__file__).resolve().parents[2] / "src" / "semtask"
 _WIDTH = 120
 _HELP = "help:"
+_YES = {True: "yes", False: "no"}
 _OPTIONS = [option for option in declared(JobSpec) if option.name not in {"job_type", "payload"}]
 _OF_USERS = [option for option in _OPTIONS if option.option.use is not Use.PROGRAMS]
 
@@ -92,11 +94,13 @@ def files() -> dict[Path, str]:
 def options() -> str:
     """The options of the SDK, for its reference."""
     of_tasks = {word for word, *_ in _words(of_task=True)}
-    rows = [
-        (code(word), code(kind), "yes" if word in of_tasks else "no", sentence(f"{meaning}{_default_of(word)}"))
-        for word, kind, meaning in _words(of_task=False)
-    ]
-    return table(["option", "type", "of a task", "meaning"], rows)
+    written = {_alias(enum): _literal(enum) for enum in _enums()} | {"Seconds": "timedelta | float"}
+    rows = []
+    for word, kind, meaning in _words(of_task=False):
+        shown = re.sub(r"\w+", lambda name: written.get(name[0], name[0]), kind)
+        rows.append((code(word), code(shown), _YES[word in of_tasks], sentence(f"{meaning}{_default_of(word)}")))
+    about = 'With `yes`, a task can have it for all of its jobs: `@app.task(queue="index")`. Durations are in seconds.'
+    return f"{about}\n\n{table(['option', 'type', 'of a task', 'meaning'], rows)}"
 
 
 def _default_of(word: str) -> str:
@@ -122,13 +126,10 @@ def _of_clients() -> str:
 
 
 def _of_sdk() -> str:
-    enums = {option.kind for option in _OF_USERS if isinstance(option.kind, EnumMeta)}
     lines = _head("The keywords of the options of jobs and tasks, for type checkers and editors.")
     lines += ["from datetime import datetime", "from typing import Literal, TypeAlias, TypedDict", ""]
     lines += ["from semtask.tasks.control import Retry", "from semtask.tasks.options import Seconds", ""]
-    for enum in sorted(enums, key=lambda each: each.__name__):
-        values = ", ".join(f'"{member.value}"' for member in enum)
-        lines += [f"{enum.__name__}Option: TypeAlias = Literal[{values}]"]
+    lines += [f"{_alias(enum)}: TypeAlias = {_literal(enum)}" for enum in _enums()]
     lines += ["", "", "class EnqueueOptions(TypedDict, total=False):"]
     lines += ['    """What can be said about a single job. Durations are seconds or timedelta."""']
     for word, kind, meaning in _words(of_task=False):
@@ -153,9 +154,26 @@ def _words(*, of_task: bool) -> Iterator[tuple[str, str, str]]:
                 kind, meaning = _COMPOSED_OF_TASKS.get(word, (kind, meaning)) if of_task else (kind, meaning)  # noqa: PLW2901
                 yield word, kind, meaning
         elif isinstance(option.kind, EnumMeta):
-            yield option.word, f"{option.kind.__name__}Option", option.option.meaning
+            yield option.word, _alias(option.kind), option.option.meaning
         else:
             yield option.word, "Seconds" if option.is_duration else option.kind.__name__, option.option.meaning
+
+
+def _enums() -> list[EnumMeta]:
+    found = {option.kind for option in _OF_USERS if isinstance(option.kind, EnumMeta)}
+    return sorted(found, key=lambda enum: enum.__name__)
+
+
+def _alias(enum: EnumMeta) -> str:
+    return f"{enum.__name__}Option"
+
+
+def _literal(enum: EnumMeta) -> str:
+    return f"Literal[{_values(enum)}]"
+
+
+def _values(enum: EnumMeta) -> str:
+    return ", ".join(f'"{member.value}"' for member in enum)  # type: ignore[var-annotated]
 
 
 # --- flags ------------------------------------------------------------------------------------------------------------
@@ -211,7 +229,7 @@ def _type_name(option: Declared) -> str:
 
 def _type(option: Declared) -> str:
     if isinstance(option.kind, EnumMeta):
-        return f"click.Choice([{', '.join(chr(34) + member.value + chr(34) for member in option.kind)}])"
+        return f"click.Choice([{_values(option.kind)}])"
     kind = "duration_within" if option.is_duration else "number_within" if option.kind is float else "click.IntRange"
     bounds = option.option.bounds or Meta()
     return f"{kind}({bounds.ge}, {bounds.le})"
@@ -233,7 +251,7 @@ def _limits(option: Declared, spell: Callable[[Declared, Any], str]) -> str:
             words.append(f"{bounds.ge} to {bounds.le}")
         elif bounds.le <= _SHORT["d"]:
             words.append(f"at most {spell(option, bounds.le)}")
-    return f" ({'; '.join(words)})" if words else ""
+    return f". {sentence('; '.join(words))}" if words else ""
 
 
 def _short(option: Declared, value: Any) -> str:

@@ -25,13 +25,13 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "-Q",
         "--queue",
         shell_complete=queue_names,
-        help="The queue it waits in; any name works without being declared (default: `default`).",
+        help="The queue it waits in; any name works without being declared. Default: `default`.",
     ),
     click.option(
         "--priority",
         type=click.IntRange(-100, 100),
         help="Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the "
-        "machine is busy (default: 0; -100 to 100).",
+        "machine is busy. Default: 0; -100 to 100.",
     ),
     click.option(
         "-t",
@@ -61,21 +61,21 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "backoff_factor",
         type=backoff,
         metavar="FACTOR",
-        help="How much longer each pause is than the one before (default: 2; 1 to 1000).",
+        help="How much longer each pause is than the one before. Default: 2; 1 to 1000.",
     ),
     click.option(
         "--retry-base",
         "retry_base_delay_ms",
         type=retry_base,
         metavar="DURATION",
-        help="The pause before the first retry (default: the setting retry_base_delay_ms; at most 1d).",
+        help="The pause before the first retry. Default: the setting retry_base_delay_ms; at most 1d.",
     ),
     click.option(
         "--retry-max",
         "retry_max_delay_ms",
         type=retry_max,
         metavar="DURATION",
-        help="The longest pause before a retry (default: 1h).",
+        help="The longest pause before a retry. Default: 1h.",
     ),
     click.option(
         "--retry-on-crash/--no-retry-on-crash",
@@ -107,13 +107,13 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "grace_ms",
         type=grace,
         metavar="DURATION",
-        help="The time from SIGTERM to SIGKILL when it is stopped (default: 5s; at most 1m).",
+        help="The time from SIGTERM to SIGKILL when it is stopped. Default: 5s; at most 1m.",
     ),
     click.option(
         "--on-interrupt",
         type=click.Choice(["requeue", "fail"]),
-        help="If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail) "
-        "(default: `fail` for a command, `requeue` for a task).",
+        help="If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail). "
+        "Default: `fail` for a command, `requeue` for a task.",
     ),
     click.option(
         "--at",
@@ -133,11 +133,11 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.Choice(["supersede", "supersede_running", "join", "reject", "after"]),
         help="What happens to the live jobs of its subject: the new one takes the place of those that wait "
         "(supersede), also stops the one that runs (supersede_running), joins one that waits (join), is "
-        "refused (reject), or follows them (after) (default: `supersede`).",
+        "refused (reject), or follows them (after). Default: `supersede`.",
     ),
     click.option(
         "--durability",
         type=click.Choice(["fsync", "os"]),
-        help="`fsync` survives a power cut, `os` any crash of a process (default: `fsync`).",
+        help="`fsync` survives a power cut, `os` any crash of a process. Default: `fsync`.",
     ),
 )

@@ -20,11 +20,11 @@ class EnqueueOptions(TypedDict, total=False):
     """What can be said about a single job. Durations are seconds or timedelta."""
 
     queue: str
-    """The queue it waits in; any name works without being declared (default: `default`)."""
+    """The queue it waits in; any name works without being declared. Default: `default`."""
 
     priority: int
     """Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the machine is
-    busy (default: 0; -100 to 100).
+    busy. Default: 0; -100 to 100.
     """
 
     tag: str
@@ -52,11 +52,11 @@ class EnqueueOptions(TypedDict, total=False):
     """Skip it if it has not started this long after it became due."""
 
     grace: Seconds
-    """The time from SIGTERM to SIGKILL when it is stopped (default: 5 s; at most 60 s)."""
+    """The time from SIGTERM to SIGKILL when it is stopped. Default: 5 s; at most 60 s."""
 
     on_interrupt: OnInterruptOption
-    """If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail) (default:
-    `fail` for a command, `requeue` for a task).
+    """If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail). Default:
+    `fail` for a command, `requeue` for a task.
     """
 
     delay: Seconds
@@ -68,22 +68,22 @@ class EnqueueOptions(TypedDict, total=False):
     on_duplicate: OnDuplicateOption
     """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
     also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
-    them (after) (default: `supersede`).
+    them (after). Default: `supersede`.
     """
 
     durability: DurabilityOption
-    """`fsync` survives a power cut, `os` any crash of a process (default: `fsync`)."""
+    """`fsync` survives a power cut, `os` any crash of a process. Default: `fsync`."""
 
 
 class TaskKeywords(TypedDict, total=False):
     """What a task can say for all of its jobs. Durations are seconds or timedelta."""
 
     queue: str | None
-    """The queue it waits in; any name works without being declared (default: `default`)."""
+    """The queue it waits in; any name works without being declared. Default: `default`."""
 
     priority: int | None
     """Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the machine is
-    busy (default: 0; -100 to 100).
+    busy. Default: 0; -100 to 100.
     """
 
     tag: str | None
@@ -105,18 +105,18 @@ class TaskKeywords(TypedDict, total=False):
     """Skip it if it has not started this long after it became due."""
 
     grace: Seconds | None
-    """The time from SIGTERM to SIGKILL when it is stopped (default: 5 s; at most 60 s)."""
+    """The time from SIGTERM to SIGKILL when it is stopped. Default: 5 s; at most 60 s."""
 
     on_interrupt: OnInterruptOption | None
-    """If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail) (default:
-    `fail` for a command, `requeue` for a task).
+    """If the daemon stops or dies while it runs: run it again (requeue), or end it as FAILED (fail). Default:
+    `fail` for a command, `requeue` for a task.
     """
 
     on_duplicate: OnDuplicateOption | None
     """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
     also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
-    them (after) (default: `supersede`).
+    them (after). Default: `supersede`.
     """
 
     durability: DurabilityOption | None
-    """`fsync` survives a power cut, `os` any crash of a process (default: `fsync`)."""
+    """`fsync` survives a power cut, `os` any crash of a process. Default: `fsync`."""
