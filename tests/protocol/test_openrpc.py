@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+import pytest
+
 from semtask.protocol.methods import METHODS
 from semtask.protocol.openrpc import document
 
@@ -56,6 +59,16 @@ def test_parameters_say_what_is_required_and_allowed() -> None:
     assert not params["queue"]["required"]
     assert params["queue"]["schema"]["pattern"] == "^[A-Za-z0-9_-]{1,64}$"
     assert params["priority"]["schema"]["minimum"] == -100
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_default_of_a_parameter_can_be_sent(method: str) -> None:
+    """Of one that can only be left out no default is given: programs are generated from this document."""
+    for param in METHOD[method]["params"]:
+        if "default" in (schema := param["schema"]):
+            field = next(f for f in msgspec.structs.fields(METHODS[method].params) if f.encode_name == param["name"])
+            msgspec.json.decode(msgspec.json.encode(schema["default"]), type=field.type)
+            assert schema["default"] is not None or "anyOf" in schema, param
 
 
 def test_a_result_of_two_shapes_names_both() -> None:

@@ -28,6 +28,9 @@ def document(version: str) -> _Schema:
     schema_of = dict(zip(map(repr, types), schemas, strict=True))
     payload = {"anyOf": [schema_of[repr(CommandPayload)], {"type": "object"}]}
     components[EnqueueParams.__name__]["properties"]["payload"] = payload
+    for schema in components[EnqueueParams.__name__]["properties"].values():
+        if schema.get("default", ...) is None:  # it stands for a parameter that is left out, and cannot be sent
+            del schema["default"]
     _add_meanings(components)
     methods = [_describe(method, schema_of, components) for method in METHODS.values()]
     return {
