@@ -99,8 +99,7 @@ def options() -> str:
     for word, kind, meaning in _words(of_task=False):
         shown = re.sub(r"\w+", lambda name: written.get(name[0], name[0]), kind)
         rows.append((code(word), code(shown), _YES[word in of_tasks], sentence(f"{meaning}{_default_of(word)}")))
-    about = 'With `yes`, a task can have it for all of its jobs: `@app.task(queue="index")`. Durations are in seconds.'
-    return f"{about}\n\n{table(['option', 'type', 'of a task', 'meaning'], rows)}"
+    return f"Durations are in seconds.\n\n{table(['option', 'type', 'of a task', 'meaning'], rows)}"
 
 
 def _default_of(word: str) -> str:

@@ -56,10 +56,6 @@ class Declared(Struct, frozen=True):
         return self.name.endswith("_ms")
 
     @property
-    def is_required(self) -> bool:
-        return self.default is NODEFAULT
-
-    @property
     def word(self) -> str:
         return self.option.word or self.name.removesuffix("_ms")
 
