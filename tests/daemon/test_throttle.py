@@ -117,7 +117,7 @@ def test_an_idle_daemon_does_not_wake_up(daemon: Daemon) -> None:
     """
     daemon.wait(daemon.command("true"))
     until_idle(daemon)
-    seen = []
+    seen: list[int] = []
     while not seen or (seen[-1] > 8 and len(seen) < 6):
         before = switches(daemon.pid)
         time.sleep(5)  # the time that is measured
