@@ -101,11 +101,13 @@ def kill_9() -> None:
 
 @task
 def hold_the_gil() -> None:
+    print("begun", flush=True)
     sum(itertools.repeat(1))  # C code that looks neither for signals nor for other threads
 
 
 @task
 def endless_loop() -> None:
+    print("begun", flush=True)
     while True:
         pass
 

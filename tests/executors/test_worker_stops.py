@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import resource
 import signal
 import time
@@ -142,6 +143,31 @@ def test_what_cannot_be_interrupted_is_killed_after_its_grace(tmp_path: Path, ta
             assert (await r.end(behind)).outcome.failure is FailureClass.NEVER_RAN
 
     asyncio.run(main())
+
+
+def test_a_slow_worker_has_the_time_to_write_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("semtask.executors.worker._SHOWN_WITHIN_S", 60)
+
+    async def main() -> None:
+        async with task_rig(tmp_path) as r:
+            await r.use(r.write_app(LOUD))
+            job = r.job("in_c")
+            await r.runs(job)
+            [worker] = r.pids()
+            os.kill(worker, signal.SIGSTOP)
+            stop(r, job, 100)
+            await until(lambda: pending(worker, signal.SIGUSR2), "it is asked where it is")
+            await asyncio.sleep(0.2)  # it is that slow
+            os.kill(worker, signal.SIGCONT)
+            assert (await r.end(job)).outcome.stopped
+            assert "in in_c" in r.log_of(job)
+
+    asyncio.run(main())
+
+
+def pending(pid: int, number: int) -> bool:
+    [mask] = re.findall(r"^ShdPnd:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) & 1 << number - 1)
 
 
 def test_a_second_stop_can_only_shorten_the_grace(tmp_path: Path) -> None:

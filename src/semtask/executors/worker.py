@@ -25,7 +25,10 @@ Key = tuple[str, int]
 
 RECALL_AFTER_S = 0.010
 _INTERRUPT_AGAIN_S = 0.1
-_SHOW_S = 0.02  # what a worker needs to write where it is, before it is killed
+# Before it is killed, a worker writes where it is. Its log is looked at in such pauses, until it has grown and grows no
+# more: a busy machine takes its time. One that writes nothing is killed after _SHOWN_WITHIN_S.
+_SHOW_S = 0.02
+_SHOWN_WITHIN_S = 1.0
 _RECALLED = "taken back before it began"
 
 _json = msgspec.json.Encoder()
@@ -381,13 +384,21 @@ class Worker:
 
     def _grace_is_over(self, key: Key) -> None:
         if key in self._held:
-            self.process.show_stack()
-            self._loop.call_later(_SHOW_S, self._end_with, key)
+            before = self.process.log_size
+            shows = self.process.show_stack()
+            until = self._loop.time() + (_SHOWN_WITHIN_S if shows else 0)
+            self._loop.call_later(_SHOW_S, self._end_when_shown, key, before, before, until)
 
-    def _end_with(self, key: Key) -> None:
-        if key in self._held:  # else it has ended at the last moment, and others may be there now
+    def _end_when_shown(self, key: Key, before: int, last: int, until: float) -> None:
+        """Kill it when its log, which had the size `before` and then `last`, has the stack in it."""
+        if key not in self._held:  # it has ended at the last moment, and others may be there now
+            return
+        size = self.process.log_size
+        if before < size == last or self._loop.time() >= until:
             self._condemned = key
             self.process.kill(f"the job did not end within its grace of {self._orders[key].grace_ms} ms")
+        else:
+            self._loop.call_later(_SHOW_S, self._end_when_shown, key, before, size, until)
 
     # --- its end ---------------------------------------------------------------------------------------------------
 

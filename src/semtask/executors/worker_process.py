@@ -162,23 +162,28 @@ class WorkerProcess:
         self.link.drain()
         return self._death(end)
 
+    @property
+    def log_size(self) -> int:
+        """Of its own log, in bytes."""
+        return os.fstat(self._log_fd).st_size if self._log_fd >= 0 else 0
+
     def interrupt(self) -> None:
         """Have its main thread read what the daemon has sent."""
         self._signal(signal.SIGUSR1)
 
-    def show_stack(self) -> None:
-        """Have it write where it is to its own log, even if it is stuck in C code."""
-        self._signal(signal.SIGUSR2)
+    def show_stack(self) -> bool:
+        """Have it write where it is to its own log, even if it is stuck in C code. False if it was not told to."""
+        return self._signal(signal.SIGUSR2)
 
-    def _signal(self, number: int) -> None:
+    def _signal(self, number: int) -> bool:
         try:
             if self._identity is None:
                 started = self._folder.started()
                 self._identity = identity.from_mark(started.command) if started is not None else None
-            if self._identity is not None:
-                identity.send_signal(self._identity, number)
+            return self._identity is not None and identity.send_signal(self._identity, number)
         except OSError as error:  # no descriptor to do it with; the kill, which needs none, must not fail with it
             log.warning("a worker cannot be signalled now: %s", error, extra=self._about)
+            return False
 
     def kill(self, why: str, *, broken: bool = False) -> None:
         """End it with all its processes, at once. The first reason stays."""
@@ -205,7 +210,7 @@ class WorkerProcess:
         """
         if self._ended:
             return True
-        self._log_start, self._log_size = self._log_size, os.fstat(self._log_fd).st_size
+        self._log_start, self._log_size = self._log_size, self.log_size
         return self._log_start - self._log_freed <= _LOG_BYTES or self._free_log()
 
     def _free_log(self) -> bool:
@@ -365,7 +370,7 @@ class WorkerProcess:
 
     def _log_begin(self) -> int:
         """From where on its log is of the job that ran at its death."""
-        size = os.fstat(self._log_fd).st_size if self._log_fd >= 0 else 0
+        size = self.log_size
         return min(self._marks[1] or self._log_start, size)
 
     def _cancel_timers(self) -> None:
