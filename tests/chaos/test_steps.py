@@ -9,9 +9,9 @@ from typing import Any, get_args
 
 import pytest
 
-from semtask.executors import control, launcher, shim
-from semtask.executors.folder import AttemptFolder
 from semtask.executors.spawner import SpawnedShim
+from semtask.launch import control, launcher, shim
+from semtask.launch.folder import AttemptFolder
 from semtask.protocol import frames
 from semtask.store import sqlite
 from semtask.worker.channel import Channel

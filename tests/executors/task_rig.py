@@ -16,14 +16,14 @@ from typing import Any
 
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import AppStatus, TaskEnd
-from semtask.executors.in_process import InProcessExecutor
 from semtask.executors.output import LogFiles
 from semtask.executors.spawner import Spawner
-from semtask.executors.worker_process import WorkerSettings
 from semtask.model.app import App, AppState
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt, ProgressNote, Taker
 from semtask.model.state import State
+from semtask.workers.in_process import InProcessExecutor
+from semtask.workers.process import WorkerSettings
 from tests.executors.rig import PATH, until
 
 SCRIPTED = Path(__file__).with_name("scripted_worker.py")

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors import folder
 from semtask.executors.attempts_dir import AttemptsDir
-from semtask.executors.folder import Record, Stop
 from semtask.host.procfs import Mark
+from semtask.launch import folder
+from semtask.launch.folder import Record, Stop
 
 RECORD = Record(
     wait_status=256,

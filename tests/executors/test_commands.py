@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors import shim
 from semtask.host import identity
+from semtask.launch import shim
 from semtask.model import outcome
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause, StopReason

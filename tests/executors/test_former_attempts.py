@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from semtask.executors import folder as folders
-from semtask.executors import shim
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec
-from semtask.executors.control import EXIT_POISONED
 from semtask.executors.former_attempts import FormerAttempts
 from semtask.executors.spawner import SpawnRequest
-from semtask.executors.sub_process import sealed
 from semtask.host import procfs
+from semtask.launch import folder as folders
+from semtask.launch import shim
+from semtask.launch.control import EXIT_POISONED, sealed
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause
+from semtask.workers.former import FormerWorkers
 from tests.executors.rig import alive, former, kill, make_spec, reap_adopted, rig, until, with_nonce
 from tests.executors.test_stopping import MEMBERS, TREE, tree_pids
 
@@ -69,7 +69,10 @@ class Successor:
     def __init__(self, home: Path) -> None:
         self.attempts = AttemptsDir(home / "attempts")
         self.counters: Counter[str] = Counter()
-        self.former = FormerAttempts(self.attempts, lambda name, number: self.counters.update({name: number}))
+        self.former = FormerAttempts(self.attempts, FormerWorkers(self.attempts, self._add), self._add)
+
+    def _add(self, name: str, number: int) -> None:
+        self.counters[name] += number
 
     async def judge(self, spec: CommandSpec, **options: Any) -> Outcome | None:
         return await self.former.judge(former(self.attempts, spec, **options))
@@ -226,7 +229,8 @@ def test_after_a_reboot_or_in_another_folder_it_may_have_run(tmp_path: Path) -> 
         assert rebooted.failure is FailureClass.INTERRUPTED
         (tmp_path / "attempts" / ".id").write_text("another folder")
         job = former(after.attempts, spec)
-        moved = await FormerAttempts(AttemptsDir(tmp_path / "attempts"), after.former._count).judge(job)
+        elsewhere = AttemptsDir(tmp_path / "attempts")
+        moved = await FormerAttempts(elsewhere, after.former._tasks, after._add).judge(job)
         assert moved is not None
         assert moved.failure is FailureClass.INTERRUPTED
 

@@ -22,6 +22,7 @@ from semtask.host import procfs
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import State
+from semtask.workers.former import FormerWorkers
 from tests.executors.rig import alive, reap_adopted, until, with_nonce
 from tests.executors.task_rig import REPOSITORY, SYNC, new_id
 
@@ -87,7 +88,10 @@ class Successor:
     def __init__(self, home: Path) -> None:
         self.attempts = AttemptsDir(home / "attempts")
         self.counters: Counter[str] = Counter()
-        self.former = FormerAttempts(self.attempts, lambda name, number: self.counters.update({name: number}))
+        self.former = FormerAttempts(self.attempts, FormerWorkers(self.attempts, self._add), self._add)
+
+    def _add(self, name: str, number: int) -> None:
+        self.counters[name] += number
 
     async def settle(self, job: Job) -> Outcome:
         while (outcome := await self.former.judge(job)) is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors import control
+from semtask.launch import control
 from semtask.model.outcome import FailureClass
 from semtask.model.state import EndCause, StopReason
 from tests.executors.rig import alive, kill, make_spec, reap_adopted, rig, until, with_nonce

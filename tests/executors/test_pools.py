@@ -6,9 +6,9 @@ import asyncio
 import time
 from pathlib import Path
 
-from semtask.executors.pace import Pace
 from semtask.model.app import AppState
 from semtask.model.outcome import FailureClass
+from semtask.workers.pace import Pace
 from tests.executors.rig import alive, until, with_nonce
 from tests.executors.task_rig import ASYNC, SYNC, TaskRig, task_rig
 from tests.impatience import ImpatientLoop

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors.pump import Pump, Pumps
+from semtask.launch.pump import Pump, Pumps
 from semtask.model.state import EndCause
 from tests.executors.rig import Rig, kill, make_spec, rig, until
 from tests.mounts import small_disk

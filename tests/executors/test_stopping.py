@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors.folder import Record, Stop
+from semtask.launch.folder import Record, Stop
 from semtask.model.outcome import FailureClass
 from semtask.model.state import EndCause, StopReason
 from tests.executors.rig import Rig, alive, make_spec, rig, until, with_nonce

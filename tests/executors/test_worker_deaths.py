@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors import worker
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause
+from semtask.workers import worker
 from tests.executors.rig import alive, until, with_nonce
 from tests.executors.task_rig import ASYNC, SYNC, task_rig
 

@@ -8,7 +8,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from semtask.executors.worker_link import WorkerLink
 from semtask.protocol.frames import (
     Call,
     Frames,
@@ -21,6 +20,7 @@ from semtask.protocol.frames import (
     encode,
     to_worker,
 )
+from semtask.workers.link import WorkerLink
 from tests.executors.rig import until
 
 

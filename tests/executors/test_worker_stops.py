@@ -314,7 +314,7 @@ def test_a_worker_that_cannot_be_killed_is_told_of_and_keeps_its_jobs(tmp_path: 
 def test_a_job_that_ends_at_the_last_moment_costs_the_next_one_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("semtask.executors.worker._SHOW_S", 1.0)
+    monkeypatch.setattr("semtask.workers.worker._SHOW_S", 1.0)
 
     async def main() -> None:
         async with task_rig(tmp_path) as r:

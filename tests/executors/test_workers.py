@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors import worker, worker_process
 from semtask.host import procfs
 from semtask.model.state import EndCause
+from semtask.workers import process as worker_process
+from semtask.workers import worker
 from tests.executors.rig import alive, until, with_nonce
 from tests.executors.task_rig import ASYNC, SYNC, task_rig
 from tests.mounts import small_disk

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from semtask.executors import launcher
+from semtask.launch import launcher
 
 CODES = {name: getattr(errno, name) for name in ("EAGAIN", "ENOMEM")}
 

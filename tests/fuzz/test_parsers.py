@@ -25,9 +25,9 @@ from semtask.cli.ids import job_ids
 from semtask.config.loading import load
 from semtask.engine.signatures import Arguments
 from semtask.errors import ConfigError, NotFound
-from semtask.executors import folder
 from semtask.host import app_list, tokens
 from semtask.host.procfs import Mark
+from semtask.launch import folder
 from semtask.model.redaction import hide_secrets
 from semtask.protocol import frames
 from semtask.protocol.frames import (

@@ -13,9 +13,9 @@ from typing import Any
 
 from semtask.daemon.composition import Composition
 from semtask.executors import launcher_process
-from semtask.executors.worker_process import WorkerSettings
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.writer import Request, Tick, Writer
+from semtask.workers.process import WorkerSettings
 from tests.harness import mutations, points
 from tests.harness.points import ENV_PLAN, Plan
 

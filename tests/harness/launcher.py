@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from semtask.executors import launcher
+from semtask.launch import launcher
 from tests.harness import mutations, points
 
 

@@ -62,7 +62,7 @@ def no_shim(_folder: str) -> None:
     import os
     import time
 
-    from semtask.executors import command, folder, shim
+    from semtask.launch import command, folder, shim
 
     original = shim.run
 
@@ -84,7 +84,7 @@ def no_shim(_folder: str) -> None:
 @_mutation("launcher")
 def kill_the_group_only(_folder: str) -> None:
     """What has left the process group of the command is not looked for."""
-    from semtask.executors import shim
+    from semtask.launch import shim
 
     def end_tree(self: Any) -> None:
         import os
@@ -147,7 +147,7 @@ def what_may_start_once_is_started_again(_folder: str) -> None:
 @_mutation("launcher")
 def no_poison(_folder: str) -> None:
     """A shim that comes to its lock does not ask whether its claim was given up meanwhile."""
-    from semtask.executors import shim
+    from semtask.launch import shim
 
     _rewrite(shim, "run", "folder.exists_at(task.folder, folder.POISON) or os.fstat(lock).st_nlink == 0", "False")
 
@@ -158,7 +158,7 @@ def late_shims(folder: str) -> None:
     import os
     import time
 
-    from semtask.executors import shim
+    from semtask.launch import shim
 
     launcher, original = os.getpid(), shim.run
 

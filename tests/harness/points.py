@@ -105,15 +105,13 @@ STEPS: tuple[Step, ...] = (
     Step("daemon", "empty_trash", "semtask.executors.attempts_dir:AttemptsDir.empty_trash", "restart"),
     Step("daemon", "start_launcher", "semtask.executors.spawner:Spawner.start", "restart", AFTER),
     Step("daemon", "judge", "semtask.executors.former_attempts:FormerAttempts.judge", "restart"),
-    Step("daemon", "judge_worker", "semtask.executors.former_workers:FormerWorkers._end", "restart"),
+    Step("daemon", "judge_worker", "semtask.workers.former:FormerWorkers._end", "restart"),
     Step("daemon", "recover", "semtask.engine.lifecycle:Engine.recover", "restart", AFTER),
     Step("daemon", "open_sockets", "semtask.api.http:RpcServer.start", "restart", AFTER),
     Step("daemon", "begin", "semtask.engine.lifecycle:Engine.start", "restart", AFTER),
     # --- the daemon: an attempt ---
     Step("daemon", "answer", "semtask.api.http:RpcServer._rpc", "command", BOTH, label=_of_body),
-    Step(
-        "daemon", "make_folder", "semtask.executors.folder:AttemptFolder.create", "both", BOTH, OURS, label=_of_folder
-    ),
+    Step("daemon", "make_folder", "semtask.launch.folder:AttemptFolder.create", "both", BOTH, OURS, label=_of_folder),
     Step(
         "daemon",
         "ask_launcher",
@@ -134,18 +132,18 @@ STEPS: tuple[Step, ...] = (
     ),
     Step("daemon", "see_end", "semtask.executors.shim_end:ShimEnd._seen", "both", BOTH, OURS, label=_of_shim_end),
     Step("daemon", "see_loss", "semtask.executors.shim_end:ShimEnd._lost", "lost", BOTH, OURS, label=_of_shim_end),
-    Step("daemon", "poison", "semtask.executors.folder:AttemptFolder.poison", "lost", BOTH, OURS, label=_of_folder),
+    Step("daemon", "poison", "semtask.launch.folder:AttemptFolder.poison", "lost", BOTH, OURS, label=_of_folder),
     Step("daemon", "settle", "semtask.engine.attempt:Attempts.settle", "command"),
-    Step("daemon", "remove_folder", "semtask.executors.folder:AttemptFolder.remove", "both", BOTH, OURS, _of_folder),
-    Step("daemon", "ask_to_stop", "semtask.executors.folder:AttemptFolder.ask_to_stop", "stop", BOTH, OURS, _of_folder),
+    Step("daemon", "remove_folder", "semtask.launch.folder:AttemptFolder.remove", "both", BOTH, OURS, _of_folder),
+    Step("daemon", "ask_to_stop", "semtask.launch.folder:AttemptFolder.ask_to_stop", "stop", BOTH, OURS, _of_folder),
     Step("daemon", "wake_shim", "semtask.executors.spawner:SpawnedShim.terminate", "stop", AFTER),
     # --- the daemon: workers ---
-    Step("daemon", "hear_hello", "semtask.executors.worker:Worker.on_hello", "restart"),
-    Step("daemon", "send_run", "semtask.executors.worker_link:WorkerLink.run", "task"),
+    Step("daemon", "hear_hello", "semtask.workers.worker:Worker.on_hello", "restart"),
+    Step("daemon", "send_run", "semtask.workers.link:WorkerLink.run", "task"),
     Step(
         "daemon",
         "send_frame",
-        "semtask.executors.worker_link:WorkerLink.send",
+        "semtask.workers.link:WorkerLink.send",
         "tasks",
         AFTER,
         ("Setup", "Stop", "Recalled"),
@@ -154,45 +152,43 @@ STEPS: tuple[Step, ...] = (
     Step(
         "daemon",
         "hear_frame",
-        "semtask.executors.worker:Worker.on_frames",
+        "semtask.workers.worker:Worker.on_frames",
         "tasks",
         BOTH,
         ("Ended", "Progress", "Blocked"),
         _of_type(1),
     ),
-    Step(
-        "daemon", "take_tokens", "semtask.executors.worker_link:WorkerLink.take_tokens", "tasks", AFTER, ("",), _if_true
-    ),
-    Step("daemon", "kill_worker", "semtask.executors.worker_process:WorkerProcess.kill", "tasks", AFTER),
-    Step("daemon", "bury_worker", "semtask.executors.worker_process:WorkerProcess.close", "tasks"),
+    Step("daemon", "take_tokens", "semtask.workers.link:WorkerLink.take_tokens", "tasks", AFTER, ("",), _if_true),
+    Step("daemon", "kill_worker", "semtask.workers.process:WorkerProcess.kill", "tasks", AFTER),
+    Step("daemon", "bury_worker", "semtask.workers.process:WorkerProcess.close", "tasks"),
     Step("daemon", "settle_tasks", "semtask.engine.task_attempts:TaskAttempts.ended", "task"),
     # --- the launcher ---
-    Step("launcher", "rehearse", "semtask.executors.launcher:_Launcher.rehearse", "restart"),
-    Step("launcher", "serve", "semtask.executors.launcher:_Launcher.serve", "restart", BEFORE),
-    Step("launcher", "receive", "semtask.executors.launcher:_Launcher._receive", "command"),
-    Step("launcher", "fork", "semtask.executors.launcher:_Launcher._spawn", "command"),
+    Step("launcher", "rehearse", "semtask.launch.launcher:_Launcher.rehearse", "restart"),
+    Step("launcher", "serve", "semtask.launch.launcher:_Launcher.serve", "restart", BEFORE),
+    Step("launcher", "receive", "semtask.launch.launcher:_Launcher._receive", "command"),
+    Step("launcher", "fork", "semtask.launch.launcher:_Launcher._spawn", "command"),
     Step(
         "launcher",
         "tell",
-        "semtask.executors.launcher:_Launcher._tell",
+        "semtask.launch.launcher:_Launcher._tell",
         "lost",
         BOTH,
         tuple(ANSWERS.values()),
         label=_of_text(1, ANSWERS),
     ),
-    Step("launcher", "end_orphans", "semtask.executors.launcher:_Launcher._end_orphans", "lost"),
-    Step("launcher", "settle", "semtask.executors.launcher:_Launcher._answer_settling", "lost"),
-    Step("launcher", "leave", "semtask.executors.launcher:_Launcher._leave", "restart"),
+    Step("launcher", "end_orphans", "semtask.launch.launcher:_Launcher._end_orphans", "lost"),
+    Step("launcher", "settle", "semtask.launch.launcher:_Launcher._answer_settling", "lost"),
+    Step("launcher", "leave", "semtask.launch.launcher:_Launcher._leave", "restart"),
     # --- a shim ---
-    Step("shim", "run", "semtask.executors.shim:run", "both", BOTH, OURS),
-    Step("shim", "lock", "semtask.executors.shim:_take", "both", AFTER, OURS),
-    Step("shim", "note_start", "semtask.executors.shim:_Attempt._start", "both", BEFORE, OURS),
-    Step("shim", "start_command", "semtask.executors.command:start", "both", BOTH, OURS),
-    Step("shim", "announce", "semtask.executors.shim:_Attempt._announce", "both", BOTH, OURS),
-    Step("shim", "supervise", "semtask.executors.shim:_Attempt._supervise", "both", BOTH, OURS),
-    Step("shim", "begin_stop", "semtask.executors.shim:_Attempt._begin_stop", "stop", BOTH, OURS),
-    Step("shim", "end_tree", "semtask.executors.shim:_Attempt._end_tree", "both", AFTER, OURS),
-    Step("shim", "write_record", "semtask.executors.shim:_Attempt._write", "both", BOTH, OURS),
+    Step("shim", "run", "semtask.launch.shim:run", "both", BOTH, OURS),
+    Step("shim", "lock", "semtask.launch.shim:_take", "both", AFTER, OURS),
+    Step("shim", "note_start", "semtask.launch.shim:_Attempt._start", "both", BEFORE, OURS),
+    Step("shim", "start_command", "semtask.launch.command:start", "both", BOTH, OURS),
+    Step("shim", "announce", "semtask.launch.shim:_Attempt._announce", "both", BOTH, OURS),
+    Step("shim", "supervise", "semtask.launch.shim:_Attempt._supervise", "both", BOTH, OURS),
+    Step("shim", "begin_stop", "semtask.launch.shim:_Attempt._begin_stop", "stop", BOTH, OURS),
+    Step("shim", "end_tree", "semtask.launch.shim:_Attempt._end_tree", "both", AFTER, OURS),
+    Step("shim", "write_record", "semtask.launch.shim:_Attempt._write", "both", BOTH, OURS),
     # --- a worker ---
     Step(
         "worker",
@@ -386,7 +382,7 @@ _CALLS = (
 
 def install_in_shims(plan: Plan) -> None:
     """In a launcher: wrap the functions of its shims. What it runs itself, to rehearse, is none."""
-    from semtask.executors import shim
+    from semtask.launch import shim
 
     launcher = os.getpid()
     original = shim.run

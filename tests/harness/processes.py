@@ -21,7 +21,7 @@ def by_kind(home: Path) -> dict[Kind, list[int]]:
 
 
 def kind_of(pid: int, cmdline: str) -> Kind:
-    if "semtask.executors.launcher" in cmdline or "tests.harness.launcher" in cmdline:
+    if "semtask.launch.launcher" in cmdline or "tests.harness.launcher" in cmdline:
         # A launcher begins a session, and its shims stay in it.
         try:
             return "launcher" if os.getsid(pid) == pid else "shim"

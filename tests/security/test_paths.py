@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from semtask.executors.task_outcome import of_frame
 from semtask.host.filesystem import open_beneath
 from semtask.protocol.frames import ArtifactInfo, Ended
+from semtask.workers.task_outcome import of_frame
 from tests.api.running import JOB_ID
 from tests.daemon.rig import RpcFailed, eventually, running_daemon
 

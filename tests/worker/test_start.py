@@ -219,5 +219,6 @@ def test_needs_neither_the_store_nor_the_server(tmp_path: Path) -> None:
         """,
     ) as rig:
         loaded = rig.run("loaded").result or ""
-        for name in ("apsw", "semtask.store", "semtask.engine", "semtask.api", "semtask.executors", "httptools"):
+        ours = [f"semtask.{package}" for package in ("store", "engine", "api", "executors", "workers", "launch")]
+        for name in ("apsw", "httptools", *ours):
             assert f'"{name}' not in loaded

@@ -32,11 +32,9 @@ from semtask.executors.attempt_files import AttemptFiles
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import AppStatus, TaskEnd
 from semtask.executors.former_attempts import FormerAttempts
-from semtask.executors.in_process import InProcessExecutor
 from semtask.executors.output import LogCap, LogFiles
 from semtask.executors.spawner import Spawner
 from semtask.executors.sub_process import SubprocessExecutor
-from semtask.executors.worker_process import WorkerSettings
 from semtask.host import procfs
 from semtask.host.app_list import read_apps
 from semtask.host.ballast import Ballast
@@ -53,6 +51,9 @@ from semtask.telemetry.counters import ZOMBIES_CLEANED
 from semtask.telemetry.events import Events
 from semtask.telemetry.logs import log_attempts
 from semtask.telemetry.metrics import Metrics
+from semtask.workers.former import FormerWorkers
+from semtask.workers.in_process import InProcessExecutor
+from semtask.workers.process import WorkerSettings
 
 
 class Parts(NamedTuple):
@@ -126,7 +127,7 @@ class Composition:
             ),
             workers=workers,
             read_apps=lambda: read_apps(settings),
-            former=FormerAttempts(attempts_dir, upcalls.count),
+            former=FormerAttempts(attempts_dir, FormerWorkers(attempts_dir, upcalls.count), upcalls.count),
             log_watch=cap,
             changes=changes,
             clock=clock,

@@ -1,6 +1,6 @@
 """The process of the daemon: it opens the parts, serves until it is told to stop, and closes them in reverse.
 
-It runs no user code and spawns no job itself; see `executors/launcher.py`.
+It runs no user code and spawns no job itself; see `launch/launcher.py`.
 """
 
 from __future__ import annotations

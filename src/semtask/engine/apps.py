@@ -23,7 +23,7 @@ AGAIN_S = 1.0
 
 
 class Workers(Protocol):
-    """What the executor of tasks knows about apps: see executors.in_process."""
+    """What the executor of tasks knows about apps: see workers.in_process."""
 
     def configure(self, apps: Sequence[App]) -> None:
         """These are the apps now. Workers of others, and of changed ones, leave when they have ended their jobs."""

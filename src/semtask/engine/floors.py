@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from msgspec import UnsetType
 
 from semtask.errors import ValidationError
-from semtask.executors.sandbox import Sandbox
+from semtask.launch.sandbox import Sandbox
 from semtask.model.job import ExecutionMode, NewJob
 from semtask.model.sandbox import SandboxLevel, confines, strongest
 from semtask.model.scope import Scope, held

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from semtask.executors.attempts_dir import AttemptsDir
-from semtask.executors.folder import AttemptFolder
-from semtask.executors.former_workers import unlocked
 from semtask.executors.leftovers import end_leftovers
+from semtask.executors.shim_end import unlocked
+from semtask.launch.folder import AttemptFolder
 
 
 class StillThere(Exception):

@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from semtask.executors.attempts_dir import AttemptsDir
+from semtask.executors.evidence import crash_exception, end_of_log
 from semtask.executors.output import STREAMS, LogFiles
-from semtask.executors.task_outcome import crash_exception
-from semtask.executors.worker_death import end_of_log
 
 log = logging.getLogger("semtask.files")
 

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from contextlib import suppress
 
-from semtask.executors.folder import LOCK, RECORD, STARTED, AttemptFolder, remove_folder, replace_at, unlink
+from semtask.launch.folder import LOCK, RECORD, STARTED, AttemptFolder, remove_folder, replace_at, unlink
 
 _TRASH = ".trash"
 _SPARE = ".spare"

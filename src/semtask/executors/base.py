@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from semtask.executors.sandbox import Sandbox
 from semtask.host.standing import Standing
+from semtask.launch.sandbox import Sandbox
 from semtask.model.app import App, AppState
 from semtask.model.job import Job, ProcessIdentity, ProgressNote, Taker
 from semtask.model.outcome import Outcome

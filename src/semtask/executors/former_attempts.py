@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from semtask.executors.attempts_dir import AttemptsDir
-from semtask.executors.folder import AttemptFolder
-from semtask.executors.former_workers import FormerWorkers, unlocked
 from semtask.executors.leftovers import end_leftovers
+from semtask.executors.shim_end import unlocked
 from semtask.executors.sub_process import outcome_of
 from semtask.host import identity, procfs
+from semtask.launch.folder import AttemptFolder
 from semtask.model import outcome
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.outcome import Outcome
@@ -23,21 +24,36 @@ from semtask.telemetry.logs import about
 
 log = logging.getLogger("semtask.recovery")
 
-_POLL_S = 0.05
+PATIENCE_S = 5.0
+
+
+class FormerTasks(Protocol):
+    """Judges the tasks among the jobs: see workers.former."""
+
+    async def judge(self, job: Job) -> Outcome | None: ...
+    async def wait_unlocked(self, job: Job) -> None: ...
+    async def remove_abandoned(self) -> None: ...
 
 
 class FormerAttempts:
-    """Judges RUNNING jobs that another daemon claimed. To be made before this one starts workers.
+    """Judges RUNNING jobs that another daemon claimed; `tasks` judges those that are no commands.
 
     `count(ZOMBIES_CLEANED, n)` is called when processes were found and killed. `patience_s` bounds how long
     one call of `judge` tries to end processes that survive SIGKILL.
     """
 
-    def __init__(self, attempts: AttemptsDir, count: Callable[[str, int], None], *, patience_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        attempts: AttemptsDir,
+        tasks: FormerTasks,
+        count: Callable[[str, int], None],
+        *,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self._attempts = attempts
+        self._tasks = tasks
         self._count = count
         self._patience_s = patience_s
-        self._workers = FormerWorkers(attempts, count, patience_s=patience_s)
 
     async def judge(self, job: Job) -> Outcome | None:
         """How the attempt ended. None: processes of it are still there, so it is still running; see `wait_unlocked`.
@@ -45,7 +61,7 @@ class FormerAttempts:
         With an outcome the claim is given up for good: nothing of it runs, and a late shim starts nothing.
         """
         if job.execution_mode is ExecutionMode.IN_PROCESS:
-            return await self._workers.judge(job)
+            return await self._tasks.judge(job)
         folder = self._attempts.attempt(job.job_id, job.claim_no)
         same_place = (
             job.claim is not None
@@ -73,13 +89,13 @@ class FormerAttempts:
     async def wait_unlocked(self, job: Job) -> None:
         """Wait until no shim holds the attempt, or the worker that had it, any more."""
         if job.execution_mode is ExecutionMode.IN_PROCESS:
-            await self._workers.wait_unlocked(job)
+            await self._tasks.wait_unlocked(job)
         else:
             await unlocked(self._attempts.attempt(job.job_id, job.claim_no))
 
     async def remove_abandoned(self) -> None:
         """Remove what former workers left, each as soon as nothing of it runs; to be run once, beside other work."""
-        await self._workers.remove_abandoned()
+        await self._tasks.remove_abandoned()
 
     async def _end_leftovers(self, job: Job, folder: AttemptFolder) -> bool:
         """Whether nothing of the attempt is left that can be found."""

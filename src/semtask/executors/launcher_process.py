@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterable
 
 from semtask.config.environment import ENV_JOB_HOME
-from semtask.executors import control
+from semtask.launch import control
 
 Answer = asyncio.Future[tuple[int, int | None]]
 
 _SOURCE_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from semtask.executors.launcher import main; main(sys.argv[2:])"
+_PROGRAM = "import sys; sys.path.append(sys.argv[1]); from semtask.launch.launcher import main; main(sys.argv[2:])"
 
 
 def _environment() -> dict[str, str]:

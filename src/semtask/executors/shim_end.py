@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from semtask.executors.control import EXIT_NO_ROOM
-from semtask.executors.folder import AttemptFolder, Record
 from semtask.executors.leftovers import end_leftovers
-from semtask.executors.spawner import SpawnedShim, Spawner
+from semtask.executors.spawner import SpawnedShim, Spawner, readable
 from semtask.host import identity
+from semtask.launch.control import EXIT_NO_ROOM
+from semtask.launch.folder import AttemptFolder, Record
 from semtask.model.job import ProcessIdentity
 from semtask.telemetry.counters import ZOMBIES_CLEANED
 
 _LOOK_AGAIN_S = 1.0
+_POLL_S = 0.05
 
 
 class Lost(NamedTuple):
@@ -97,3 +100,22 @@ class ShimEnd:
     def _command(self) -> ProcessIdentity | None:
         started = self.folder.started()
         return None if started is None else identity.from_mark(started.command)
+
+
+async def unlocked(folder: AttemptFolder) -> None:
+    """Wait until no shim holds a folder any more."""
+    started = folder.started()
+    shim = identity.from_mark(started.shim) if started else None
+    pidfd = identity.open_verified(shim) if shim else None
+    if pidfd is not None:
+        try:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # a shim that was stopped notices nothing
+            await readable(pidfd)
+        finally:
+            os.close(pidfd)
+    while True:
+        with folder.locked() as free:
+            if free:
+                return
+        await asyncio.sleep(_POLL_S)

@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 
 from semtask.config.environment import ENV_ATTEMPT
 from semtask.errors import StartupError
-from semtask.executors import control
 from semtask.executors.attempts_dir import AttemptsDir
-from semtask.executors.folder import AttemptFolder
 from semtask.executors.launcher_process import LauncherProcess
 from semtask.host import identity, linux, procfs, tree
 from semtask.host.procfs import Mark
+from semtask.launch import control
+from semtask.launch.folder import AttemptFolder
 from semtask.model.job import ProcessIdentity
 
 log = logging.getLogger("semtask.launcher")

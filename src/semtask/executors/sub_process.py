@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
-from semtask.executors import control
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec, KillFailed
-from semtask.executors.folder import DAEMON_DIED, AttemptFolder, Record, Stop
-from semtask.executors.pump import Pump
-from semtask.executors.sandbox import Sandbox
-from semtask.executors.shim import NO_ROOM
 from semtask.executors.shim_end import Lost, ShimEnd
 from semtask.executors.spawner import NoRoomError, NotSpawnedError, SpawnedShim, Spawner, SpawnRequest
 from semtask.host import isolation, linux, procfs
+from semtask.launch import control
+from semtask.launch.folder import DAEMON_DIED, AttemptFolder, Record, Stop
+from semtask.launch.pump import Pump
+from semtask.launch.sandbox import Sandbox
 from semtask.model import outcome
 from semtask.model.job import ProcessIdentity
 from semtask.model.outcome import Outcome
@@ -29,7 +27,6 @@ from semtask.model.state import StopReason
 log = logging.getLogger("semtask.commands")
 
 _LEARN_S = 0.02
-_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 OpenLogs = Callable[[str, int, bool], tuple[int, int | None]]
 """(job_id, claim_no, split) -> descriptors of the logs of stdout and, if split, of stderr."""
@@ -38,7 +35,7 @@ OpenLogs = Callable[[str, int, bool], tuple[int, int | None]]
 def outcome_of(record: Record) -> Outcome:
     """What a whole record says. A stop that the daemon asked for is not judged here: `model.retry.decide` does it."""
     if record.wait_status is None:
-        if record.spawn_errno in NO_ROOM:
+        if record.spawn_errno in control.NO_ROOM:
             return outcome.no_room(record.spawn_error)
         return outcome.spawn_failed(record.spawn_error)
     end = outcome.of_command(record.wait_status)
@@ -211,7 +208,7 @@ class SubprocessExecutor:
             os.mkdir(spec.sandbox.private, 0o700)
         fds.append(attempt.folder.open())
         outputs = self._open_outputs(spec, attempt, fds)
-        fds.append(sealed("semtask-command", specification))
+        fds.append(control.sealed("semtask-command", specification))
         return SpawnRequest(
             folder=attempt.folder,
             specification=fds[-1],
@@ -267,17 +264,3 @@ def _save(output: list[Pump]) -> None:
 def _close(output: list[Pump]) -> None:
     for pump in output:
         pump.close()
-
-
-def sealed(name: str, data: bytes) -> int:
-    """A descriptor of an unnamed file that nobody can change any more."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

@@ -27,7 +27,6 @@ from semtask.executors.attempt_files import AttemptFiles
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import CommandSpec, TaskEnd
 from semtask.executors.output import LogFiles
-from semtask.executors.task_outcome import of_frame
 from semtask.host.command_policy import PolicyFile
 from semtask.host.probe import SystemProbe
 from semtask.model.app import App
@@ -42,6 +41,7 @@ from semtask.tasks.context import JobContext
 from semtask.telemetry.events import Events
 from semtask.testing.clock import FakeClock
 from semtask.testing.workers import InlineWorkers
+from semtask.workers.task_outcome import of_frame
 
 _MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
 _RETRY_BASE_MS = 1000

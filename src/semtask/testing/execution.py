@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semtask.executors.calls import call_of
 from semtask.model.job import Job
 from semtask.model.state import StopReason
 from semtask.protocol.frames import PROTOCOL, ProgressInfo, Setup
@@ -19,6 +18,7 @@ from semtask.tasks.control import Interrupted
 from semtask.tasks.registry import TaskDefinition
 from semtask.testing.engine_thread import EngineThread
 from semtask.worker.results import RefusedPayload, Results
+from semtask.workers.calls import call_of
 
 # What ends the job. Anything else, such as Ctrl-C or pytest.fail(), is meant for the test.
 _OF_THE_JOB = (Exception, SystemExit, Interrupted, asyncio.CancelledError)

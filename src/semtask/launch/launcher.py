@@ -17,8 +17,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from semtask.executors import control, folder, shim
 from semtask.host import linux, procfs, tree
+from semtask.launch import control, folder, shim
 
 _MAX_PAUSE_MS = 100
 _REHEARSALS = 10  # from the ninth call on the interpreter runs specialised code

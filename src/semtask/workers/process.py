@@ -13,22 +13,23 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from semtask.config.environment import ENV_ATTEMPT, ENV_JOB_ID
-from semtask.executors import control, worker_death
+from semtask.executors import evidence
 from semtask.executors.attempts_dir import AttemptsDir
-from semtask.executors.folder import Stop
 from semtask.executors.output import LogFiles
-from semtask.executors.pump import Pump
 from semtask.executors.shim_end import Lost, ShimEnd
 from semtask.executors.spawner import NotSpawnedError, SpawnedShim, Spawner, SpawnRequest
-from semtask.executors.sub_process import sealed
-from semtask.executors.worker_death import Death
-from semtask.executors.worker_link import WorkerLink
 from semtask.host import identity
 from semtask.host.filesystem import punch_hole
+from semtask.launch import control
+from semtask.launch.folder import Stop
+from semtask.launch.pump import Pump
 from semtask.model.app import App
 from semtask.model.job import ProcessIdentity
 from semtask.protocol import frames
 from semtask.protocol.frames import Failed, Hello, ProtocolError, ToDaemon
+from semtask.workers import death as worker_death
+from semtask.workers.death import Death
+from semtask.workers.link import WorkerLink
 
 log = logging.getLogger("semtask.workers")
 
@@ -246,7 +247,7 @@ class WorkerProcess:
             mark = _create(MARK, fds[0])
             fds.append(mark)
             os.write(mark, bytes(16))
-            fds.append(sealed("semtask-worker", specification))
+            fds.append(control.sealed("semtask-worker", specification))
             self._shim = await self._site.spawner.spawn(
                 SpawnRequest(
                     folder=self._folder,
@@ -364,9 +365,9 @@ class WorkerProcess:
             failed=self._failed,
             killed=None if self._killed is None else self._killed.why,
             broken=self._killed is not None and self._killed.broken,
-            tail=worker_death.tail(path, start),
+            tail=evidence.tail(path, start),
         )
-        return worker_death.judge(seen)._replace(output=worker_death.output(path, start))
+        return worker_death.judge(seen)._replace(output=evidence.output(path, start))
 
     def _log_begin(self) -> int:
         """From where on its log is of the job that ran at its death."""

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from semtask.executors.sandbox import Grant, Sandbox, SandboxError
+from semtask.launch.sandbox import Grant, Sandbox, SandboxError
 
 _CHILD = re.compile(rb'"child-pid": (\d+)')
 _MAX_TEXT = 4096

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from semtask.executors.base import AppStatus
-from semtask.executors.pace import Pace
-from semtask.executors.worker import Reports, Worker
-from semtask.executors.worker_death import Death
-from semtask.executors.worker_process import WORKER_PREFIX, Site
 from semtask.model.app import App, AppState
 from semtask.model.job import ClaimFacts, Taker
 from semtask.protocol.frames import TaskInfo
+from semtask.workers.death import Death
+from semtask.workers.pace import Pace
+from semtask.workers.process import WORKER_PREFIX, Site
+from semtask.workers.worker import Reports, Worker
 
 log = logging.getLogger("semtask.workers")
 

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from semtask.executors.task_outcome import crash_exception
-from semtask.executors.worker_death import Death, end_of_log
-from semtask.executors.worker_process import Site
+from semtask.executors.evidence import crash_exception, end_of_log
 from semtask.model import outcome
 from semtask.model.outcome import Outcome
+from semtask.workers.death import Death
+from semtask.workers.process import Site
 
 log = logging.getLogger("semtask.workers")
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 
-from semtask.executors import control
+from semtask.launch import control
 
 _CHUNK = 256 * 1024
 _COPY = 64 * 1024

@@ -8,18 +8,18 @@ from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from semtask.executors import crash
 from semtask.executors.base import TaskEnd, WorkerStatus
-from semtask.executors.calls import batches, call_of
-from semtask.executors.pace import Pace
-from semtask.executors.task_outcome import of_frame
-from semtask.executors.worker_death import Death
-from semtask.executors.worker_process import Site, WorkerProcess
 from semtask.model import outcome
 from semtask.model.app import App
 from semtask.model.job import ClaimFacts, Job, ProgressNote
 from semtask.model.state import StopReason
 from semtask.protocol.frames import Blocked, Ended, Hello, Progress, Recalled, Run, Stop, ToDaemon, encode
+from semtask.workers import crash
+from semtask.workers.calls import batches, call_of
+from semtask.workers.death import Death
+from semtask.workers.pace import Pace
+from semtask.workers.process import Site, WorkerProcess
+from semtask.workers.task_outcome import of_frame
 
 Key = tuple[str, int]
 

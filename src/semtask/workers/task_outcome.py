@@ -9,7 +9,7 @@ import msgspec
 from semtask.model import outcome
 from semtask.model.outcome import FailureClass, Outcome
 from semtask.model.state import EndCause
-from semtask.protocol.frames import Ended, ExceptionInfo
+from semtask.protocol.frames import Ended
 from semtask.tasks.artifacts import is_kept
 
 _MAX_ERROR = 1000
@@ -89,8 +89,3 @@ def one_line(text: str) -> str:
 
 def _text(value: object) -> str:
     return _encode(value).decode()
-
-
-def crash_exception(error: str, evidence: str, *, kind: str = "WorkerCrash") -> str:
-    """For those who ask for the exception of a job that ended without one: what is known of its end."""
-    return _text(ExceptionInfo(type=kind, message=error, traceback=evidence))

@@ -10,16 +10,16 @@ from itertools import chain
 from semtask.executors.attempts_dir import AttemptsDir
 from semtask.executors.base import AppStatus, TaskEnd, TaskListener, WorkerStatus
 from semtask.executors.output import LogFiles
-from semtask.executors.pool import Conflict, Hiring, Pool
 from semtask.executors.spawner import Spawner
-from semtask.executors.worker import RECALL_AFTER_S, Key, Worker
-from semtask.executors.worker_process import Site, WorkerSettings
 from semtask.host import procfs
 from semtask.host.app_list import at_one_place
 from semtask.model import outcome
 from semtask.model.app import App, AppState
 from semtask.model.job import ClaimFacts, Job, ProgressNote, Taker
 from semtask.model.state import StopReason
+from semtask.workers.pool import Conflict, Hiring, Pool
+from semtask.workers.process import Site, WorkerSettings
+from semtask.workers.worker import RECALL_AFTER_S, Key, Worker
 
 log = logging.getLogger("semtask.workers")
 

@@ -7,8 +7,8 @@ import signal
 import time
 from contextlib import suppress
 
-from semtask.executors.command import Started
 from semtask.host import procfs, tree
+from semtask.launch.command import Started
 
 _AGAIN_MS = 100  # after a round that had no descriptor to look with
 

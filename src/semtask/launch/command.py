@@ -9,10 +9,10 @@ import signal
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
-from semtask.executors import sandbox
-from semtask.executors.bubblewrap import Bubble
-from semtask.executors.control import Specification, decode_specification
-from semtask.executors.sandbox import Sandbox, SandboxError
+from semtask.launch import sandbox
+from semtask.launch.bubblewrap import Bubble
+from semtask.launch.control import Specification, decode_specification
+from semtask.launch.sandbox import Sandbox, SandboxError
 from semtask.model.sandbox import SandboxLevel
 
 T = TypeVar("T")

@@ -6,17 +6,13 @@ import os
 import signal
 from typing import NamedTuple
 
-from semtask.executors.folder import Record
-from semtask.executors.shim import NO_ROOM
 from semtask.executors.shim_end import Lost
+from semtask.launch.control import NO_ROOM
+from semtask.launch.folder import Record
 from semtask.model.app import App
 from semtask.protocol.frames import PROTOCOL, Failed, Hello
 
-TAIL_BYTES = 4096
-OUTPUT_BYTES = 1 << 20
-_CONTINUATION = bytes(range(0x80, 0xC0))  # of a character of UTF-8, its first byte excepted
 _LINE = 300
-_LOG_LINES = 20
 _FATAL = "Fatal Python error: "
 _NO_SEMTASK = ("No module named 'semtask'", "No module named semtask")
 
@@ -80,41 +76,6 @@ def other_version(app: App, hello: Hello, version: str) -> str:
         f"{app.python} has semtask {hello.version}, which speaks worker protocol {hello.protocol}; this daemon is "
         f"semtask {version} with protocol {PROTOCOL}: install the same version in both, and restart the daemon"
     )
-
-
-def tail(path: str, start: int) -> str:
-    """The end of a log, from `start` on; what is no UTF-8 is replaced."""
-    return _end(path, start, TAIL_BYTES)[1]
-
-
-def output(path: str, start: int) -> str:
-    """What a job has written to the log of its worker, with a line for what is left out of it."""
-    missing, text = _end(path, start, OUTPUT_BYTES)
-    return f"[... {missing} bytes left out ...]\n{text}" if missing else text
-
-
-def _end(path: str, start: int, limit: int) -> tuple[int, str]:
-    """(how many bytes from `start` on come before it, the end of a log)."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # a job has removed it; it only serves to explain
-        return 0, ""
-    try:
-        begin = max(start, os.fstat(fd).st_size - limit)
-        data = os.pread(fd, limit, begin)
-        if begin > start:  # it may be in the middle of a character
-            whole = data.lstrip(_CONTINUATION) if data[:3].strip(_CONTINUATION) else data
-            begin += len(data) - len(whole)
-            data = whole
-        return begin - start, data.decode(errors="replace").strip("\n\0")
-    finally:
-        os.close(fd)
-
-
-def end_of_log(path: str) -> str:
-    """The last lines of a job's log, with a heading; nothing of an empty one."""
-    lines = tail(path, 0).splitlines()[-_LOG_LINES:]
-    return "\n".join(["The last lines of its log:", *(f"  {line}" for line in lines)]) if lines else ""
 
 
 def _never_started(app: App, record: Record) -> Death:

@@ -9,7 +9,6 @@ that it writes to is one of its own.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import resource  # noqa: F401 - wait4 needs it, and a shim should find it there
@@ -20,14 +19,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import NamedTuple
 
-from semtask.executors import command, folder, sandbox
-from semtask.executors.control import EXIT_LOCKED, EXIT_NO_ROOM, EXIT_POISONED
-from semtask.executors.pump import Pump, Pumps
-from semtask.executors.stopping import Stopping
 from semtask.host import linux, procfs, tree
+from semtask.launch import command, folder, sandbox
+from semtask.launch.control import EXIT_LOCKED, EXIT_NO_ROOM, EXIT_POISONED, NO_ROOM
+from semtask.launch.pump import Pump, Pumps
+from semtask.launch.stopping import Stopping
 
 GRACE_WITHOUT_DAEMON_MS = 2000
-NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 STUCK_AFTER_S = 5.0  # processes that outlive SIGKILL for so long are reported
 _MAX_PAUSE_MS = 100
 _BRIEF_MS = 2  # what a command writes in this time may wait in its pipe: it may have ended by then

@@ -16,15 +16,18 @@ One SEQPACKET message each way, a fixed header; descriptors travel with it (SCM_
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import socket
 import struct
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from semtask.executors import sandbox
-from semtask.executors.sandbox import Sandbox
 from semtask.host.standing import Standing
+from semtask.launch import sandbox
+from semtask.launch.sandbox import Sandbox
 
 HEADER = struct.Struct("<cIiI")
 _RIGHTS_SPACE = socket.CMSG_SPACE(8 * struct.calcsize("i"))
@@ -43,6 +46,10 @@ EXIT_LOCKED = 66  # another shim has this attempt
 EXIT_POISONED = 67  # the claim was given up
 EXIT_FAILED = 70  # a fault of the shim itself
 EXIT_NO_ROOM = 75  # the machine has no room for the files of the attempt
+# What a call answers when the machine has no room for another process or file: the attempt can be made later.
+NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 def send(channel: socket.socket, message: bytes, fds: Iterable[int] = ()) -> None:
@@ -125,3 +132,17 @@ def _bytes(parts: Iterable[str]) -> Iterable[bytes]:
         if b"\0" in encoded:
             raise ValueError(f"{part[:100]!r} cannot be given to a process: it holds a NUL")
         yield encoded
+
+
+def sealed(name: str, data: bytes) -> int:
+    """A descriptor of an unnamed file that nobody can change any more."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

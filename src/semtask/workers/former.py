@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 
 from semtask.executors.attempts_dir import AttemptsDir
-from semtask.executors.folder import AttemptFolder
+from semtask.executors.former_attempts import PATIENCE_S
 from semtask.executors.leftovers import end_leftovers
-from semtask.executors.spawner import readable
-from semtask.executors.worker_process import CLAIM_NO, WORKER_PREFIX
+from semtask.executors.shim_end import unlocked
 from semtask.host import identity, procfs
+from semtask.launch.folder import AttemptFolder
 from semtask.model import outcome
 from semtask.model.job import ClaimFacts, Job, ProcessIdentity
 from semtask.model.outcome import Outcome
 from semtask.telemetry.counters import ZOMBIES_CLEANED
+from semtask.workers.process import CLAIM_NO, WORKER_PREFIX
 
 log = logging.getLogger("semtask.recovery")
 
-_POLL_S = 0.05
 _SUFFIX = f".{CLAIM_NO}"
 
 
@@ -32,7 +30,9 @@ class FormerWorkers:
     Those that are there when this object is made are former ones. `count` and `patience_s` are as in FormerAttempts.
     """
 
-    def __init__(self, attempts: AttemptsDir, count: Callable[[str, int], None], *, patience_s: float) -> None:
+    def __init__(
+        self, attempts: AttemptsDir, count: Callable[[str, int], None], *, patience_s: float = PATIENCE_S
+    ) -> None:
         self._attempts = attempts
         self._count = count
         self._patience_s = patience_s
@@ -124,22 +124,3 @@ class FormerWorkers:
 
     def _folder(self, name: str) -> AttemptFolder:
         return self._attempts.attempt(name.removesuffix(_SUFFIX), CLAIM_NO)
-
-
-async def unlocked(folder: AttemptFolder) -> None:
-    """Wait until no shim holds a folder any more."""
-    started = folder.started()
-    shim = identity.from_mark(started.shim) if started else None
-    pidfd = identity.open_verified(shim) if shim else None
-    if pidfd is not None:
-        try:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(pidfd, signal.SIGCONT)  # a shim that was stopped notices nothing
-            await readable(pidfd)
-        finally:
-            os.close(pidfd)
-    while True:
-        with folder.locked() as free:
-            if free:
-                return
-        await asyncio.sleep(_POLL_S)
