@@ -146,7 +146,7 @@ def test_what_cannot_be_interrupted_is_killed_after_its_grace(tmp_path: Path, ta
 
 
 def test_a_slow_worker_has_the_time_to_write_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("semtask.executors.worker._SHOWN_WITHIN_S", 60)
+    monkeypatch.setattr("semtask.workers.worker._SHOWN_WITHIN_S", 60)
 
     async def main() -> None:
         async with task_rig(tmp_path) as r:
