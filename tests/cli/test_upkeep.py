@@ -254,7 +254,7 @@ def test_a_finding_says_what_to_do(shell: Shell) -> None:
 
 def test_a_home_that_cannot_be_written_to() -> None:
     """In this process, as somebody else where root tests: another one might not even be able to read the package."""
-    from semtask.cli import checks
+    from semtask.cli.doctor import checks
     from semtask.config.loading import load
 
     with tempfile.TemporaryDirectory() as folder:
@@ -403,7 +403,7 @@ def test_another_program_of_the_name(shell: Shell, tmp_path: Path) -> None:
 
 def test_a_home_on_a_network_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Such a mount cannot be had in a test, so the check is called with what the kernel would say."""
-    from semtask.cli import checks
+    from semtask.cli.doctor import checks
     from semtask.config.loading import load
     from semtask.errors import StartupError
 
@@ -417,7 +417,7 @@ def test_a_home_on_a_network_file_system(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_little_room_slow_disk_and_wrong_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from semtask.cli import checks
+    from semtask.cli.doctor import checks
     from semtask.config.loading import load
 
     settings = load({"HOME": str(tmp_path), "SEMANTICA_HOME": str(tmp_path)}, cwd=str(tmp_path))

@@ -43,7 +43,7 @@ COMMANDS = {
     "daemon": ("server", "Run the daemon in the foreground."),
     "install-service": ("service", "Write the units that run the daemon under systemd."),
     "uninstall-service": ("service", "Remove them."),
-    "doctor": ("doctor", "Look for what is wrong, and say what to do."),
+    "doctor": ("doctor.command", "Look for what is wrong, and say what to do."),
     "gc": ("upkeep", "Delete what is over its retention now."),
     "db": ("upkeep", "Look at the database, back it up, change it."),
     "token": ("tokens", "Give others access, and take it back."),

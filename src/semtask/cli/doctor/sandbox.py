@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 
-from semtask.cli.patient import Finding, Patient, fail, ok
+from semtask.cli.doctor.patient import Finding, Patient, fail, ok
 from semtask.host import isolation, linux, procfs
 from semtask.model.sandbox import SandboxLevel
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from semtask import __version__
-from semtask.cli.patient import PATIENCE_S, Finding, Patient, fail, ok, warn
+from semtask.cli.doctor.patient import PATIENCE_S, Finding, Patient, fail, ok, warn
 from semtask.client.address import address_of
 from semtask.client.transport import Transport
 from semtask.host.app_list import read_apps

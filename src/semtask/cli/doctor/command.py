@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 import click
 
-from semtask.cli import checks, render
-from semtask.cli.patient import FAIL, OK, WARN, Finding
+from semtask.cli import render
+from semtask.cli.doctor import checks
+from semtask.cli.doctor.patient import FAIL, OK, WARN, Finding
 from semtask.cli.session import Command, Session, pass_session
 from semtask.errors import ConfigError
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from semtask import __version__, maintenance
 from semtask.cli import render
-from semtask.cli.access_checks import command_policy, tokens
-from semtask.cli.app_checks import apps
-from semtask.cli.patient import FAIL, Finding, Patient, fail, ok, warn
-from semtask.cli.sandbox_checks import sandbox
+from semtask.cli.doctor.access import command_policy, tokens
+from semtask.cli.doctor.apps import apps
+from semtask.cli.doctor.patient import FAIL, Finding, Patient, fail, ok, warn
+from semtask.cli.doctor.sandbox import sandbox
 from semtask.client.address import UnixAddress, address_of
 from semtask.client.transport import Transport
 from semtask.config.settings import Settings

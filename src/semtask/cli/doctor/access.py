@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from semtask.cli.patient import Finding, Patient, fail, ok, warn
+from semtask.cli.doctor.patient import Finding, Patient, fail, ok, warn
 from semtask.errors import ConfigError
 
 
