@@ -256,6 +256,7 @@ def test_a_home_that_cannot_be_written_to() -> None:
     """In this process, as somebody else where root tests: another one might not even be able to read the package."""
     from semtask.cli.doctor import checks
     from semtask.config.loading import load
+    from semtask.host import command_policy, tokens  # noqa: F401 - while this user can still read their imports
 
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o555)
@@ -403,21 +404,21 @@ def test_another_program_of_the_name(shell: Shell, tmp_path: Path) -> None:
 
 def test_a_home_on_a_network_file_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Such a mount cannot be had in a test, so the check is called with what the kernel would say."""
-    from semtask.cli.doctor import checks
+    from semtask.cli.doctor import checks, home
     from semtask.config.loading import load
     from semtask.errors import StartupError
 
     def refuse(path: Path) -> None:
         raise StartupError(f"{path} is on a network file system")
 
-    monkeypatch.setattr(checks, "require_local", refuse)
+    monkeypatch.setattr(home, "require_local", refuse)
     settings = load({"HOME": str(tmp_path), "SEMANTICA_HOME": str(tmp_path / "home")}, cwd=str(tmp_path))
     (finding,) = [f for f in checks.examine(settings) if f.name == "file system"]
     assert finding.verdict == "fail"
 
 
 def test_little_room_slow_disk_and_wrong_clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from semtask.cli.doctor import checks
+    from semtask.cli.doctor import checks, disk
     from semtask.config.loading import load
 
     settings = load({"HOME": str(tmp_path), "SEMANTICA_HOME": str(tmp_path)}, cwd=str(tmp_path))
@@ -427,10 +428,10 @@ def test_little_room_slow_disk_and_wrong_clock(monkeypatch: pytest.MonkeyPatch, 
         return finding.verdict
 
     for free, wanted in ((50 << 20, "fail"), (500 << 20, "warn"), (5000 << 20, "ok")):
-        monkeypatch.setattr(checks, "free_bytes", lambda _, free=free: free)
+        monkeypatch.setattr(disk, "free_bytes", lambda _, free=free: free)
         assert verdict("disk") == wanted
     for times, wanted in (([0.2] * 5, "warn"), ([0.001, 0.001, 0.001, 9.0, 9.0], "ok")):
-        monkeypatch.setattr(checks, "_sync_times", lambda _, times=times: times)
+        monkeypatch.setattr(disk, "_sync_times", lambda _, times=times: times)
         assert verdict("sync") == wanted
     (tmp_path / "logs").mkdir()
     assert verdict("clock") == "ok"

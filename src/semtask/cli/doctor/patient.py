@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from semtask.client.address import NotRunning, address_of
@@ -61,3 +62,10 @@ def warn(text: str, fix: str | None = None) -> Finding:
 
 def fail(text: str, fix: str | None = None) -> Finding:
     return Finding("", FAIL, text, fix)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
