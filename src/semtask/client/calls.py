@@ -17,6 +17,7 @@ from msgspec import UNSET, UnsetType
 from semtask import errors
 from semtask.client.http import DEFAULT_TIMEOUT, READS
 from semtask.client.keywords import EnqueueKeywords
+from semtask.client.messages import TAIL, WAIT, Request
 from semtask.model.job import JobSpec, QueueClass
 from semtask.model.option import declared
 from semtask.model.sandbox import SandboxLevel
@@ -312,6 +313,14 @@ def start_daemon(env: Mapping[str, str], *, umask: int = 0o077) -> Call[StartedD
 def discover() -> Call[dict[str, Any]]:
     """The API as an OpenRPC document."""
     return Call("rpc.discover", NoParams(), _as(dict[str, Any]))
+
+
+_BUILDERS: dict[str, Callable[..., Call[Any]]] = {WAIT.name: wait, TAIL.name: read_log}
+
+
+def call_of(request: Request[R]) -> Call[R]:
+    """The request of one who waits for a job or reads its output, as a call: its answer is read by msgspec."""
+    return _BUILDERS[request.method](**request.params)
 
 
 def _apps(raw: msgspec.Raw) -> list[AppView]:

@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from semtask import errors
 from semtask.client.address import Address, connect, peer
@@ -25,6 +25,9 @@ from semtask.client.http import (
     print_notice,
     request,
 )
+from semtask.client.messages import Message, Request
+
+R = TypeVar("R")
 
 
 class Transport:
@@ -74,6 +77,11 @@ class Transport:
         if "error" in answer:
             raise errors.from_wire(answer["error"])
         return answer["result"]
+
+    def send(self, request: Request[R]) -> R:
+        """The answer to a request. Raises as `call` does."""
+        answer: R = Message(self.call(request.method, request.params, DEFAULT_TIMEOUT + request.wait_ms / 1000))  # type: ignore[assignment]
+        return answer
 
     def exchange(self, method: str, params: bytes, *, timeout: float, repeatable: bool) -> bytes:
         """The JSON-RPC response to `params` (a JSON object), undecoded; it holds `result` or `error`."""

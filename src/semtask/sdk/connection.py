@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from semtask.client.calls import Call
+from semtask.client.calls import Call, call_of
 from semtask.client.client import Client
+from semtask.client.messages import Request
 from semtask.config.loading import load
 from semtask.config.settings import Settings
 from semtask.tasks.context import refuse_while_importing
@@ -95,6 +96,12 @@ class Connection:
             return await _stand_in.asend(call, self.registry)
         refuse_while_importing()
         return await self.aclient().send(call)
+
+    def answer(self, request: Request[R]) -> R:
+        return self.send(call_of(request))
+
+    async def aanswer(self, request: Request[R]) -> R:
+        return await self.asend(call_of(request))
 
     def now_ms(self) -> int:
         """Wall clock, epoch ms."""

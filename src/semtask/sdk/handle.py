@@ -15,7 +15,7 @@ from semtask.protocol.jobs import ArtifactView, Cancelled, ExceptionView, JobVie
 from semtask.sdk import log_lines
 from semtask.sdk.connection import Connection
 from semtask.sdk.log_lines import Stream
-from semtask.sdk.waiting import wait_for_end
+from semtask.sdk.waiting import await_end, wait_for_end
 from semtask.tasks.context import current_or_none
 from semtask.tasks.options import Seconds, milliseconds
 
@@ -77,8 +77,6 @@ class JobHandle(Generic[R_co]):
             return wait_for_end(self._connection, self.id, timeout)
 
     async def _aended(self, timeout: float | None) -> JobView:
-        from semtask.sdk.shared_waits import await_end  # brings asyncio, which not everybody needs
-
         if current_or_none() is not None and (job := await self.ainfo()).state in FINAL:
             return job
         with self._blocking():
@@ -132,14 +130,11 @@ class JobHandle(Generic[R_co]):
 
         `stream` is for commands that were started with stderr="split".
         """
-        return log_lines.read_lines(self._connection, self._lines(stream, follow=follow))
+        return log_lines.read_lines(self._connection, self.id, stream, follow_it=follow)
 
     def alogs(self, *, follow: bool = False, stream: Stream = "stdout") -> AsyncIterator[str]:
         waiting = self._blocking if follow else nullcontext
-        return log_lines.aread_lines(self._connection, self._lines(stream, follow=follow), waiting)
-
-    def _lines(self, stream: Stream, *, follow: bool) -> log_lines.Conversation:
-        return log_lines.conversation(self.id, stream, self._connection.now_ms, follow=follow)
+        return log_lines.aread_lines(self._connection, self.id, stream, waiting, follow_it=follow)
 
     # --- ending it --------------------------------------------------------------------------------------------------
 

@@ -1,19 +1,22 @@
-"""Waiting for the end of jobs, over a restart of the daemon."""
+"""Waiting for the end of one job, and a warning if nobody can run it."""
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
-from semtask.client import calls
-from semtask.errors import DaemonUnavailable, Throttled
+from semtask.client.waiting import wait_for_ends
 from semtask.model.state import FINAL
 from semtask.protocol.jobs import JobView
 from semtask.sdk.connection import Connection
 
-PATIENCE_S = 15.0
-PAUSE_S = 0.1
-LONGEST_MS = 60_000
-REPORT_AFTER_S = 2.0  # whoever waits for so long wants to know why nothing happens
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from semtask.client.shared_waits import SharedWaits
 
 _STUCK = frozenset({"no_app", "app_failed", "queue_paused", "policy"})  # nothing changes until somebody does something
 
@@ -21,61 +24,59 @@ _STUCK = frozenset({"no_app", "app_failed", "queue_paused", "policy"})  # nothin
 def wait_for_end(connection: Connection, job_id: str, timeout: float | None) -> JobView:
     """The job once it has ended. Raises TimeoutError after `timeout` seconds; the job goes on."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    patience = Patience()
-    longest_ms = round(REPORT_AFTER_S * 1000)
-    reported = None
-    while True:
-        left_s = LONGEST_MS / 1000 if deadline is None else deadline - time.monotonic()
-        wait_ms = min(max(0, round(left_s * 1000)), longest_ms)
-        try:
-            waited = connection.send(calls.wait([job_id], timeout_ms=wait_ms, include=["result"]))
-        except (DaemonUnavailable, Throttled) as error:
-            if left_s <= 0:
-                raise
-            patience.lose(error)
-            time.sleep(PAUSE_S)
-            continue
-        patience.renew()
-        job = waited.jobs[0]
-        if job.state in FINAL:
-            return job
-        if deadline is not None and time.monotonic() >= deadline:
-            raise still_going(job_id, timeout, job)
-        longest_ms = LONGEST_MS
-        if (why := why_stuck(job)) is not None and why != reported:
-            report(job, why)
-            reported = why
+    waited = wait_for_ends(connection.answer, [job_id], StuckJobs().report, deadline=deadline, with_results=True)
+    (job,) = waited.jobs
+    if job.state not in FINAL:
+        raise _still_going(job_id, timeout, job)
+    return job
 
 
-def why_stuck(job: JobView) -> str | None:
-    """Why nobody can run the job as things are, and what to do; None if it runs, or its turn will come by itself."""
-    return job.waiting.text if job.waiting is not None and job.waiting.reason in _STUCK else None
+async def await_end(connection: Connection, job_id: str, timeout: float | None) -> JobView:
+    """The same on an event loop, where all that wait share a few requests."""
+    import asyncio  # not everybody needs it
+
+    try:
+        async with asyncio.timeout(timeout):
+            return await _shared_of(connection).ended(job_id)
+    except TimeoutError:
+        raise _still_going(job_id, timeout) from None
 
 
-def report(job: JobView, why: str) -> None:
-    """A warning of the logger `semtask`; Python prints it to stderr where a program has set up no logging."""
-    import logging
+class StuckJobs:
+    """Warns of jobs that nobody can run as things are; once for all that wait for the same reason."""
 
-    logging.getLogger("semtask").warning("job %s waits: %s", job.job_id, why)
+    def __init__(self) -> None:
+        self._reported: set[str] = set()
+
+    def report(self, jobs: Iterable[JobView]) -> None:
+        """A warning of the logger `semtask`; Python prints it to stderr where a program has set up no logging."""
+        import logging
+
+        for job in jobs:
+            waiting = job.waiting
+            if waiting is None or waiting.reason not in _STUCK or waiting.text in self._reported:
+                continue
+            self._reported.add(waiting.text)
+            logging.getLogger("semtask").warning("job %s waits: %s", job.job_id, waiting.text)
 
 
-def still_going(job_id: str, timeout: float | None, job: JobView | None = None) -> TimeoutError:
+def _still_going(job_id: str, timeout: float | None, job: JobView | None = None) -> TimeoutError:
     why = f"it waits: {job.waiting.text}" if job is not None and job.waiting else "it goes on"
     return TimeoutError(f"job {job_id} has not ended within {timeout:g} s; {why}")
 
 
-class Patience:
-    """A daemon that is being restarted is waited for, PATIENCE_S at most."""
+_lock = threading.Lock()
+_shared: WeakKeyDictionary[Connection, WeakKeyDictionary[AbstractEventLoop, SharedWaits]] = WeakKeyDictionary()
 
-    def __init__(self) -> None:
-        self._until: float | None = None
 
-    def lose(self, error: Exception) -> None:
-        """Raises the error once it has lasted too long."""
-        now = time.monotonic()
-        self._until = self._until or now + PATIENCE_S
-        if now >= self._until:
-            raise error
+def _shared_of(connection: Connection) -> SharedWaits:
+    import asyncio
 
-    def renew(self) -> None:
-        self._until = None
+    from semtask.client.shared_waits import SharedWaits
+
+    loop = asyncio.get_running_loop()
+    with _lock:
+        loops = _shared.setdefault(connection, WeakKeyDictionary())
+        if (waits := loops.get(loop)) is None:
+            waits = loops[loop] = SharedWaits(connection.aanswer, StuckJobs().report)
+        return waits

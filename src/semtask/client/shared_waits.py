@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import math
-import threading
-from collections.abc import Iterable
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from semtask.client import calls
-from semtask.errors import DaemonUnavailable, NotFound, Throttled
+from semtask.client.messages import WAIT, AsyncSender
+from semtask.client.patience import asend_patiently
+from semtask.client.waiting import EXPLAIN_AFTER_MS, LONGEST_MS, MOST_IDS
+from semtask.errors import NotFound
 from semtask.model.state import FINAL
-from semtask.protocol.jobs import JobView
-from semtask.sdk.connection import Connection
-from semtask.sdk.waiting import LONGEST_MS, PAUSE_S, REPORT_AFTER_S, Patience, report, still_going, why_stuck
 
-_MOST_IDS = 1000
+if TYPE_CHECKING:
+    from semtask.protocol.jobs import JobView
+
 _MOST_REQUESTS = 4
 _PAUSE_PER_JOB_S = 50e-6
-
-
-async def await_end(connection: Connection, job_id: str, timeout: float | None) -> JobView:
-    """The job once it has ended. Raises TimeoutError after `timeout` seconds; the job goes on."""
-    try:
-        async with asyncio.timeout(timeout):
-            return await _shared_of(connection).ended(job_id)
-    except TimeoutError:
-        raise still_going(job_id, timeout) from None
 
 
 class SharedWaits:
@@ -34,22 +25,22 @@ class SharedWaits:
     job would keep others from having one.
 
     A few requests are under way; what is awaited anew begins another one, and if there are too many, the smallest is
-    begun again with it.
+    begun again with it. `explain` is given each job once, when it has been awaited for EXPLAIN_AFTER_MS.
     """
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, send: AsyncSender, explain: Callable[[list[JobView]], None]) -> None:
+        self._send = send
+        self._explain = explain
         self._futures: dict[str, list[asyncio.Future[JobView]]] = {}
         self._fresh: set[str] = set()
         self._requests: dict[asyncio.Task[None], set[str]] = {}
         self._beginning = False
-        self._report_at: dict[str, float] = {}  # loop time at which a job that cannot run is reported
-        self._reported: set[str] = set()
+        self._explain_at: dict[str, float] = {}  # loop time
 
     async def ended(self, job_id: str) -> JobView:
         future: asyncio.Future[JobView] = asyncio.get_running_loop().create_future()
         if job_id not in self._futures:
-            self._report_at[job_id] = asyncio.get_running_loop().time() + REPORT_AFTER_S
+            self._explain_at[job_id] = asyncio.get_running_loop().time() + EXPLAIN_AFTER_MS / 1000
             self._begin_with({job_id})
         self._futures.setdefault(job_id, []).append(future)
         try:
@@ -64,7 +55,7 @@ class SharedWaits:
         if futures or self._futures.pop(job_id, None) is None:
             return
         self._fresh.discard(job_id)
-        self._report_at.pop(job_id, None)
+        self._explain_at.pop(job_id, None)
         for request, job_ids in self._requests.items():
             if job_id in job_ids and not any(other in self._futures for other in job_ids):
                 request.cancel()
@@ -83,8 +74,8 @@ class SharedWaits:
             job_ids |= self._requests.pop(smallest)
             smallest.cancel()
         wanted = [job_id for job_id in job_ids if job_id in self._futures]
-        for start in range(0, len(wanted), _MOST_IDS):
-            self._request(set(wanted[start : start + _MOST_IDS]))
+        for start in range(0, len(wanted), MOST_IDS):
+            self._request(set(wanted[start : start + MOST_IDS]))
 
     def _request(self, job_ids: set[str]) -> None:
         request = asyncio.get_running_loop().create_task(self._ask(job_ids))
@@ -100,38 +91,29 @@ class SharedWaits:
         for job in jobs:
             if job.state in FINAL:
                 self._settle(job)
-            else:
-                self._report(job)
+        self._explain_when_due([job for job in jobs if job.state not in FINAL])
         # Jobs that end one after the other shall not cost a request each while there are many.
         await asyncio.sleep(len(job_ids) * _PAUSE_PER_JOB_S)
         self._begin_with(job_id for job_id in job_ids if job_id in self._futures)
 
     async def _look(self, job_ids: set[str]) -> list[JobView]:
         """The jobs, once one of them has ended."""
-        due = min((self._report_at[job_id] for job_id in job_ids if job_id in self._report_at), default=None)
+        due = min((self._explain_at[job_id] for job_id in job_ids if job_id in self._explain_at), default=None)
         left_s = LONGEST_MS / 1000 if due is None else due - asyncio.get_running_loop().time()
         timeout_ms = min(max(0, math.ceil(left_s * 1000)), LONGEST_MS)
-        wait = calls.wait(list(job_ids), mode="any", timeout_ms=timeout_ms, include=["result"])
-        patience = Patience()
-        while True:
-            try:
-                return (await self._connection.asend(wait)).jobs
-            except (DaemonUnavailable, Throttled) as error:
-                patience.lose(error)
-                await asyncio.sleep(PAUSE_S)
+        wait = WAIT(job_ids=list(job_ids), mode="any", timeout_ms=timeout_ms, include=["result"])
+        return (await asend_patiently(self._send, wait)).jobs
 
-    def _report(self, job: JobView) -> None:
-        """Once for each job that has been waited for long enough, and once for all that wait for the same reason."""
-        if self._report_at.get(job.job_id, math.inf) > asyncio.get_running_loop().time():
-            return
-        del self._report_at[job.job_id]
-        why = why_stuck(job)
-        if why is not None and why not in self._reported:
-            self._reported.add(why)
-            report(job, why)
+    def _explain_when_due(self, jobs: list[JobView]) -> None:
+        now = asyncio.get_running_loop().time()
+        due = [job for job in jobs if self._explain_at.get(job.job_id, math.inf) <= now]
+        for job in due:
+            del self._explain_at[job.job_id]
+        if due:
+            self._explain(due)
 
     def _settle(self, job: JobView) -> None:
-        self._report_at.pop(job.job_id, None)
+        self._explain_at.pop(job.job_id, None)
         for future in self._futures.pop(job.job_id, ()):
             if not future.done():
                 future.set_result(job)
@@ -147,16 +129,3 @@ class SharedWaits:
             for future in self._futures.pop(job_id, ()):
                 if not future.done():
                     future.set_exception(error)
-
-
-_lock = threading.Lock()
-_shared: WeakKeyDictionary[Connection, WeakKeyDictionary[asyncio.AbstractEventLoop, SharedWaits]] = WeakKeyDictionary()
-
-
-def _shared_of(connection: Connection) -> SharedWaits:
-    loop = asyncio.get_running_loop()
-    with _lock:
-        loops = _shared.setdefault(connection, WeakKeyDictionary())
-        if (waits := loops.get(loop)) is None:
-            waits = loops[loop] = SharedWaits(connection)
-        return waits
