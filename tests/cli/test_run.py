@@ -328,7 +328,7 @@ def test_output_survives_a_restart_of_the_daemon(shell: Shell) -> None:
 
 
 def test_a_daemon_that_stays_away_is_told_with_what_to_do(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = "import semtask.cli.follow as f; f.RECONNECT_S = 0.3; from semtask.cli.main import main; main()"
+    quick = "import semtask.client.patience as p; p.PATIENCE_S = 0.3; from semtask.cli.main import main; main()"
     assert shell("up").code == 0
     with subprocess.Popen(
         [sys.executable, "-c", quick, "run", "sh", "-c", "echo on; sleep 60"],

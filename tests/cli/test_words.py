@@ -7,19 +7,25 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import pytest
 
-from semtask.cli import arguments, follow, render
+from semtask.cli import arguments, render
 from semtask.cli.arguments import deadline, moment, parse_duration, past, task_arguments, variables
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import describe
 from semtask.cli.session import Session
 from semtask.cli.tasks import in_words
-from semtask.client.transport import Transport
+from semtask.client.messages import Message
 from semtask.model.state import FINAL, EndCause, State
+from semtask.protocol.jobs import JobView
+
+
+def message(fields: dict[str, Any]) -> Any:
+    """An answer as the command line has it."""
+    return Message(fields)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +233,8 @@ def test_progress(progress: dict[str, Any] | None, short: str, long: str | None)
 def test_an_exception_without_a_traceback_names_its_causes() -> None:
     cause = {"type": "KeyError", "message": "'x'", "traceback": "", "cause": None}
     error = {"type": "ValueError", "message": "two\nlines", "traceback": "", "cause": cause}
-    assert render.exception_lines(error) == ["ValueError: two", "lines", "caused by", "KeyError: 'x'"]
-    assert render.exception_lines({**error, "traceback": "a\nb\n"}) == ["a", "b"]
+    assert render.exception_lines(message(error)) == ["ValueError: two", "lines", "caused by", "KeyError: 'x'"]
+    assert render.exception_lines(message({**error, "traceback": "a\nb\n"})) == ["a", "b"]
 
 
 @pytest.mark.parametrize("payload", ["[1]", "nonsense", '{"a": NaN}', "@/nowhere", "5"])
@@ -245,9 +251,9 @@ def test_nothing_of_a_job_steers_the_terminal(hostile: str) -> None:
 
 
 def test_times_in_json_are_iso() -> None:
-    job = {"job_id": "x", "created_at": 1_700_000_000_123, "finished_at": None, "grace_ms": 5000}
+    job: dict[str, Any] = {"job_id": "x", "created_at": 1_700_000_000_123, "finished_at": None, "grace_ms": 5000}
     job["attempts_list"] = [{"claim_no": 1, "started_at": 1_700_000_000_000, "finished_at": None}]
-    shown = render.job_json(job)
+    shown = render.job_json(message(job))
     assert shown["schema"] == "job.v1"
     assert shown["created_at"] == "2023-11-14T22:13:20.123Z"
     assert shown["finished_at"] is None
@@ -264,13 +270,13 @@ def test_columns_align_and_colours_have_no_width() -> None:
 NOW = 1_700_000_000_000
 
 
-def live(**fields: Any) -> dict[str, Any]:
+def live(**fields: Any) -> Any:
     defaults = {
         "job_id": "01a207a1-0000-7000-8000-0000deadbeef", "state": "SCHEDULED", "claim_no": 1, "attempts": 1,
         "max_attempts": 5, "failures": 1, "crashes": 0, "interruptions": 0, "finished_at": None,
         "run_at": NOW + 3000, "error": "exit code 3", "started_at": NOW - 1000, "end_cause": None,
     }  # fmt: skip
-    return {**defaults, **fields}
+    return message({**defaults, **fields})
 
 
 @pytest.mark.parametrize(
@@ -285,7 +291,7 @@ def live(**fields: Any) -> dict[str, Any]:
         (live(attempts=1, failures=0, crashes=1, max_attempts=1), "2 of 2"),
     ],
 )
-def test_which_attempt_it_is(job: dict[str, Any], shown: str) -> None:
+def test_which_attempt_it_is(job: JobView, shown: str) -> None:
     assert render.attempt_of(job) == shown
 
 
@@ -298,7 +304,7 @@ def test_which_attempt_it_is(job: dict[str, Any], shown: str) -> None:
         (live(error="a\x1b[2Jb"), "attempt 1 ended (a\\x1b[2Jb); attempt 2 of 5 in 3.0 s"),
     ],
 )
-def test_what_follows_an_attempt(job: dict[str, Any], text: str) -> None:
+def test_what_follows_an_attempt(job: JobView, text: str) -> None:
     assert render.next_attempt(job, 1, NOW) == text
 
 
@@ -318,8 +324,8 @@ def test_how_a_job_ended(fields: dict[str, Any], text: str) -> None:
     assert text in render.sentence(live(finished_at=NOW, **fields))
 
 
-def ended(**fields: Any) -> dict[str, Any]:
-    return {"state": "FAILED", "end_cause": None, "exit_code": None, "signal": None, **fields}
+def ended(**fields: Any) -> Any:
+    return message({"state": "FAILED", "end_cause": None, "exit_code": None, "signal": None, **fields})
 
 
 @pytest.mark.parametrize(
@@ -339,7 +345,7 @@ def ended(**fields: Any) -> dict[str, Any]:
         (ended(end_cause="spawn_failed", payload={"command": "/bin/sh"}), 125),
     ],
 )
-def test_the_exit_code_of_a_job(job: dict[str, Any], code: int) -> None:
+def test_the_exit_code_of_a_job(job: JobView, code: int) -> None:
     assert exit_code(job) == code
 
 
@@ -347,53 +353,6 @@ def test_every_end_but_success_has_an_exit_code() -> None:
     for state in FINAL - {State.DONE}:
         for cause in EndCause:
             assert 0 < exit_code(ended(state=str(state), end_cause=str(cause))) < 256
-
-
-class _Log:
-    """Answers logs.tail.v1 in small chunks. The bytes of `hole` are cut out."""
-
-    def __init__(self, data: bytes, hole: range = range(0)) -> None:
-        self._data = data
-        self._hole = hole
-
-    def call(self, _method: str, params: dict[str, Any], _timeout: float) -> dict[str, Any]:
-        size = len(self._data)
-        asked = params["offset"]
-        asked = max(0, size + asked) if asked < 0 else min(asked, size)
-        begin = self._hole.stop if asked in self._hole else asked
-        end = min(begin + 5, self._hole.start if begin < self._hole.start else size)
-        return {
-            "chunk": self._data[begin:end].decode(),
-            "encoding": "utf-8",
-            "next_offset": end,
-            "eof": end == size,
-            "omitted_bytes": begin - asked,
-            "attempt": 1,
-        }
-
-
-@pytest.mark.parametrize("lines", [0, 1, 2, 3, 9])
-@pytest.mark.parametrize(
-    "data", [b"", b"\n", b"a", b"a\nb", b"a\nb\nc\n", b"\n\n\n", b"a\n" + b"x" * 40 + b"\nb\n", b"y" * 30]
-)
-def test_the_last_lines(data: bytes, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long they are: the log is searched in pieces of any size."""
-    whole = data.split(b"\n") if not data.endswith(b"\n") else data[:-1].split(b"\n")
-    expected = b"\n".join(whole[-lines:]) + b"\n" * data.endswith(b"\n") if lines else b""
-    for first, chunk in ((3, 5), (1, 1), (4, 100)):
-        monkeypatch.setattr(follow, "_FIRST_LOOK_BACK", first)
-        monkeypatch.setattr(follow, "_CHUNK", chunk)
-        reader = follow.Reader(cast(Transport, _Log(data)), "job", "stdout", follow=False)
-        assert b"".join(piece.data for piece in reader.pieces(lines)) == expected
-
-
-def test_the_last_lines_end_where_the_middle_of_the_log_is_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "_FIRST_LOOK_BACK", 3)
-    monkeypatch.setattr(follow, "_CHUNK", 7)
-    log = _Log(b"head\n" + b"x" * 30 + b"tail\nlast\n", hole=range(5, 35))
-    for lines, expected in ((1, b"last\n"), (2, b"tail\nlast\n"), (9, b"tail\nlast\n")):
-        reader = follow.Reader(cast(Transport, log), "job", "stdout", follow=False)
-        assert b"".join(piece.data for piece in reader.pieces(lines)) == expected
 
 
 def test_an_unforeseen_error_is_one_line_that_names_it() -> None:

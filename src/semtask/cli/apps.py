@@ -17,12 +17,14 @@ from semtask.cli.complete import app_names
 from semtask.cli.failure import TRY_LATER, Ended
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
 from semtask.client.address import NotRunning
+from semtask.client.messages import LIST_APPS, RELOAD_APPS, json_of
 from semtask.config.apps import app_module, app_name
 from semtask.errors import Conflict, NotFound, SemtaskError
 
 if TYPE_CHECKING:
     from semtask.client.transport import Transport
     from semtask.model.app import App
+    from semtask.protocol.apps import AppView
 
 WAIT_MS = 60_000
 _COLORS = {"ready": "DONE", "starting": "RUNNING", "failed": "FAILED"}
@@ -86,7 +88,7 @@ def _free_name(module: str, directory: str, known: Iterable[App]) -> str:
 # --- what the daemon makes of it -------------------------------------------------------------------------------------
 
 
-def register(session: Session, transport: Transport, app: App) -> dict[str, Any]:
+def register(session: Session, transport: Transport, app: App) -> AppView:
     """Put the app into the list and have the daemon import it; what has become of it.
 
     Raises Conflict for a new app with a task that another app has; it is out of the list then.
@@ -96,90 +98,90 @@ def register(session: Session, transport: Transport, app: App) -> dict[str, Any]
     is_new = all(other.name != app.name for other in read_apps(session.settings))
     add_app(session.settings, app)
     found = reload(transport, app.name)[0]
-    if is_new and found.get("conflict_with"):
+    if is_new and found.conflict_with:
         forget(session, app.name)
         raise Conflict(f"app {app.name} is refused: {_error(found)}")
     return found
 
 
-def reload(transport: Transport, name: str | None = None) -> list[dict[str, Any]]:
+def reload(transport: Transport, name: str | None = None) -> list[AppView]:
     """Have the daemon read the list again and import the app, or all of them."""
     params: dict[str, Any] = {"wait_ms": WAIT_MS, **({"app": name} if name else {})}
-    apps = transport.call("apps.reload.v1", params, 30 + WAIT_MS / 1000)["apps"]
+    apps = transport.send(RELOAD_APPS(**params)).apps
     if name is None:
         return list(apps)
     return [_named(apps, name)]
 
 
-def _named(apps: Iterable[dict[str, Any]], name: str) -> dict[str, Any]:
+def _named(apps: Iterable[AppView], name: str) -> AppView:
     for app in apps:
-        if app["name"] == name:
+        if app.name == name:
             return app
     raise NotFound(f"the daemon has no app {name!r}", details={"app": name})
 
 
-def tell(session: Session, app: dict[str, Any]) -> None:
+def tell(session: Session, app: AppView) -> None:
     """One line, or one JSON value, for an app. Raises AppFailed if it cannot be imported, Ended if it is not yet."""
     require_usable(session, app)
     if session.json:
         session.emit(app_json(app))
     elif session.quiet:
-        session.line(app["name"])
+        session.line(app.name)
     else:
         session.line(headline(app))
     warn_of_refused(session, app)
     require_imported(session, app)
 
 
-def require_usable(session: Session, app: dict[str, Any]) -> None:
+def require_usable(session: Session, app: AppView) -> None:
     """Raises AppFailed if it cannot be imported."""
-    if app["state"] != "failed":
+    if app.state != "failed":
         return
-    if os.environ.get("SEMANTICA_DEBUG") == "1" and app.get("traceback"):
-        session.warn(app["traceback"].rstrip())
+    if os.environ.get("SEMANTICA_DEBUG") == "1" and app.traceback:
+        session.warn(app.traceback.rstrip())
     raise AppFailed(
-        f"app {app['name']}: {_error(app)}{_other_interpreter(app)}; "
-        f"`semtask apps show {app['name']}` has the traceback, `semtask apps reload {app['name']}` tries again"
+        f"app {app.name}: {_error(app)}{_other_interpreter(app)}; "
+        f"`semtask apps show {app.name}` has the traceback, `semtask apps reload {app.name}` tries again"
     )
 
 
-def warn_of_refused(session: Session, app: dict[str, Any]) -> None:
+def warn_of_refused(session: Session, app: AppView) -> None:
     """One line for each task that the app cannot offer."""
-    for reason in (app.get("refused") or {}).values():
-        session.warn(f"app {app['name']} does not offer one of its tasks: {render.printable(reason)}")
+    for reason in (app.refused or {}).values():
+        session.warn(f"app {app.name} does not offer one of its tasks: {render.printable(reason)}")
 
 
-def require_imported(session: Session, app: dict[str, Any]) -> None:
+def require_imported(session: Session, app: AppView) -> None:
     """Ends with exit code 75 if its import goes on."""
-    if app["state"] == "starting":
-        session.warn(f"app {app['name']} is still being imported; `semtask apps` shows when it is ready")
+    if app.state == "starting":
+        session.warn(f"app {app.name} is still being imported; `semtask apps` shows when it is ready")
         raise Ended(TRY_LATER)
 
 
-def headline(app: dict[str, Any]) -> str:
+def headline(app: AppView) -> str:
     """'app shop: 3 tasks', or why there are none."""
-    return f"app {app['name']}: {_error(app) if app['state'] == 'failed' else briefly(app)}"
+    return f"app {app.name}: {_error(app) if app.state == 'failed' else briefly(app)}"
 
 
-def briefly(app: dict[str, Any]) -> str:
+def briefly(app: AppView) -> str:
     """'3 tasks', 'starting' or 'failed'."""
-    return f"{app['tasks']} task{'s' * (app['tasks'] != 1)}" if app["state"] == "ready" else str(app["state"])
+    return f"{app.tasks} task{'s' * (app.tasks != 1)}" if app.state == "ready" else str(app.state)
 
 
-def app_json(app: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": "app.v1", **app}
+def app_json(app: AppView) -> dict[str, Any]:
+    return {"schema": "app.v1", **json_of(app)}
 
 
-def _error(app: dict[str, Any]) -> str:
-    return render.printable(app.get("error") or "no reason is known")
+def _error(app: AppView) -> str:
+    return render.printable(app.error or "no reason is known")
 
 
-def _other_interpreter(app: dict[str, Any]) -> str:
+def _other_interpreter(app: AppView) -> str:
     """The usual reason for a missing module: semtask is installed elsewhere than the project."""
     active = os.environ.get("VIRTUAL_ENV")
-    if not active or "No module named" not in _error(app) or app["python"].startswith(f"{active}/"):
+    if not active or "No module named" not in _error(app) or app.python.startswith(f"{active}/"):
         return ""
-    return f" (it is run by {app['python']}; for the active virtualenv add --python {active}/bin/python)"
+    return f" (it is run by {app.python}; for the active virtualenv add --python {active}/bin/python)"
 
 
 def _running(session: Session) -> Transport | None:
@@ -199,14 +201,14 @@ def _running(session: Session) -> Transport | None:
 def apps(session: Session, ctx: click.Context) -> None:
     """List apps, or change the list. An app is a Python module that registers tasks."""
     if ctx.invoked_subcommand is None:
-        _list(session, session.call("apps.list.v1")["apps"])
+        _list(session, session.stored.send(LIST_APPS()).apps)
 
 
 @apps.command(name="ls", cls=Command)
 @pass_session
 def ls_(session: Session) -> None:
     """List apps, and whether they could be imported."""
-    _list(session, session.call("apps.list.v1")["apps"])
+    _list(session, session.stored.send(LIST_APPS()).apps)
 
 
 @apps.command(name="show", cls=Command)
@@ -214,18 +216,18 @@ def ls_(session: Session) -> None:
 @pass_session
 def show_(session: Session, name: str) -> None:
     """Show one app, with the traceback if it cannot be imported."""
-    app = _named(session.call("apps.list.v1")["apps"], name)
+    app = _named(session.stored.send(LIST_APPS()).apps, name)
     if session.json:
         session.emit(app_json(app))
     elif session.quiet:
-        session.line(app["name"])
+        session.line(app.name)
     else:
         for key in ("name", "state", "module", "directory", "python", "tasks", "workers", "error"):
-            if app.get(key) is not None:
-                session.line(f"{key:<9}  {render.printable(str(app[key]))}")
-        for reason in (app.get("refused") or {}).values():
+            if (value := getattr(app, key)) is not None:
+                session.line(f"{key:<9}  {render.printable(str(value))}")
+        for reason in (app.refused or {}).values():
             session.line(f"{'refused':<9}  {render.printable(reason)}")
-        for line in (app.get("traceback") or "").splitlines():
+        for line in (app.traceback or "").splitlines():
             session.line(render.printable(line))
 
 
@@ -301,29 +303,29 @@ def reload_(session: Session, name: str | None) -> None:
         raise Ended(1)
 
 
-def _list(session: Session, listed: list[dict[str, Any]]) -> None:
+def _list(session: Session, listed: list[AppView]) -> None:
     if session.json:
         for app in listed:
             session.emit(app_json(app))
     elif session.quiet:
         for app in listed:
-            session.line(app["name"])
+            session.line(app.name)
     else:
         for line in _lines(session, listed):
             session.line(line)
 
 
-def _lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
+def _lines(session: Session, listed: list[AppView]) -> list[str]:
     """A table on a terminal, else tab-separated values."""
     rows = [
         [
-            app["name"],
-            app["state"],
-            str(app["tasks"]),
-            str(app["workers"]),
-            render.printable(app["module"]),
-            render.printable(app["directory"]),
-            _error(app) if app["state"] == "failed" else "",
+            app.name,
+            app.state,
+            str(app.tasks),
+            str(app.workers),
+            render.printable(app.module),
+            render.printable(app.directory),
+            _error(app) if app.state == "failed" else "",
         ]
         for app in listed
     ]

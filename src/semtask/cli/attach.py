@@ -18,17 +18,22 @@ from semtask.cli import render
 from semtask.cli.arguments import now_ms
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import Ended
-from semtask.cli.follow import EXPLAIN_AFTER_MS, Reader, Sink, patient_call, tell_why_it_waits
+from semtask.cli.follow import Explanation, Sink
 from semtask.cli.question import ask, open_terminal
 from semtask.cli.streams import BROKEN_PIPE, let_go_of_broken
 from semtask.client.address import address_of
+from semtask.client.logs import AttemptFollows, LogReader, Piece, follow
+from semtask.client.messages import CANCEL, GET_JOB
+from semtask.client.patience import send_patiently
 from semtask.client.transport import Transport
+from semtask.client.waiting import wait_for_ends
 from semtask.errors import DaemonUnavailable, SemtaskError
+from semtask.model.state import EndCause, State
 
 if TYPE_CHECKING:
     from semtask.cli.session import Session
+    from semtask.protocol.jobs import JobView
 
-_WAIT_MS = 30_000
 _CANCEL_S = 3.0
 _QUESTION = "stop {name}, detach from it and leave it running, or continue? [s/d/c] "
 
@@ -44,7 +49,7 @@ class _Output(NamedTuple):
 
 
 class _End(NamedTuple):
-    job: dict[str, Any]
+    job: JobView
 
 
 class _Answer(NamedTuple):
@@ -65,6 +70,7 @@ class Attachment:
         self._session = session
         self._ctrl_c = ctrl_c  # what the first one does: cancel, detach or ask
         self._asking = False
+        self._explanation = Explanation(session)
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._job_id = ""
         self._stopped_by: int | None = None
@@ -97,7 +103,7 @@ class Attachment:
             self._in_thread(self._read_output, stream, fd, self._sink)
         self._in_thread(self._wait_for_end)
         open_streams = len(streams)
-        job: dict[str, Any] | None = None
+        job: JobView | None = None
         while job is None or open_streams:
             event = self._events.get()
             if isinstance(event, _Signal):
@@ -128,7 +134,7 @@ class Attachment:
         let_go_of_broken()
         self._unread = self._unread or self._in_thread(self._cancel_unread)
 
-    def _conclude(self, job: dict[str, Any]) -> int:
+    def _conclude(self, job: JobView) -> int:
         if self._unread is not None:
             self._unread.join(_CANCEL_S)  # it may still have to say so
             return BROKEN_PIPE
@@ -136,7 +142,7 @@ class Attachment:
             self._session.emit(render.job_json(job))
         else:
             self._notice(render.sentence(job))
-        if job["state"] == "CANCELLED" and self._stopped_by is not None:
+        if job.state == State.CANCELLED and self._stopped_by is not None:
             return 128 + self._stopped_by
         return exit_code(job)
 
@@ -232,37 +238,30 @@ class Attachment:
             self._events.put(_Lost(error))
 
     def _cancel(self, transport: Transport, grace_ms: int | None) -> None:
-        params = {"job_id": self._job_id} | ({} if grace_ms is None else {"grace_ms": grace_ms})
-        patient_call(transport, "dev.cancel.v1", params)
+        grace = {} if grace_ms is None else {"grace_ms": grace_ms}
+        send_patiently(transport.send, CANCEL(job_id=self._job_id, **grace))
 
     def _cancel_unread(self, transport: Transport) -> None:
-        if patient_call(transport, "dev.cancel.v1", {"job_id": self._job_id})[
-            "cancelled"
-        ]:  # else it has ended by itself
+        if send_patiently(transport.send, CANCEL(job_id=self._job_id)).cancelled:  # else it has ended by itself
             self._notice(f"cancelled {render.short(self._job_id)}, as nobody reads its output any more")
 
     def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
-        between = self._tell_next_attempt if stream == "stdout" else None
-        for piece in Reader(transport, self._job_id, stream, follow=True, between=between).pieces():
-            sink.write(stream, fd, piece)
+        for item in follow(LogReader(self._job_id, stream, now_ms, follow=True).read(), transport.send):
+            if isinstance(item, Piece):
+                sink.write(stream, fd, item)
+            elif isinstance(item, AttemptFollows) and stream == "stdout":
+                self._tell_next_attempt(item.job, item.ended)
         self._events.put(_Output(None))
 
-    def _tell_next_attempt(self, job: dict[str, Any], ended: int) -> None:
+    def _tell_next_attempt(self, job: JobView, ended: int) -> None:
         self._notice(f"{render.short(self._job_id)}: {render.next_attempt(job, ended, now_ms())}")
 
     def _wait_for_end(self, transport: Transport) -> None:
-        timeout_ms = EXPLAIN_AFTER_MS
-        while True:
-            params = {"job_ids": [self._job_id], "timeout_ms": timeout_ms}
-            answer = patient_call(transport, "dev.wait.v1", params, 30 + timeout_ms / 1000)
-            job = answer["jobs"][0]
-            if not answer["timed_out"]:
-                break
-            if timeout_ms == EXPLAIN_AFTER_MS:
-                with suppress(OSError):  # nobody takes it, as the threads that write output will notice
-                    tell_why_it_waits(self._session, job)
-            timeout_ms = _WAIT_MS
-        if job["end_cause"] == "spawn_failed":
-            params = {"job_id": self._job_id, "include": ["payload"]}
-            job = patient_call(transport, "dev.get_job.v1", params)
+        (job,) = wait_for_ends(transport.send, [self._job_id], self._explain).jobs
+        if job.end_cause == EndCause.SPAWN_FAILED:
+            job = send_patiently(transport.send, GET_JOB(job_id=self._job_id, include=["payload"]))
         self._events.put(_End(job))
+
+    def _explain(self, jobs: list[JobView]) -> None:
+        with suppress(OSError):  # nobody takes it, as the threads that write output will notice
+            self._explanation.give(jobs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,7 +13,11 @@ from semtask.cli.failure import Ended, describe, report
 from semtask.cli.ids import job_ids
 from semtask.cli.job_options import grace
 from semtask.cli.session import Command, Session, pass_session
+from semtask.client.messages import CANCEL, LIST_QUEUES, RETRY, json_of
 from semtask.errors import Conflict, RpcError
+
+if TYPE_CHECKING:
+    from semtask.protocol.jobs import Cancelled, Retried
 
 
 @click.command(cls=Command)
@@ -36,15 +40,15 @@ def cancel(
     extra = {} if grace_ms is None else {"grace_ms": grace_ms}
     if not jobs:
         selector = {"tag": tag} if tag else {"chain_group_id": group}
-        answer = session.call("dev.cancel.v1", {**selector, **extra})
+        answer = session.stored.send(CANCEL(**selector, **extra))
         _tell_many(session, answer)
         return
 
     def cancel_one(job_id: str) -> None:
-        answer = session.call("dev.cancel.v1", {"job_id": job_id, **extra})
-        if not answer["cancelled"]:
-            details = {"job_id": job_id, "state": answer["ended_as"]}
-            raise Conflict(f"job {job_id} has already ended: {answer['ended_as']}", details=details)
+        answer = session.stored.send(CANCEL(job_id=job_id, **extra))
+        if not answer.cancelled:
+            details = {"job_id": job_id, "state": answer.ended_as}
+            raise Conflict(f"job {job_id} has already ended: {answer.ended_as}", details=details)
         _tell_one(session, answer, job_id)
 
     _each(session, jobs, cancel_one)
@@ -62,20 +66,20 @@ def _each(session: Session, words: Iterable[str], change: Callable[[str], None])
         raise Ended(worst)
 
 
-def _tell_one(session: Session, answer: dict[str, Any], job_id: str) -> None:
+def _tell_one(session: Session, answer: Cancelled, job_id: str) -> None:
     if session.json:
-        session.emit({"schema": "cancelled.v1", **answer})
+        session.emit({"schema": "cancelled.v1", **json_of(answer)})
     elif session.quiet:
         session.line(job_id)
     else:
         session.notice(f"cancelling {render.short(job_id)}")
 
 
-def _tell_many(session: Session, answer: dict[str, Any]) -> None:
+def _tell_many(session: Session, answer: Cancelled) -> None:
     if session.json:
-        session.emit({"schema": "cancelled.v1", **answer})
+        session.emit({"schema": "cancelled.v1", **json_of(answer)})
     else:
-        count = answer["cancelled_count"]
+        count = answer.cancelled_count
         session.notice(f"cancelling {count} job{'s' * (count != 1)}")
 
 
@@ -97,7 +101,7 @@ def retry(session: Session, /, *, jobs: tuple[str, ...], failed: bool, **options
     if bool(jobs) == failed or len(selector) > 1 or (jobs and selector):
         raise click.UsageError("give either ids, or --failed, alone or with one of --queue, --tag and --group")
     if jobs:
-        _each(session, jobs, lambda job_id: _tell_copies(session, session.call("dev.retry.v1", {"job_id": job_id})))
+        _each(session, jobs, lambda job_id: _tell_copies(session, session.stored.send(RETRY(job_id=job_id))))
         return
     selectors = [selector] if selector else _queues_with_failures(session)
     count = sum(_retry_failed(session, one) for one in selectors)
@@ -105,23 +109,23 @@ def retry(session: Session, /, *, jobs: tuple[str, ...], failed: bool, **options
 
 
 def _queues_with_failures(session: Session) -> list[dict[str, str]]:
-    return [{"queue": q["name"]} for q in session.call("queues.list.v1")["queues"] if q["failed"]]
+    return [{"queue": q.name} for q in session.stored.send(LIST_QUEUES()).queues if q.failed]
 
 
 def _retry_failed(session: Session, selector: dict[str, str]) -> int:
     """Goes on until all that had failed are retried: it ends where it meets copies of its own that have failed."""
     made: set[str] = set()
     while True:
-        answer = session.call("dev.retry.v1", selector)
+        answer = session.stored.send(RETRY(**selector))
         _tell_copies(session, answer)
-        made |= {job["job_id"] for job in answer["jobs"]}
-        if not answer["more"] or any(job["retry_of"] in made for job in answer["jobs"]):
+        made |= {job.job_id for job in answer.jobs}
+        if not answer.more or any(job.retry_of in made for job in answer.jobs):
             return len(made)
 
 
-def _tell_copies(session: Session, answer: dict[str, Any]) -> None:
-    for job in answer["jobs"]:
+def _tell_copies(session: Session, answer: Retried) -> None:
+    for job in answer.jobs:
         if session.json:
-            session.emit({"schema": "retried.v1", **job})
+            session.emit({"schema": "retried.v1", **json_of(job)})
         else:
-            session.line(job["job_id"])
+            session.line(job.job_id)

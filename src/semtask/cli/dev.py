@@ -15,15 +15,17 @@ import click
 from semtask.cli import job_feed, render
 from semtask.cli.apps import app_json, app_options, forget, headline, register, wanted_app
 from semtask.cli.arguments import now_ms
-from semtask.cli.follow import patient_call
 from semtask.cli.server import stop_daemon
 from semtask.cli.session import Command, Session, pass_session
 from semtask.cli.watch import Watch
+from semtask.client.messages import LIST_APPS, LIST_TASKS, RELOAD_APPS, STATS
+from semtask.client.patience import send_patiently
 from semtask.errors import Conflict
 
 if TYPE_CHECKING:
     from semtask.client.transport import Transport
     from semtask.model.app import App
+    from semtask.protocol.apps import AppView
 
 _TICK_MS = 500
 _PAUSE_S = 0.1
@@ -68,7 +70,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def _daemon(session: Session) -> Iterator[Transport]:
     """The daemon of the home; one that was started here is stopped at the end, at once after a second Ctrl-C."""
     transport = session.connect(start=True)
-    pid = transport.call("admin.stats.v1", {})["pid"]
+    pid = transport.send(STATS()).pid
     ours = _is_child(pid)
     try:
         yield transport
@@ -94,7 +96,7 @@ def _stop(session: Session, transport: Transport, pid: int) -> None:
 
 
 @contextmanager
-def _registered(session: Session, transport: Transport, wanted: App) -> Iterator[dict[str, Any]]:
+def _registered(session: Session, transport: Transport, wanted: App) -> Iterator[AppView]:
     """What has become of the app, which stands in the list for this time, or stays there if it did before."""
     from semtask.host.app_list import read_apps
 
@@ -113,12 +115,12 @@ def _registered(session: Session, transport: Transport, wanted: App) -> Iterator
 class _Screen:
     """Prints what happens until it is interrupted."""
 
-    def __init__(self, session: Session, transport: Transport, wanted: App, app: dict[str, Any]) -> None:
+    def __init__(self, session: Session, transport: Transport, wanted: App, app: AppView) -> None:
         self._session = session
         self._transport = transport
         self._name = wanted.name
         self._watch = Watch(wanted.directory)
-        self._feed = job_feed.JobFeed(transport, frozenset(), round(now_ms()))
+        self._feed = job_feed.JobFeed(transport, frozenset(), now_ms)
         session.notice(f"{wanted.module} in {wanted.directory}, watched for changes; Ctrl-C ends this")
         if self._watch.full:
             session.notice(f"there are more than {self._watch.max_files} files; some of them are not watched")
@@ -140,35 +142,34 @@ class _Screen:
     def _reload(self, changed: list[str]) -> None:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         self._say({"event": "changed", "files": changed}, f"{changed[0]}{more} changed: importing {self._name} anew")
-        patient_call(self._transport, "apps.reload.v1", {"app": self._name})
+        send_patiently(self._transport.send, RELOAD_APPS(app=self._name))
         self._importing = True
 
-    def _app(self) -> dict[str, Any]:
-        apps = patient_call(self._transport, "apps.list.v1", {})["apps"]
-        for app in apps:
-            if app["name"] == self._name:
-                return dict(app)
+    def _app(self) -> AppView:
+        for app in send_patiently(self._transport.send, LIST_APPS()).apps:
+            if app.name == self._name:
+                return app
         raise Conflict(f"the app {self._name!r} was removed")
 
-    def _tell_app(self, app: dict[str, Any]) -> bool:
+    def _tell_app(self, app: AppView) -> bool:
         """Whether it is still being imported."""
-        if app["state"] == "starting":
+        if app.state == "starting":
             return True
         text = headline(app)
-        if app["state"] == "ready":
-            tasks = patient_call(self._transport, "tasks.list.v1", {})["tasks"]
-            self._feed.tasks = frozenset(task["name"] for task in tasks if task["app"] == self._name)
+        if app.state == "ready":
+            tasks = send_patiently(self._transport.send, LIST_TASKS()).tasks
+            self._feed.tasks = frozenset(task.name for task in tasks if task.app == self._name)
             text += f" ({', '.join(sorted(self._feed.tasks))})" if self._feed.tasks else ""
-            text += "".join(f"\nnot offered: {reason}" for reason in (app.get("refused") or {}).values())
+            text += "".join(f"\nnot offered: {reason}" for reason in (app.refused or {}).values())
         else:
-            text = "\n".join([*(app.get("traceback") or "").rstrip().split("\n"), text]).lstrip("\n")
+            text = "\n".join([*(app.traceback or "").rstrip().split("\n"), text]).lstrip("\n")
         self._say({"event": "app", "app": app_json(app)}, text)
         return False
 
     def _tell(self, event: job_feed.Event) -> None:
-        job, name = event.job, render.short(event.job["job_id"])
+        job, name = event.job, render.short(event.job.job_id)
         if isinstance(event, job_feed.Line):
-            fields = {"event": "line", "job_id": job["job_id"], "attempt": event.attempt, "text": event.text}
+            fields = {"event": "line", "job_id": job.job_id, "attempt": event.attempt, "text": event.text}
             self._say(fields, f"{name} | {_DATE.sub('', event.text).expandtabs()}")
         elif isinstance(event, job_feed.Begun):
             self._say({"event": "begun", "job": render.job_json(job)}, f"{name} {render.name_of(job)} begins")
@@ -178,7 +179,7 @@ class _Screen:
         else:
             said = render.sentence(job).removeprefix(name)
             text = f"{name} {render.name_of(job)}{said}"
-            self._say({"event": "ended", "job": render.job_json(job)}, text, state=job["state"])
+            self._say({"event": "ended", "job": render.job_json(job)}, text, state=job.state)
 
     def _say(self, fields: dict[str, Any], text: str, *, state: str = "") -> None:
         session = self._session

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from semtask.protocol.jobs import JobView
 
 ENGINE_FAILED = 125
 NOT_EXECUTABLE = 126
@@ -25,18 +28,18 @@ _BY_CAUSE = {
 _BY_STATE = {"DONE": 0, "CANCELLED": CANCELLED, "SUPERSEDED": 75, "SKIPPED_TTL": 75, "SKIPPED_DEADLINE": 124}
 
 
-def exit_code(job: dict[str, Any]) -> int:
+def exit_code(job: JobView) -> int:
     """For a job that has ended; of a command that could not be started the payload tells why."""
-    if job["state"] in _BY_STATE:
-        return _BY_STATE[job["state"]]
-    cause = job.get("end_cause")
+    if job.state in _BY_STATE:
+        return _BY_STATE[job.state]
+    cause = job.end_cause or ""
     if cause in _BY_CAUSE:
         return _BY_CAUSE[cause]
     if cause == "spawn_failed":
-        return _of_failed_start(job.get("payload") or {})
-    if job.get("signal"):
-        return 128 + int(job["signal"])
-    return int(job.get("exit_code") or 1)
+        return _of_failed_start(job.payload or {})
+    if job.signal:
+        return 128 + int(job.signal)
+    return int(job.exit_code or 1)
 
 
 def _of_failed_start(payload: dict[str, Any]) -> int:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from semtask.cli.session import Session
+from semtask.client.messages import QUERY_JOBS
 from semtask.errors import NotFound
+
+if TYPE_CHECKING:
+    from semtask.protocol.jobs import QueriedJobs
 
 _FULL_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _SUFFIX = re.compile(r"[0-9a-f]{4,32}", re.ASCII)
@@ -46,13 +50,13 @@ def _job_id(session: Session, word: str) -> str:
 
 
 def _by_suffix(session: Session, word: str, suffix: str) -> str:
-    matches = session.call("dev.query_jobs.v1", {"filter": {"id_suffix": suffix}, "limit": 5})["items"]
+    matches = session.stored.send(QUERY_JOBS(filter={"id_suffix": suffix}, limit=5)).items
     if not matches:
         raise NotFound(f"there is no job whose id ends in {word}")
     if len(matches) > 1:
-        ids = ", ".join(job["job_id"] for job in matches[:4])
+        ids = ", ".join(job.job_id for job in matches[:4])
         raise click.UsageError(f"{word!r} fits more than one job ({ids}{', ...' if len(matches) > 4 else ''})")
-    return str(matches[0]["job_id"])
+    return str(matches[0].job_id)
 
 
 def _nth_newest(session: Session, number: int) -> str:
@@ -60,10 +64,10 @@ def _nth_newest(session: Session, number: int) -> str:
     left, cursor = number, None
     while True:
         page = _page(session, {"limit": min(left, _PAGE)}, cursor)
-        left -= len(page["items"])
+        left -= len(page.items)
         if left == 0:
-            return str(page["items"][-1]["job_id"])
-        cursor = page["next_cursor"]
+            return str(page.items[-1].job_id)
+        cursor = page.next_cursor
         if cursor is None:
             there = number - left
             if not there:
@@ -79,13 +83,13 @@ def _newest_of_subject(session: Session, subject: str) -> str:
     cursor = None
     while True:
         page = _page(session, {"filter": {"subject_key_prefix": subject}, "limit": _PAGE}, cursor)
-        for job in page["items"]:
-            if job["subject_key"] == subject:
-                return str(job["job_id"])
-        cursor = page["next_cursor"]
+        for job in page.items:
+            if job.subject_key == subject:
+                return str(job.job_id)
+        cursor = page.next_cursor
         if cursor is None:
             raise NotFound(f"there is no job with the subject {subject!r}")
 
 
-def _page(session: Session, params: dict[str, Any], cursor: str | None) -> Any:
-    return session.call("dev.query_jobs.v1", {**params, **({"cursor": cursor} if cursor else {})})
+def _page(session: Session, params: dict[str, Any], cursor: str | None) -> QueriedJobs:
+    return session.stored.send(QUERY_JOBS(**params, **({"cursor": cursor} if cursor else {})))

@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
-from semtask.cli.arguments import past
+from semtask.cli.arguments import now_ms, past
 from semtask.cli.complete import job_words
-from semtask.cli.follow import Reader, Sink, streams_to, writes_apart
+from semtask.cli.follow import Sink, streams_to, writes_apart
 from semtask.cli.ids import job_ids
 from semtask.cli.render import short
 from semtask.cli.session import Command, Session, pass_session
+from semtask.client.logs import LogReader, Piece
+from semtask.client.logs import follow as followed
+from semtask.client.messages import GET_JOB
 
 
 @click.command(cls=Command)
@@ -61,8 +64,8 @@ def logs(
 def _print_output(
     session: Session, job_id: str, *, follow: bool, lines: int | None, only: str | None, attempt: int | None
 ) -> None:
-    found = session.call("dev.get_job.v1", {"job_id": job_id, "include": ["payload"]})
-    if not found["claim_no"] and attempt is None:
+    found = session.stored.send(GET_JOB(job_id=job_id, include=["payload"]))
+    if not found.claim_no and attempt is None:
         session.notice(
             f"{short(job_id)} has written nothing, it was never started; `semtask show {short(job_id)}` says why"
         )
@@ -71,9 +74,10 @@ def _print_output(
 
     def copy(stream: str, fd: int) -> None:
         with session.connect(start=False) as transport:
-            reader = Reader(transport, job_id, stream, follow=follow, attempt=attempt)
-            for piece in reader.pieces(lines):
-                sink.write(stream, fd, piece)
+            reader = LogReader(job_id, stream, now_ms, follow=follow, attempt=attempt)
+            for item in followed(reader.read(lines), transport.send):
+                if isinstance(item, Piece):
+                    sink.write(stream, fd, item)
 
     if follow and len(streams) > 1:
         _at_once(copy, streams)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -13,15 +13,18 @@ from semtask.cli.arguments import duration, now_ms, past
 from semtask.cli.complete import job_words, queue_names, tag_names
 from semtask.cli.exit_codes import exit_code
 from semtask.cli.failure import TIMED_OUT
-from semtask.cli.follow import EXPLAIN_AFTER_MS, patient_call, tell_why_it_waits
+from semtask.cli.follow import Explanation
 from semtask.cli.ids import job_ids
 from semtask.cli.session import Command, Session, pass_session
-from semtask.model.state import FINAL, State
+from semtask.client.messages import GET_JOB, QUERY_JOBS
+from semtask.client.patience import send_patiently
+from semtask.client.waiting import MOST_IDS, wait_for_ends
+from semtask.model.state import FINAL, EndCause, State
+
+if TYPE_CHECKING:
+    from semtask.protocol.jobs import JobView
 
 _PAGE = 200
-_EXPLAINED = 3  # of many jobs that wait, so many are explained
-_MAX_WAIT_MS = 60_000
-_MAX_IDS = 1000  # of one dev.wait
 _WATCH_S = 1.0
 _ENTER_SCREEN, _LEAVE_SCREEN, _CLEAR_SCREEN = "\x1b[?1049h", "\x1b[?1049l", "\x1b[H\x1b[J"
 
@@ -71,16 +74,14 @@ def ls(session: Session, /, *, states: tuple[State, ...], queues: tuple[str, ...
         session.notice(f"there are more jobs: add --limit N, or --cursor {cursor}")
 
 
-def _jobs(
-    session: Session, wanted: dict[str, Any], limit: int, cursor: str | None
-) -> tuple[list[dict[str, Any]], str | None]:
+def _jobs(session: Session, wanted: dict[str, Any], limit: int, cursor: str | None) -> tuple[list[JobView], str | None]:
     """At most `limit` jobs, and where the list goes on."""
-    jobs: list[dict[str, Any]] = []
+    jobs: list[JobView] = []
     while limit > len(jobs):
         page = {"filter": wanted, "limit": min(limit - len(jobs), _PAGE), **({"cursor": cursor} if cursor else {})}
-        answer = patient_call(session.stored, "dev.query_jobs.v1", page)
-        jobs += answer["items"]
-        cursor = answer["next_cursor"]
+        answer = send_patiently(session.stored.send, QUERY_JOBS(**page))
+        jobs += answer.items
+        cursor = answer.next_cursor
         if cursor is None:
             break
     return jobs, cursor
@@ -100,22 +101,22 @@ def _watch(session: Session, lines: Callable[[int], list[str]]) -> None:
         session.write(_LEAVE_SCREEN)
 
 
-def _job_lines(session: Session, jobs: list[dict[str, Any]]) -> list[str]:
+def _job_lines(session: Session, jobs: list[JobView]) -> list[str]:
     import json
 
     if session.json:
         return [json.dumps(render.job_json(job), separators=(",", ":")) for job in jobs]
     if session.quiet:
-        return [job["job_id"] for job in jobs]
+        return [job.job_id for job in jobs]
     if not session.terminal:
         return ["\t".join(_plain_row(job)) for job in jobs]
     now = now_ms()
     rows = [
         [
-            render.short(job["job_id"]),
-            render.paint(job["state"], job["state"], colored=session.colored),
-            job["queue"],
-            render.ago(job["run_at"] if job["state"] == "SCHEDULED" else job["created_at"], now),
+            render.short(job.job_id),
+            render.paint(job.state, job.state, colored=session.colored),
+            job.queue,
+            render.ago(job.run_at if job.state == "SCHEDULED" else job.created_at, now),
             render.took(job, now),
             render.outcome(job),
             render.name_of(job),
@@ -125,12 +126,12 @@ def _job_lines(session: Session, jobs: list[dict[str, Any]]) -> list[str]:
     return render.table(["ID", "STATE", "QUEUE", "WHEN", "TOOK", "WHY", "COMMAND"], rows, right=frozenset({4}))
 
 
-def _plain_row(job: dict[str, Any]) -> list[str]:
+def _plain_row(job: JobView) -> list[str]:
     return [
-        job["job_id"],
-        job["state"],
-        job["queue"],
-        render.iso(job["created_at"]),
+        job.job_id,
+        job.state,
+        job.queue,
+        render.iso(job.created_at),
         render.outcome(job),
         render.name_of(job),
     ]
@@ -151,16 +152,19 @@ def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms
     Ctrl-C ends the waiting and not the jobs.
     """
     ids = job_ids(session, jobs)
-    if any_of and len(ids) > _MAX_IDS:
-        raise click.UsageError(f"{len(ids)} jobs are too many for --any; at most {_MAX_IDS}")
+    if any_of and len(ids) > MOST_IDS:
+        raise click.UsageError(f"{len(ids)} jobs are too many for --any; at most {MOST_IDS}")
     deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
-    found: list[dict[str, Any]] = []
+    found: list[JobView] = []
+    explanation = Explanation(session)
     timed_out = False
-    for begin in range(0, len(ids), _MAX_IDS):
-        answer = _wait(session, ids[begin : begin + _MAX_IDS], "any" if any_of else "all", deadline)
-        found += answer["jobs"]
-        timed_out = timed_out or answer["timed_out"]
-    ended = [job for job in found if job["state"] in FINAL]
+    for begin in range(0, len(ids), MOST_IDS):
+        some = ids[begin : begin + MOST_IDS]
+        mode: Literal["any", "all"] = "any" if any_of else "all"
+        answer = wait_for_ends(session.stored.send, some, explanation.give, mode=mode, deadline=deadline)
+        found += answer.jobs
+        timed_out = timed_out or answer.timed_out
+    ended = [job for job in found if job.state in FINAL]
     for job in ended:
         _tell_end(session, job)
     if timed_out:
@@ -169,34 +173,19 @@ def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms
     return _exit_status(session, ended) if exit_status else 0
 
 
-def _wait(session: Session, ids: list[str], mode: str, deadline: float | None) -> Any:
-    """The answer of dev.wait, at the end of the waiting; `deadline` is monotonic."""
-    longest = EXPLAIN_AFTER_MS
-    while True:
-        left = longest if deadline is None else max(0, round((deadline - time.monotonic()) * 1000))
-        params = {"job_ids": ids, "mode": mode, "timeout_ms": min(left, longest)}
-        answer = patient_call(session.stored, "dev.wait.v1", params, 30 + longest / 1000)
-        if not answer["timed_out"] or (deadline is not None and left <= longest):
-            return answer
-        if longest == EXPLAIN_AFTER_MS:
-            for job in [job for job in answer["jobs"] if job.get("waiting")][:_EXPLAINED]:
-                tell_why_it_waits(session, job)
-        longest = _MAX_WAIT_MS
-
-
-def _tell_end(session: Session, job: dict[str, Any]) -> None:
+def _tell_end(session: Session, job: JobView) -> None:
     if session.json:
         session.emit(render.job_json(job))
     elif session.quiet:
-        session.line(job["job_id"])
+        session.line(job.job_id)
     else:
         session.line(render.sentence(job))
 
 
-def _exit_status(session: Session, ended: list[dict[str, Any]]) -> int:
+def _exit_status(session: Session, ended: list[JobView]) -> int:
     for job in ended:
-        params = {"job_id": job["job_id"], "include": ["payload"]}
-        code = exit_code(session.call("dev.get_job.v1", params) if job["end_cause"] == "spawn_failed" else job)
+        failed_start = job.end_cause == EndCause.SPAWN_FAILED
+        code = exit_code(session.stored.send(GET_JOB(job_id=job.job_id, include=["payload"])) if failed_start else job)
         if code:
             return code
     return 0

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from semtask.cli import render
 from semtask.cli.complete import queue_names
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
+from semtask.client.messages import (
+    CONFIGURE_QUEUE,
+    LIST_QUEUES,
+    PAUSE_QUEUE,
+    RESUME_QUEUE,
+    json_of,
+)
 from semtask.model.sandbox import SandboxLevel
+
+if TYPE_CHECKING:
+    from semtask.protocol.queues import QueueView
 
 _COUNTS = ("scheduled", "queued", "running", "done", "failed")
 
@@ -21,13 +31,13 @@ def queues(session: Session, ctx: click.Context) -> None:
     """List queues with their counts, or set their limits."""
     if ctx.invoked_subcommand is not None:
         return
-    listed = session.call("queues.list.v1")["queues"]
+    listed = session.stored.send(LIST_QUEUES()).queues
     if session.json:
         for queue in listed:
             session.emit(_queue_json(queue))
     elif session.quiet:
         for queue in listed:
-            session.line(queue["name"])
+            session.line(queue.name)
     else:
         for line in queue_lines(session, listed):
             session.line(line)
@@ -61,9 +71,9 @@ def set_limits(session: Session, queue: str, concurrency: str | None, class_: st
         wanted["class"] = class_
     if sandbox is not None:
         wanted["sandbox"] = sandbox
-    answer = session.daemon.call("queues.configure.v1", wanted)
-    floor = "" if answer["sandbox"] == "none" else f", no command without the sandbox {answer['sandbox']}"
-    _tell(session, answer, f"runs up to {_jobs(answer['concurrency'])} at once, class {answer['class']}{floor}")
+    answer = session.daemon.send(CONFIGURE_QUEUE(**wanted))
+    floor = "" if answer.sandbox == "none" else f", no command without the sandbox {answer.sandbox}"
+    _tell(session, answer, f"runs up to {_jobs(answer.concurrency)} at once, class {answer.class_}{floor}")
 
 
 def _jobs(count: int) -> str:
@@ -84,7 +94,7 @@ def _limit(word: str) -> int | None:
 def pause(session: Session, names: tuple[str, ...]) -> None:
     """Start no more jobs of queues. They go on accepting jobs, and what runs goes on."""
     for name in names:
-        _tell(session, session.daemon.call("queues.pause.v1", {"queue": name}), "is paused")
+        _tell(session, session.daemon.send(PAUSE_QUEUE(queue=name)), "is paused")
 
 
 @click.command(cls=Command)
@@ -93,30 +103,30 @@ def pause(session: Session, names: tuple[str, ...]) -> None:
 def resume(session: Session, names: tuple[str, ...]) -> None:
     """Start jobs of paused queues again."""
     for name in names:
-        _tell(session, session.daemon.call("queues.resume.v1", {"queue": name}), "is running")
+        _tell(session, session.daemon.send(RESUME_QUEUE(queue=name)), "is running")
 
 
-def _tell(session: Session, queue: dict[str, Any], what: str) -> None:
+def _tell(session: Session, queue: QueueView, what: str) -> None:
     if session.json:
         session.emit(_queue_json(queue))
     else:
-        session.notice(f"queue {queue['name']} {what}")
+        session.notice(f"queue {queue.name} {what}")
 
 
-def _queue_json(queue: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": "queue.v1", **queue}
+def _queue_json(queue: QueueView) -> dict[str, Any]:
+    return {"schema": "queue.v1", **json_of(queue)}
 
 
-def queue_lines(session: Session, listed: list[dict[str, Any]]) -> list[str]:
+def queue_lines(session: Session, listed: list[QueueView]) -> list[str]:
     """A table on a terminal, else tab-separated values. The table tells of sandboxes if a queue asks for one."""
     rows = [
         [
-            q["name"],
-            *(str(q[count]) for count in _COUNTS),
-            str(q["concurrency"]),
-            q["class"],
-            "paused" if q["paused"] else "",
-            "" if q["sandbox"] == "none" else q["sandbox"],
+            q.name,
+            *(str(getattr(q, count)) for count in _COUNTS),
+            str(q.concurrency),
+            q.class_,
+            "paused" if q.paused else "",
+            "" if q.sandbox == "none" else q.sandbox,
         ]
         for q in listed
     ]

@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from semtask.client.messages import json_of
+
+if TYPE_CHECKING:
+    from semtask.protocol.jobs import AttemptView, ExceptionView, JobView
 
 SHORT_ID = 8
 _TIMES = frozenset({"created_at", "run_at", "started_at", "finished_at", "kill_failed_at", "deadline", "since"})
@@ -80,11 +85,11 @@ def paint(text: str, state: str, *, colored: bool) -> str:
     return f"\x1b[{_COLORS[state]}m{text}\x1b[0m" if colored and state in _COLORS else text
 
 
-def job_json(job: dict[str, Any]) -> dict[str, Any]:
+def job_json(job: JobView) -> dict[str, Any]:
     """A job as `--json` prints it: the API's view with times as ISO 8601."""
-    shown = {"schema": "job.v1", **with_iso_times(job)}
-    if job.get("attempts_list") is not None:
-        shown["attempts_list"] = [with_iso_times(attempt) for attempt in job["attempts_list"]]
+    shown = {"schema": "job.v1", **with_iso_times(json_of(job))}
+    if job.attempts_list is not None:
+        shown["attempts_list"] = [with_iso_times(json_of(attempt)) for attempt in job.attempts_list]
     return shown
 
 
@@ -93,119 +98,119 @@ def with_iso_times(record: dict[str, Any]) -> dict[str, Any]:
     return {name: iso(value) if name in _TIMES and value is not None else value for name, value in record.items()}
 
 
-def took(job: dict[str, Any], now_ms: float) -> str:
+def took(ran: JobView | AttemptView, now_ms: float) -> str:
     """How long a job or an attempt ran, or has been running."""
-    if job.get("started_at") is None or job.get("state") in {"SCHEDULED", "QUEUED"}:
+    if ran.started_at is None or getattr(ran, "state", None) in {"SCHEDULED", "QUEUED"}:
         return "-"
-    return duration((job.get("finished_at") or now_ms) - job["started_at"])
+    return duration((ran.finished_at or now_ms) - ran.started_at)
 
 
-def name_of(job: dict[str, Any]) -> str:
+def name_of(job: JobView) -> str:
     """What the job does, in a few words."""
-    return printable(job.get("command") or job["job_type"])
+    return printable(job.command or job.job_type)
 
 
-def outcome(job: dict[str, Any]) -> str:
+def outcome(job: JobView) -> str:
     """How the job ended or why it does not run: 'exit 3', 'signal 9', 'queue_paused', '' for a plain success."""
-    if job["state"] == "RUNNING":
-        if job.get("kill_failed_at"):
+    if job.state == "RUNNING":
+        if job.kill_failed_at:
             return "kill failed"
-        return "stopping" if job.get("stop_reason") else _share(job)
-    if job["state"] in {"QUEUED", "SCHEDULED"}:
-        return str((job.get("waiting") or {}).get("reason", ""))
-    if job.get("end_cause") == "exit_code":
-        return f"exit {job['exit_code']}"
-    if job.get("end_cause") == "signal":
-        return f"signal {job['signal']}"
-    return "" if job["state"] in {"DONE", "CANCELLED"} else str(job.get("end_cause") or "")
+        return "stopping" if job.stop_reason else _share(job)
+    if job.state in {"QUEUED", "SCHEDULED"}:
+        return job.waiting.reason if job.waiting else ""
+    if job.end_cause == "exit_code":
+        return f"exit {job.exit_code}"
+    if job.end_cause == "signal":
+        return f"signal {job.signal}"
+    return "" if job.state in {"DONE", "CANCELLED"} else str(job.end_cause or "")
 
 
-def _share(job: dict[str, Any]) -> str:
+def _share(job: JobView) -> str:
     """How far a job is: '40 %', or what it counts where it does not say how much there is."""
-    progress = job.get("progress")
+    progress = job.progress
     if not progress:
         return ""
-    if not progress.get("total"):
-        return f"{progress['done']:g}"
-    return f"{min(100, max(0, 100 * progress['done'] / progress['total'])):.0f} %"
+    if not progress.total:
+        return f"{progress.done:g}"
+    return f"{min(100, max(0, 100 * progress.done / progress.total)):.0f} %"
 
 
-def progress_of(job: dict[str, Any]) -> str | None:
+def progress_of(job: JobView) -> str | None:
     """'12 of 30 (40 %): parsing'; None if the job has told nothing."""
-    progress = job.get("progress")
+    progress = job.progress
     if not progress:
         return None
-    share = f" of {progress['total']:g} ({_share(job)})" if progress.get("total") else ""
-    return f"{progress['done']:g}{share}" + (f": {progress['text']}" if progress.get("text") else "")
+    share = f" of {progress.total:g} ({_share(job)})" if progress.total else ""
+    return f"{progress.done:g}{share}" + (f": {progress.text}" if progress.text else "")
 
 
-def exception_lines(exception: dict[str, Any]) -> list[str]:
+def exception_lines(exception: ExceptionView) -> list[str]:
     """As Python shows it, which tells of its causes too; without a traceback the exception and its causes."""
-    if exception.get("traceback"):
-        return str(exception["traceback"]).rstrip("\n").split("\n")
-    lines = f"{exception['type']}: {exception['message']}".split("\n")
-    return [*lines, "caused by", *exception_lines(exception["cause"])] if exception.get("cause") else lines
+    if exception.traceback:
+        return str(exception.traceback).rstrip("\n").split("\n")
+    lines = f"{exception.type}: {exception.message}".split("\n")
+    return [*lines, "caused by", *exception_lines(exception.cause)] if exception.cause else lines
 
 
-def attempt_of(job: dict[str, Any]) -> str:
+def attempt_of(job: JobView) -> str:
     """'2 of 5': the attempt that runs or comes next, of a finished job the last one.
 
     Crashes and interruptions have budgets of their own, so they do not use up the attempts.
     """
-    number = job["attempts"] + (job["finished_at"] is None)
-    allowed = max(job["max_attempts"], 1) + job["crashes"] + job["interruptions"]
+    number = job.attempts + (job.finished_at is None)
+    allowed = max(job.max_attempts, 1) + job.crashes + job.interruptions
     return f"{number} of {allowed}" if allowed > 1 and number <= allowed else str(number)
 
 
-def next_attempt(job: dict[str, Any], ended: int, now_ms: float) -> str:
+def next_attempt(job: JobView, ended: int, now_ms: float) -> str:
     """What follows the attempt `ended` (a claim_no), which was not the last one."""
-    if job["claim_no"] > ended:
+    if job.claim_no > ended:
         return f"attempt {ended + 1} has begun"  # and may be over: its reasons are in `show`
-    when = "when its turn comes" if job["state"] == "QUEUED" else ago(job["run_at"], now_ms)
-    why = printable(job.get("error") or "no reason is known")
+    when = "when its turn comes" if job.state == "QUEUED" else ago(job.run_at, now_ms)
+    why = printable(job.error or "no reason is known")
     return f"attempt {ended} ended ({why}); attempt {attempt_of(job)} {when}"
 
 
-def why_waiting(job: dict[str, Any], now_ms: float) -> str | None:
+def why_waiting(job: JobView, now_ms: float) -> str | None:
     """Why a job does not run or go on; None if it does, or has ended."""
-    waiting = job.get("waiting")
+    waiting = job.waiting
     if waiting is None:
         return None
-    due = f"{ago(job['run_at'], now_ms)} ({iso(job['run_at'])})" if job.get("run_at") is not None else ""
-    if waiting["reason"] == "retry":
-        return f"attempt {attempt_of(job)} {due}; the last one: {printable(job.get('error') or 'no reason is known')}"
-    if waiting["reason"] == "scheduled":
+    due = f"{ago(job.run_at, now_ms)} ({iso(job.run_at)})" if job.run_at is not None else ""
+    if waiting.reason == "retry":
+        return f"attempt {attempt_of(job)} {due}; the last one: {printable(job.error or 'no reason is known')}"
+    if waiting.reason == "scheduled":
         return f"for its time, {due}"
-    return printable(waiting["text"])
+    return printable(waiting.text)
 
 
-def sentence(job: dict[str, Any]) -> str:
+def sentence(job: JobView) -> str:
     """One line on how a job ended."""
-    ran = "" if job.get("started_at") is None else f" after {took(job, 0)}"
-    state, cause = job["state"], job.get("end_cause")
-    if job["attempts"] > 1:
+    ran = "" if job.started_at is None else f" after {took(job, 0)}"
+    state, cause = job.state, job.end_cause
+    if job.attempts > 1:
         ran += f", in attempt {attempt_of(job)}"
     if state == "DONE":
-        return f"{short(job['job_id'])} succeeded in {took(job, 0)}" + (
-            f", in attempt {attempt_of(job)}" if job["attempts"] > 1 else ""
+        return f"{short(job.job_id)} succeeded in {took(job, 0)}" + (
+            f", in attempt {attempt_of(job)}" if job.attempts > 1 else ""
         )
     if state == "CANCELLED":
         how = "was cancelled"
     elif cause == "exit_code":
-        how = f"failed with exit code {job['exit_code']}"
+        how = f"failed with exit code {job.exit_code}"
     elif cause == "signal":
-        how = f"was ended by signal {job['signal']}"
+        how = f"was ended by signal {job.signal}"
     elif cause == "timeout":
-        how = f"ran longer than its timeout of {duration(job['timeout_ms'])} and was ended"
+        how = f"ran longer than its timeout of {duration(job.timeout_ms or 0)} and was ended"
     elif state == "FAILED":
-        return f"{short(job['job_id'])} failed ({cause}): {printable(job.get('error') or 'no reason is known')}"
+        return f"{short(job.job_id)} failed ({cause}): {printable(job.error or 'no reason is known')}"
     else:
         how = _UNRUN.get(state, "ended {state}").format(
             state=state,
-            by=short(job["superseded_by"]) if job.get("superseded_by") else "another job",
-            ttl=duration(job.get("ttl_ms") or 0),
+            by=short(job.superseded_by) if job.superseded_by else "another job",
+            ttl=duration(job.ttl_ms or 0),
         )
-    return f"{short(job['job_id'])} {how}{ran}"
+    return f"{short(job.job_id)} {how}{ran}"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: frozenset[int] = frozenset()) -> list[str]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,8 +17,13 @@ from semtask.cli.apps import app_options, briefly, register, require_imported, r
 from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, Session, pass_session
 from semtask.client.address import NotRunning, UnixAddress, address_of
+from semtask.client.messages import LIST_APPS, LIST_WORKERS, STATS, json_of
 from semtask.client.transport import Transport
 from semtask.errors import ConfigError, DaemonUnavailable, MethodNotFound, SystemFailure
+
+if TYPE_CHECKING:
+    from semtask.protocol.admin import DiskView, Stats, ThrottleView
+    from semtask.protocol.apps import AppView, WorkerView
 
 
 @click.command(cls=Command)
@@ -39,7 +44,7 @@ def up(session: Session, /, module: str | None, **place: str | None) -> None:
         wanted = wanted_app(session, module, **place)
         transport = _started(session)
         app = register(session, transport, wanted)
-    stats = transport.call("admin.stats.v1", {})
+    stats = transport.send(STATS())
     if not session.json:
         if not session.quiet:
             session.line(_headline(session, stats))
@@ -48,7 +53,7 @@ def up(session: Session, /, module: str | None, **place: str | None) -> None:
         return
     if app is not None:
         require_usable(session, app)
-    session.emit(_status_json(session, stats) | ({"app": app} if app else {}))
+    session.emit(_status_json(session, stats) | ({"app": json_of(app)} if app else {}))
     if app is not None:
         require_imported(session, app)
 
@@ -71,54 +76,56 @@ def _started(session: Session) -> Transport:
 def status(session: Session) -> None:
     """Show the daemon, what it has to do, and its queues. Exit code 3 if it does not run."""
     transport = session.connect(start=False)
-    stats = transport.call("admin.stats.v1", {})
+    stats = transport.send(STATS())
     if session.quiet:
         return
     apps, workers = _apps_and_workers(transport)
     if session.json:
-        session.emit(_status_json(session, stats) | {"apps": apps, "workers": len(workers)})
+        session.emit(_status_json(session, stats) | {"apps": [json_of(app) for app in apps], "workers": len(workers)})
         return
-    system = stats["system"]
+    system = stats.system
     session.line(_headline(session, stats))
     session.line(
-        f"jobs: {stats['running_jobs']} running, {stats['queued_jobs']} queued, {stats['scheduled_jobs']} scheduled, "
-        f"{stats['done_jobs']} done, {stats['failed_jobs']} failed"
+        f"jobs: {stats.running_jobs} running, {stats.queued_jobs} queued, {stats.scheduled_jobs} scheduled, "
+        f"{stats.done_jobs} done, {stats.failed_jobs} failed"
     )
     session.line(
-        f"processes: {system['running_processes']} of {system['max_processes']}, "
-        f"database: {render.size(stats['db_size_bytes'])}"
+        f"processes: {system.running_processes} of {system.max_processes}, database: {render.size(stats.db_size_bytes)}"
     )
     if apps:
-        session.line("apps: " + ", ".join(f"{app['name']} ({briefly(app)})" for app in apps))
+        session.line("apps: " + ", ".join(f"{app.name} ({briefly(app)})" for app in apps))
         session.line(_workers_line(workers))
-    if stats.get("commands_held"):
-        session.line(f"no command is accepted or started: {render.printable(stats['commands_held'])}")
-    if stats["throttle"]["active"]:
-        throttle = stats["throttle"]
-        how_long = render.duration(now_ms() - throttle["since"])
-        session.line(f"background work waits, for {how_long} by now: {render.printable(throttle['reason'])}")
-    disk = stats.get("disk") or {"state": "OK"}  # there is none in a daemon from before an upgrade
-    if disk["state"] != "OK":
-        how_long = render.duration(now_ms() - disk["since"])
-        session.line(f"the disk is {disk['state']}, for {how_long} by now: {render.printable(disk['reason'])}")
-    if stats["queues"] and session.terminal:
+    if stats.commands_held:
+        session.line(f"no command is accepted or started: {render.printable(stats.commands_held)}")
+    if stats.throttle.active:
+        session.line(f"background work waits, {_for_how_long(stats.throttle)}")
+    disk: DiskView | None = stats.disk  # None of a daemon from before an upgrade
+    if disk is not None and disk.state != "OK":
+        session.line(f"the disk is {disk.state}, {_for_how_long(disk)}")
+    if stats.queues and session.terminal:
         from semtask.cli.queues import queue_lines
 
         session.line("")
-        for line in queue_lines(session, stats["queues"]):
+        for line in queue_lines(session, stats.queues):
             session.line(line)
 
 
-def _apps_and_workers(transport: Transport) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _for_how_long(state: ThrottleView | DiskView) -> str:
+    """'for 3m05s by now: ...', with the reason."""
+    since = 0.0 if state.since is None else now_ms() - state.since
+    return f"for {render.duration(since)} by now: {render.printable(state.reason or 'no reason is known')}"
+
+
+def _apps_and_workers(transport: Transport) -> tuple[list[AppView], list[WorkerView]]:
     try:
-        return transport.call("apps.list.v1", {})["apps"], transport.call("workers.list.v1", {})["workers"]
+        return transport.send(LIST_APPS()).apps, transport.send(LIST_WORKERS()).workers
     except MethodNotFound:  # a daemon from before an upgrade: it must at least be seen
         return [], []
 
 
-def _workers_line(workers: list[dict[str, Any]]) -> str:
+def _workers_line(workers: list[WorkerView]) -> str:
     """'workers: 2 busy, 1 idle'."""
-    states = [worker["state"] for worker in workers]
+    states = [worker.state for worker in workers]
     counts = [f"{states.count(state)} {state}" for state in dict.fromkeys(sorted(states))]
     return "workers: " + (", ".join(counts) or "none")
 
@@ -136,15 +143,15 @@ def down(session: Session, now: bool) -> None:
     except NotRunning:
         _stop_unreachable(session, now)
         return
-    stats = transport.call("admin.stats.v1", {})
-    pid = stats["pid"]
+    stats = transport.send(STATS())
+    pid = stats.pid
     process = _open_daemon(transport, pid)
     try:
         _say_what_happens(session, stats, now)
         _stop(session, process, now)
     finally:
         os.close(process)
-    _tell_stopped(session, pid, stats["running_jobs"])
+    _tell_stopped(session, pid, stats.running_jobs)
 
 
 def _stop_unreachable(session: Session, now: bool) -> None:
@@ -206,8 +213,8 @@ def _open_daemon(transport: Transport, pid: int) -> int:
     )
 
 
-def _say_what_happens(session: Session, stats: dict[str, Any], now: bool) -> None:
-    running, waiting = stats["running_jobs"], stats["queued_jobs"] + stats["scheduled_jobs"]
+def _say_what_happens(session: Session, stats: Stats, now: bool) -> None:
+    running, waiting = stats.running_jobs, stats.queued_jobs + stats.scheduled_jobs
     if running:
         one = running == 1
         grace = render.duration(session.settings.shutdown_grace_ms)
@@ -243,22 +250,23 @@ def _stop(session: Session, process: int, now: bool) -> None:
             raise DaemonUnavailable("the daemon is still stopping; `semtask status` shows when it is gone")
 
 
-def _headline(session: Session, stats: dict[str, Any]) -> str:
-    stopping = "" if stats["accepting"] else ", stopping"
+def _headline(session: Session, stats: Stats) -> str:
+    stopping = "" if stats.accepting else ", stopping"
     return (
-        f"daemon: running (pid {stats['pid']}, version {stats['version']}, "
-        f"up {render.duration(stats['uptime_seconds'] * 1000)}{stopping}), home {_home_of(session, stats)}"
+        f"daemon: running (pid {stats.pid}, version {stats.version}, "
+        f"up {render.duration(stats.uptime_seconds * 1000)}{stopping}), home {_home_of(session, stats)}"
     )
 
 
-def _home_of(session: Session, stats: dict[str, Any]) -> str:
+def _home_of(session: Session, stats: Stats) -> str:
     """The daemon's, which is not ours behind SEMANTICA_RPC_URL. One from before an upgrade does not say it."""
-    return render.printable(stats.get("home") or str(session.settings.home))
+    return render.printable(stats.home or str(session.settings.home))
 
 
-def _status_json(session: Session, stats: dict[str, Any]) -> dict[str, Any]:
-    times: dict[str, Any] = {name: render.with_iso_times(stats[name]) for name in ("throttle", "disk") if name in stats}
-    return {"schema": "status.v1", **stats, "home": _home_of(session, stats), **times}
+def _status_json(session: Session, stats: Stats) -> dict[str, Any]:
+    sent = json_of(stats)
+    times: dict[str, Any] = {name: render.with_iso_times(sent[name]) for name in ("throttle", "disk") if name in sent}
+    return {"schema": "status.v1", **sent, "home": _home_of(session, stats), **times}
 
 
 @click.command(cls=Command)

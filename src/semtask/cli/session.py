@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -107,9 +107,6 @@ class Session:
     def stored(self) -> Transport:
         """The daemon, started only where there is a database: for commands that look at what is there."""
         return self.connect(start=self.settings.autostart and os.path.exists(self.settings.database))
-
-    def call(self, method: str, params: Mapping[str, Any] | None = None, timeout: float = 30.0) -> Any:
-        return self.stored.call(method, params or {}, timeout)
 
 
 pass_session = click.make_pass_decorator(Session, ensure=True)

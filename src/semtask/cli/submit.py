@@ -14,15 +14,17 @@ from semtask.cli import render
 from semtask.cli.arguments import existing_folder, now_ms, require_utf8, scopes, task_arguments, variables
 from semtask.cli.complete import task_names
 from semtask.cli.job_options import JOB_OPTIONS
-from semtask.cli.question import has_terminal
 from semtask.cli.sandbox import sandbox_options, take_sandbox
 from semtask.cli.session import Command, Session, pass_session
+from semtask.client.messages import ENQUEUE, GET_JOB, LIST_APPS, LIST_TASKS, json_of
 from semtask.config.environment import inherited
 from semtask.model.identifiers import command_name
 from semtask.model.trace_context import trace_id_of
 
 if TYPE_CHECKING:
     from semtask.client.transport import Transport
+    from semtask.protocol.apps import TaskView
+    from semtask.protocol.enqueue import Enqueued
 
 _IMPORT_S = 10.0
 
@@ -80,8 +82,11 @@ def run(
     settings = session.settings
     if detach and ctrl_c is not None:
         raise click.UsageError("--ctrl-c and --detach exclude each other")
-    if ctrl_c == "ask" and not has_terminal():
-        raise click.UsageError("--ctrl-c=ask needs a terminal to ask on")
+    if ctrl_c == "ask":
+        from semtask.cli.question import has_terminal
+
+        if not has_terminal():
+            raise click.UsageError("--ctrl-c=ask needs a terminal to ask on")
     apart = not detach and not _one_file(1, 2)
     folder = existing_folder(cwd)
     environment = inherited(os.environ, settings.env_allowlist) | variables(env, os.environ)
@@ -100,7 +105,7 @@ def run(
     job_type = name or command_name(words[0])
     params = _params(job_type, payload, "SUBPROCESS", options)
     if detach:
-        _tell(session, params, session.daemon.call("dev.enqueue.v1", params))
+        _tell(session, params, session.daemon.send(ENQUEUE(**params)))
         return 0
     from semtask.cli.attach import Attachment
     from semtask.cli.follow import streams_to, writes_apart
@@ -108,12 +113,12 @@ def run(
     attachment = Attachment(session, ctrl_c or settings.ctrl_c)
     daemon = session.daemon  # started before signals become events: nothing is stored yet
     with attachment.signals():
-        job = daemon.call("dev.enqueue.v1", params)
+        job = daemon.send(ENQUEUE(**params))
         _tell_relatives(session, params, job)
-        if job["deduplicated"]:  # it may have been enqueued in another way
-            found = daemon.call("dev.get_job.v1", {"job_id": job["job_id"], "include": ["payload"]})
+        if job.deduplicated:  # it may have been enqueued in another way
+            found = daemon.send(GET_JOB(job_id=job.job_id, include=["payload"]))
             apart = writes_apart(found)
-        return attachment.run(job["job_id"], streams_to(apart=apart))
+        return attachment.run(job.job_id, streams_to(apart=apart))
 
 
 @click.command(cls=Command)
@@ -130,12 +135,12 @@ def enqueue(session: Session, /, task: str, words: tuple[str, ...], payload: str
     """
     daemon = session.daemon
     listed = _tasks_for(daemon, task)
-    known = next((one for one in listed if one["name"] == task), None)
-    arguments = task_arguments(words, payload, known and known["parameters"])
+    known = next((one for one in listed if one.name == task), None)
+    arguments = task_arguments(words, payload, None if known is None else known.parameters)
     params = _params(task, arguments, "IN_PROCESS", options)
     if known is not None:
         params = _defaults(known, params) | params
-    job = daemon.call("dev.enqueue.v1", params)
+    job = daemon.send(ENQUEUE(**params))
     if known is None:
         from semtask.cli.tasks import no_task
 
@@ -143,26 +148,26 @@ def enqueue(session: Session, /, task: str, words: tuple[str, ...], payload: str
     _tell(session, params, job)
 
 
-def _tasks_for(daemon: Transport, task: str) -> list[dict[str, Any]]:
+def _tasks_for(daemon: Transport, task: str) -> list[TaskView]:
     """The registered tasks. If this one is missing while an app is being imported, as it is after a start, its end is
     waited for: the task may be there then, with options that the job must have."""
     give_up = time.monotonic() + _IMPORT_S
     while True:
         listed = _tasks(daemon)
-        if any(one["name"] == task for one in listed) or time.monotonic() > give_up:
+        if any(one.name == task for one in listed) or time.monotonic() > give_up:
             return listed
-        if not any(app["state"] == "starting" for app in daemon.call("apps.list.v1", {})["apps"]):
+        if not any(app.state == "starting" for app in daemon.send(LIST_APPS()).apps):
             return _tasks(daemon)  # its import may have ended between the two
         time.sleep(0.05)
 
 
-def _tasks(daemon: Transport) -> list[dict[str, Any]]:
-    return list(daemon.call("tasks.list.v1", {})["tasks"])
+def _tasks(daemon: Transport) -> list[TaskView]:
+    return daemon.send(LIST_TASKS()).tasks
 
 
-def _defaults(task: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _defaults(task: TaskView, given: dict[str, Any]) -> dict[str, Any]:
     """The options that the task declares, as parameters of dev.enqueue.v1."""
-    defaults = {name: value for name, value in task["defaults"].items() if value is not None}
+    defaults = {name: value for name, value in task.defaults.items() if value is not None}
     if "subject_key" not in given:
         defaults.pop("on_duplicate", None)  # it is about jobs of one subject
     if (left_ms := defaults.pop("deadline_ms", None)) is not None:
@@ -197,21 +202,21 @@ def _params(job_type: str, payload: dict[str, Any], mode: str, options: dict[str
     return params
 
 
-def _tell(session: Session, params: dict[str, Any], job: dict[str, Any]) -> None:
+def _tell(session: Session, params: dict[str, Any], job: Enqueued) -> None:
     _tell_relatives(session, params, job)
     if session.json:
-        session.emit({"schema": "enqueued.v1", **job})
+        session.emit({"schema": "enqueued.v1", **json_of(job)})
     else:
-        session.line(job["job_id"])
+        session.line(job.job_id)
 
 
-def _tell_relatives(session: Session, params: dict[str, Any], job: dict[str, Any]) -> None:
+def _tell_relatives(session: Session, params: dict[str, Any], job: Enqueued) -> None:
     """What the enqueue did to other jobs. A key of our own makes no news: it only repeats what was lost."""
     if session.json:
         return
-    if job["deduplicated"] and params.get("on_duplicate") == "join":
-        session.notice(f"joined {render.short(job['job_id'])}, which is there for this subject already")
-    if count := job["superseded"]:
+    if job.deduplicated and params.get("on_duplicate") == "join":
+        session.notice(f"joined {render.short(job.job_id)}, which is there for this subject already")
+    if count := job.superseded:
         session.notice(f"superseded {count} earlier job{'s' * (count != 1)} of this subject")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,11 @@ from semtask.cli import render
 from semtask.cli.arguments import now_ms
 from semtask.cli.complete import task_names
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
+from semtask.client.messages import LIST_TASKS, LIST_WORKERS, json_of
 from semtask.errors import NotFound
+
+if TYPE_CHECKING:
+    from semtask.protocol.apps import TaskView
 
 _SHORT = 10  # of the name of a worker: its beginning is nearly that of the others
 
@@ -40,44 +44,44 @@ def tasks_ls(session: Session) -> None:
 @pass_session
 def tasks_show(session: Session, name: str) -> None:
     """Show one task: its arguments, its result, and the options that its jobs have."""
-    listed = session.call("tasks.list.v1")["tasks"]
-    task = next((task for task in listed if task["name"] == name), None)
+    listed = session.stored.send(LIST_TASKS()).tasks
+    task = next((task for task in listed if task.name == name), None)
     if task is None:
         raise NotFound(no_task(name, listed), details={"task": name})
     if session.json:
         session.emit(_task_json(task))
     elif session.quiet:
-        session.line(task["name"])
+        session.line(task.name)
     else:
         for line in _task_details(task):
             session.line(render.printable(line))
 
 
-def no_task(name: str, listed: list[dict[str, Any]]) -> str:
+def no_task(name: str, listed: list[TaskView]) -> str:
     """'no app offers the task ...', and which one may be meant."""
     from semtask.errors import suggestion
 
-    names = [task["name"] for task in listed]
+    names = [task.name for task in listed]
     functions = [known for known in names if known.endswith(f":{name}")]  # the module was left out
     meant = f" (did you mean {functions[0]!r}?)" if functions else suggestion(name, names)
     return f"no app offers the task {name!r}{meant}"
 
 
 def _list_tasks(session: Session) -> None:
-    listed = session.call("tasks.list.v1")["tasks"]
+    listed = session.stored.send(LIST_TASKS()).tasks
     if session.json:
         for task in listed:
             session.emit(_task_json(task))
     elif session.quiet:
         for task in listed:
-            session.line(task["name"])
+            session.line(task.name)
     else:
         rows = [
             [
-                render.printable(task["name"]),
-                task["app"],
+                render.printable(task.name),
+                task.app,
                 _kind(task),
-                render.printable(str(task["defaults"].get("queue", "default"))),
+                render.printable(str(task.defaults.get("queue", "default"))),
                 _about(task),
             ]
             for task in listed
@@ -85,26 +89,26 @@ def _list_tasks(session: Session) -> None:
         _print_rows(session, ["TASK", "APP", "KIND", "QUEUE", "ABOUT"], rows)
 
 
-def _task_json(task: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": "task.v1", **task}
+def _task_json(task: TaskView) -> dict[str, Any]:
+    return {"schema": "task.v1", **json_of(task)}
 
 
-def _kind(task: dict[str, Any]) -> str:
-    return "async" if task["is_async"] else "sync"
+def _kind(task: TaskView) -> str:
+    return "async" if task.is_async else "sync"
 
 
-def _about(task: dict[str, Any]) -> str:
-    return render.printable((task.get("doc") or "").strip().partition("\n")[0])
+def _about(task: TaskView) -> str:
+    return render.printable((task.doc or "").strip().partition("\n")[0])
 
 
-def _task_details(task: dict[str, Any]) -> list[str]:
-    schema, returns = task["parameters"], task.get("returns")
+def _task_details(task: TaskView) -> list[str]:
+    schema, returns = task.parameters, task.returns
     facts = {
-        "task": task["name"],
-        "app": task["app"],
+        "task": task.name,
+        "app": task.app,
         "kind": _kind(task),
-        "at once": task.get("concurrency"),
-        **{name: value for name, value in task["defaults"].items() if value is not None},
+        "at once": task.concurrency,
+        **{name: value for name, value in task.defaults.items() if value is not None},
         "returns": None if returns is None else in_words(returns, returns),
     }
     width = max(map(len, facts))
@@ -113,8 +117,8 @@ def _task_details(task: dict[str, Any]) -> list[str]:
         default = f" = {json.dumps(wanted['default'])}" if "default" in wanted else ""
         optional = "" if name in schema.get("required", ()) else "?"
         lines.append(f"{'--arg':<{width}}  {name}{optional}: {in_words(wanted, schema)}{default}")
-    if task.get("doc"):
-        lines += ["", *task["doc"].strip().splitlines()]
+    if task.doc:
+        lines += ["", *task.doc.strip().splitlines()]
     return lines
 
 
@@ -158,25 +162,25 @@ def workers_ls(session: Session) -> None:
 
 
 def _list_workers(session: Session) -> None:
-    listed = session.call("workers.list.v1")["workers"]
+    listed = session.stored.send(LIST_WORKERS()).workers
     if session.json:
         for worker in listed:
-            session.emit({"schema": "worker.v1", **render.with_iso_times(worker)})
+            session.emit({"schema": "worker.v1", **render.with_iso_times(json_of(worker))})
     elif session.quiet:
         for worker in listed:
-            session.line(worker["worker"])
+            session.line(worker.worker)
     else:
         now = now_ms()
         rows = [
             [
-                worker["worker"][-_SHORT:] if session.terminal else worker["worker"],
-                worker["app"],
-                str(worker["pid"] or "-"),
-                worker["state"],
-                worker["kind"] or "-",
-                str(worker["jobs_done"]),
-                render.duration(now - worker["started_at"]),
-                ",".join(map(render.short, worker["running"][:4])) + (",..." if len(worker["running"]) > 4 else ""),
+                worker.worker[-_SHORT:] if session.terminal else worker.worker,
+                worker.app,
+                str(worker.pid or "-"),
+                worker.state,
+                worker.kind or "-",
+                str(worker.jobs_done),
+                render.duration(now - worker.started_at),
+                ",".join(map(render.short, worker.running[:4])) + (",..." if len(worker.running) > 4 else ""),
             ]
             for worker in listed
         ]

@@ -13,11 +13,10 @@ import click
 from semtask.cli import render
 from semtask.cli.arguments import now_ms
 from semtask.cli.session import Command, CommandGroup, Session, pass_session
+from semtask.client.messages import MAINTENANCE, json_of
 
 if TYPE_CHECKING:
     from semtask.maintenance import Changed
-
-_GC_LIMIT_S = 630.0
 
 
 @click.command(cls=Command)
@@ -28,14 +27,14 @@ def gc(session: Session, vacuum: bool) -> None:
 
     What is kept: retention_days, max_finished_jobs and max_db_size_mb (`semtask config show`).
     """
-    answer = session.stored.call("admin.maintenance.v1", {"force_vacuum": vacuum}, _GC_LIMIT_S)
+    answer = session.stored.send(MAINTENANCE(force_vacuum=vacuum))
     if session.json:
-        session.emit({"schema": "maintained.v1", **answer})
+        session.emit({"schema": "maintained.v1", **json_of(answer)})
     elif not session.quiet:
-        jobs = answer["jobs_deleted"]
+        jobs = answer.jobs_deleted
         session.line(
             f"deleted {jobs} job{'s' * (jobs != 1)} with {'its' if jobs == 1 else 'their'} logs; the database has "
-            f"{render.size(answer['db_size_after'])}, before {render.size(answer['db_size_before'])}"
+            f"{render.size(answer.db_size_after)}, before {render.size(answer.db_size_before)}"
         )
 
 

@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from semtask import errors
 from semtask.client.address import Address, connect, peer
@@ -78,10 +78,10 @@ class Transport:
             raise errors.from_wire(answer["error"])
         return answer["result"]
 
-    def send(self, request: Request[R]) -> R:
-        """The answer to a request. Raises as `call` does."""
-        answer: R = Message(self.call(request.method, request.params, DEFAULT_TIMEOUT + request.wait_ms / 1000))  # type: ignore[assignment]
-        return answer
+    def send(self, request: Request[R], /, timeout: float = DEFAULT_TIMEOUT) -> R:
+        """The answer to a request, which may take longer than `timeout` if it waits. Raises as `call` does."""
+        answer = self.call(request.method, request.params, timeout + request.wait_ms / 1000)
+        return cast(R, Message(answer))
 
     def exchange(self, method: str, params: bytes, *, timeout: float, repeatable: bool) -> bytes:
         """The JSON-RPC response to `params` (a JSON object), undecoded; it holds `result` or `error`."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from semtask import __version__
 from semtask.cli.doctor.patient import PATIENCE_S, Finding, Patient, fail, ok, warn
 from semtask.client.address import address_of
+from semtask.client.messages import LIST_APPS
 from semtask.client.transport import Transport
 from semtask.host.app_list import read_apps
 from semtask.model.app import App
 from semtask.protocol.frames import PROTOCOL
+
+if TYPE_CHECKING:
+    from semtask.protocol.apps import AppView
 
 _INTERPRETER_S = 10.0
 
@@ -22,31 +26,31 @@ def apps(patient: Patient) -> Iterator[Finding]:
     listed = read_apps(patient.settings)
     if not listed:
         yield ok("none; `semtask apps add` adds one")
-    known = {app["name"]: app for app in _imported(patient)}
+    known = {app.name: app for app in _imported(patient)}
     for app in listed:
         problem = _interpreter_problem(app)
-        state = known.get(app.name, {})
+        state = known.get(app.name)
         if problem is not None:
             yield problem
-        elif state.get("state") == "failed":
-            yield fail(f"{app.name}: {state['error']}", f"`semtask apps show {app.name}` has the traceback")
-        elif state.get("refused"):
-            for reason in state["refused"].values():
+        elif state and state.state == "failed":
+            yield fail(f"{app.name}: {state.error}", f"`semtask apps show {app.name}` has the traceback")
+        elif state and state.refused:
+            for reason in state.refused.values():
                 yield warn(f"{app.name} does not offer one of its tasks: {reason}", "change the annotation")
-        elif state.get("state") == "ready":
-            yield ok(f"{app.name}: {state['tasks']} tasks, run by {app.python}")
+        elif state and state.state == "ready":
+            yield ok(f"{app.name}: {state.tasks} tasks, run by {app.python}")
         elif patient.pid is not None and not state:
             yield warn(f"{app.name}: the daemon does not know it yet", f"semtask apps reload {app.name}")
         else:
             yield ok(f"{app.name}: not imported yet")
 
 
-def _imported(patient: Patient) -> list[dict[str, Any]]:
+def _imported(patient: Patient) -> list[AppView]:
     """What the daemon says of its apps; nothing without one."""
     if patient.pid is None:
         return []
     with Transport(address_of(patient.settings), notice=lambda _: None) as transport:
-        return list(transport.call("apps.list.v1", {}, PATIENCE_S)["apps"])
+        return transport.send(LIST_APPS(), timeout=PATIENCE_S).apps
 
 
 def _interpreter_problem(app: App) -> Finding | None:

@@ -36,14 +36,14 @@ def daemon(patient: Patient) -> Iterator[Finding]:
             yield ok("does not run; the next command that needs it starts it")
         else:
             yield warn("does not run, and autostart is off", "semtask up")
-    elif stats["version"] != __version__:
+    elif stats.version != __version__:
         yield warn(
-            f"is version {stats['version']}, this command line is {__version__}", "`semtask down`, then `semtask up`"
+            f"is version {stats.version}, this command line is {__version__}", "`semtask down`, then `semtask up`"
         )
-    elif not stats["accepting"]:
-        yield warn(f"pid {stats['pid']} is stopping", "wait, then `semtask up`")
+    elif not stats.accepting:
+        yield warn(f"pid {stats.pid} is stopping", "wait, then `semtask up`")
     else:
-        yield ok(f"pid {stats['pid']}, version {stats['version']}, answered in {took}")
+        yield ok(f"pid {stats.pid}, version {stats.version}, answered in {took}")
 
 
 def _locked_by(settings: Settings) -> int | None:
@@ -108,7 +108,7 @@ def attempts(patient: Patient) -> Iterator[Finding]:
     except FileNotFoundError:
         folders = []
     stats = patient.stats
-    running = stats["running_jobs"] if stats else 0
+    running = stats.running_jobs if stats else 0
     left = len(folders) - running
     if stats is None and folders:
         yield warn(f"{len(folders)} of a daemon that is gone are not settled", "semtask up")

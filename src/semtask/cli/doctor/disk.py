@@ -29,9 +29,9 @@ def disk(patient: Patient) -> Iterator[Finding]:
     free = free_bytes(folder)
     text = f"{render.size(free)} free at {folder}"
     with suppress(DaemonUnavailable):  # told by the check of the daemon
-        disk = (patient.stats or {}).get("disk") or {"state": "OK"}
-        if disk["state"] != "OK":
-            yield fail(f"{text}; the daemon calls it {disk['state']}: {disk['reason']}", _OF_DISK[disk["state"]])
+        disk = patient.stats and patient.stats.disk
+        if disk and disk.state != "OK":
+            yield fail(f"{text}; the daemon calls it {disk.state}: {disk.reason}", _OF_DISK[disk.state])
             return
     if free < _TOO_FEW_BYTES:
         yield fail(text, "make room; `semtask gc --vacuum` deletes old jobs and gives their space back")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from semtask.client.address import NotRunning, address_of
+from semtask.client.messages import STATS
 from semtask.client.transport import Transport
 from semtask.config.settings import Settings
 from semtask.errors import SemtaskError
+
+if TYPE_CHECKING:
+    from semtask.protocol.admin import Stats
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 PATIENCE_S = 3.0
@@ -29,7 +33,7 @@ class Patient:
         self.settings = settings
 
     @property
-    def stats(self) -> dict[str, Any] | None:
+    def stats(self) -> Stats | None:
         """What the daemon says; None if there is none. Raises SemtaskError if it does not answer as it should."""
         if isinstance(self._answer, SemtaskError):
             raise self._answer
@@ -38,14 +42,14 @@ class Patient:
     @property
     def pid(self) -> int | None:
         """The daemon's, if it answers."""
-        return int(self._answer["pid"]) if isinstance(self._answer, dict) else None
+        return None if self._answer is None or isinstance(self._answer, SemtaskError) else self._answer.pid
 
     @cached_property
-    def _answer(self) -> dict[str, Any] | SemtaskError | None:
+    def _answer(self) -> Stats | SemtaskError | None:
         """Asked once: a daemon that hangs is not waited for by every check."""
         with Transport(address_of(self.settings), notice=lambda _: None) as transport:
             try:
-                return dict(transport.call("admin.stats.v1", {}, PATIENCE_S))
+                return transport.send(STATS(), timeout=PATIENCE_S)
             except NotRunning:
                 return None
             except SemtaskError as error:
