@@ -6,13 +6,10 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from semtask.sdk.private_daemon import AppFailed, PrivateDaemon
-from semtask.sdk.whereabouts import app_of, require_no_worker
-
-if TYPE_CHECKING:
-    from semtask.sdk.app import Semantica
+from semtask.sdk.whereabouts import LocalApp, app_of, require_no_worker
 
 
 class Embedded:
@@ -21,7 +18,7 @@ class Embedded:
     A context manager; in a notebook call `start()` and `stop()`. `home` is its folder.
     """
 
-    def __init__(self, app: Semantica, path: str | os.PathLike[str] | None, module: str | None) -> None:
+    def __init__(self, app: LocalApp, path: str | os.PathLike[str] | None, module: str | None) -> None:
         self._app = app
         self._path = path
         self._module = module
@@ -86,7 +83,7 @@ class Embedded:
         self.stop(at_once=error is not None)
 
 
-def _require_all(semantica: Semantica, module: str, offered: list[str]) -> None:
+def _require_all(semantica: LocalApp, module: str, offered: list[str]) -> None:
     missing = [definition.name for definition in semantica.registry if definition.name not in offered]
     if missing:
         raise AppFailed(

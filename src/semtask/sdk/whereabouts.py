@@ -6,17 +6,24 @@ import os
 import re
 import site
 import sys
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 from semtask.config.apps import app_module
 from semtask.model.app import App
 from semtask.sdk.naming import main_module
-
-if TYPE_CHECKING:
-    from semtask.sdk.app import Semantica
+from semtask.tasks.registry import Registry
 
 
-def app_of(semantica: Semantica, module: str | None = None) -> App:
+class LocalApp(Protocol):
+    """What is needed of an app that lives in this process: `sdk.app` has it."""
+
+    registry: Registry
+
+    def connected_to(self, home: str | os.PathLike[str]) -> AbstractContextManager[None]: ...
+
+
+def app_of(semantica: LocalApp, module: str | None = None) -> App:
     """The app as a worker of this interpreter can import it. `module`: `package.module:attribute`.
 
     Raises ValueError if it is not known which module that is, or has no file.
@@ -41,7 +48,7 @@ def require_no_worker() -> None:
         )
 
 
-def _find(semantica: Semantica) -> tuple[str, str]:
+def _find(semantica: LocalApp) -> tuple[str, str]:
     """(module, attribute). First where its tasks are defined, last in the script that is run."""
     of_tasks = {definition.function.__module__ for definition in semantica.registry}
     ranked = sorted(sys.modules, key=lambda name: (name == "__main__", name not in of_tasks))
