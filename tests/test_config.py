@@ -53,6 +53,11 @@ class Place:
     def load(self, flags: Mapping[str, object] | None = None, /, **env: str) -> Settings:
         return load({**self.env, **env}, flags, cwd=str(self.project / "sub" / "deep"))
 
+    def load_what_can_be_read(self, **env: str) -> tuple[Settings, list[str]]:
+        problems: list[ConfigError] = []
+        settings = load({**self.env, **env}, cwd=str(self.project / "sub" / "deep"), problems=problems)
+        return settings, [problem.message for problem in problems]
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
@@ -235,6 +240,40 @@ def test_a_bad_file_is_one_line(place: Place, line: str, message: str) -> None:
         place.load()
     assert message.format(file=place.project_file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_the_place_of_a_file_is_reported(place: Place, tmp_path: Path) -> None:
+    home = tmp_path / "another home"
+    for path in (place.user_file, place.project_file, home / "config.toml"):
+        path.mkdir(parents=True)
+        with pytest.raises(ConfigError) as caught:
+            place.load(SEMANTICA_HOME=str(home))
+        assert f"{path}: it is a folder" in caught.value.message
+        _, problems = place.load_what_can_be_read(SEMANTICA_HOME=str(home))
+        assert problems == [caught.value.message]
+        path.rmdir()
+
+
+def test_what_cannot_be_read_may_be_left_out_but_not_the_home(place: Place) -> None:
+    place.user_file.write_text("max_connections = nonsense\n")
+    place.project_file.write_text("queue_concurrency = 3\nautostart = 17\n")
+    settings, problems = place.load_what_can_be_read(SEMANTICA_RPC_PORT="1001")
+    assert (settings.queue_concurrency, settings.rpc_port) == (3, 1001)
+    assert "max_connections" not in settings.origin
+    of_file, of_project = problems
+    assert str(place.user_file) in of_file
+    assert str(place.project_file) in of_project
+    with pytest.raises(ConfigError, match="SEMANTICA_MAX_PROCESSES"):
+        place.load_what_can_be_read(SEMANTICA_MAX_PROCESSES="many")
+    place.user_file.write_text('max_connections = nonsense\nhome = "/data"\n')
+    with pytest.raises(ConfigError, match="cannot read the settings"):
+        place.load_what_can_be_read()
+    assert str(place.load_what_can_be_read(SEMANTICA_HOME="/other")[0].home) == "/other"
+    place.user_file.write_text('home = "/data"\n')
+    assert str(place.load_what_can_be_read()[0].home) == "/data"
+    place.project_file.write_text('autostart = nonsense\nhome = "here"\n')
+    with pytest.raises(ConfigError, match="cannot read the settings"):
+        place.load_what_can_be_read()
 
 
 def test_a_folder_that_is_closed_to_us_has_no_settings() -> None:

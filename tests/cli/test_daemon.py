@@ -339,3 +339,25 @@ def test_the_python_client_starts_it_too(shell: Shell) -> None:
     )
     assert done.stdout.split() == ["DONE", str(shell.daemon_pid())]
     assert done.stderr.startswith("semtask: started the daemon (pid ")
+
+
+def test_status_and_down_work_with_broken_settings_and_report_them(shell: Shell) -> None:
+    file = shell.home.parent / ".config" / "semtask" / "config.toml"
+    shell.env["XDG_CONFIG_HOME"] = ""
+    assert shell("up").code == 0
+    file.parent.mkdir(parents=True)
+    file.write_text("max_processes = \n")
+    refused = shell("ls")
+    assert (refused.code, str(file) in refused.err) == (2, True)
+    for words in (["status"], ["status", "--json"], ["down", "--now"]):
+        said = shell(*words)
+        assert said.code == 0, said
+        assert said.err.count(f"cannot read the settings in {file}") == 1
+    assert shell("status").code == 3
+    file.write_text('max_processes = \nhome = "/elsewhere"\n')
+    assert shell("down").code == 3, "the home is known from the environment"
+    assert shell("down", env={"SEMANTICA_HOME": ""}).code == 2, "another home must not be taken for it"
+    file.unlink()
+    (shell.home / "config.toml").mkdir()
+    assert f"{shell.home / 'config.toml'}: it is a folder" in shell("ls").err
+    (shell.home / "config.toml").rmdir()

@@ -75,6 +75,7 @@ def _started(session: Session) -> Transport:
 @pass_session
 def status(session: Session) -> None:
     """Show the daemon, what it has to do, and its queues. Exit code 3 if it does not run."""
+    session.forgive_broken_settings()
     transport = session.connect(start=False)
     stats = transport.send(STATS())
     if session.quiet:
@@ -138,6 +139,7 @@ def down(session: Session, now: bool) -> None:
 
     It works without the socket, too: the daemon of the home is then found by the lock that it holds.
     """
+    session.forgive_broken_settings()
     try:
         transport = session.connect(start=False)
     except NotRunning:

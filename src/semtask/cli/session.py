@@ -14,6 +14,7 @@ import click
 if TYPE_CHECKING:
     from semtask.client.transport import Transport
     from semtask.config.settings import Settings
+    from semtask.errors import ConfigError
 
 TABLE, JSON, QUIET = "table", "json", "quiet"
 
@@ -91,6 +92,18 @@ class Session:
         from semtask.config.loading import load  # `semtask version` needs none
 
         return load(flags=self.flags)
+
+    def forgive_broken_settings(self) -> None:
+        """Warn of settings that cannot be read, and go on without them: for what must work just then.
+
+        Raises ConfigError if that concerns the home.
+        """
+        from semtask.config.loading import load
+
+        problems: list[ConfigError] = []
+        self.settings = load(flags=self.flags, problems=problems)
+        for problem in problems:
+            self.warn(f"{problem.message} (ignored here)")
 
     def connect(self, *, start: bool) -> Transport:
         """A connected transport; `start`: the daemon is started where none answers."""

@@ -11,7 +11,9 @@ before every request.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,27 +48,44 @@ def load(
     flags: Mapping[str, Any] | None = None,
     *,
     cwd: str | None = None,
+    problems: list[ConfigError] | None = None,
 ) -> Settings:
-    """The settings in force. Raises ConfigError with the place of the first bad value."""
+    """The settings in force. Raises ConfigError with the place of the first bad value.
+
+    With `problems` a file that cannot be read, or a bad value in one, is added to them and left out. What is wrong in
+    the environment or on the command line is still raised, and what may concern the home, which all else depends on.
+    """
     env = os.environ if env is None else env
     user_file = user_folder(env, "XDG_CONFIG_HOME", ".config") / USER_FILE
-    general = _layer(user_file)
+    general: list[_Layer] = []
+    with _left_out(problems):
+        general = _layer(user_file)
     environment = _of_environment(env)
+    project: list[_Layer] = []
+    project_file: Path | None = None
+    with _left_out(problems):
+        project = _project_layer(project_file := _project_file(cwd))
     special = [
-        *_project_layer(cwd),
+        *project,
         (ENVIRONMENT, environment),
         ("the command line", {k: v for k, v in (flags or {}).items() if v is not None}),
     ]
+    if problems:
+        _require_no_home(problems, project_file, special)
+        _require_no_home(problems, user_file, [*general, *special])
     home = _home([*general, *special], env)
     home_file = home / USER_FILE
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    of_home = _home_layer(home_file, user_file, chosen_by=_place_of_home(special))
+    of_home: list[_Layer] = []
+    with _left_out(problems):
+        of_home = _home_layer(home_file, user_file, chosen_by=_place_of_home(special))
     for source, layer in [*general, *of_home, *special]:
         for name, raw in layer.items():
-            value = _parse(name, raw, source)
-            values[name] = {**values.get(name, {}), **value} if name == "apps" else value
-            origin[name] = f"{origin[name]}, {source}" if name == "apps" and name in origin else source
+            with _left_out(problems if os.path.isabs(source) else None):
+                value = _parse(name, raw, source)
+                values[name] = {**values.get(name, {}), **value} if name == "apps" else value
+                origin[name] = f"{origin[name]}, {source}" if name == "apps" and name in origin else source
     values["home"] = home
     settings = Settings(
         **values,
@@ -75,12 +94,28 @@ def load(
         home_file=home_file,
         environment_apps=_parse("apps", environment.get("apps", {}), ENVIRONMENT),
     )
+    with _left_out(problems):
+        _require_consistent(settings)
+    return settings
+
+
+def _require_consistent(settings: Settings) -> None:
     if settings.max_payload_bytes >= settings.max_body_bytes:
         raise ConfigError(
             f"max_payload_bytes ({settings.max_payload_bytes}) must be less than max_body_bytes"
             f" ({settings.max_body_bytes}): a payload travels in a body"
         )
-    return settings
+
+
+@contextmanager
+def _left_out(problems: list[ConfigError] | None) -> Iterator[None]:
+    """What is wrong in here is raised, or added to the problems."""
+    try:
+        yield
+    except ConfigError as error:
+        if problems is None:
+            raise
+        problems.append(error)
 
 
 def configured_apps(settings: Settings) -> dict[str, ConfiguredApp]:
@@ -95,20 +130,40 @@ def configured_apps(settings: Settings) -> dict[str, ConfiguredApp]:
 
 def _layer(path: Path) -> list[_Layer]:
     """What a file says; nothing if it is not there."""
-    # isfile is False, too, in a folder that this user may not enter.
-    return [(str(path), _read(path))] if os.path.isfile(path) else []
+    return [(str(path), _read(path))] if _is_there(path) else []
 
 
-def _project_layer(cwd: str | None) -> list[_Layer]:
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file. A folder in its place is an error, as whoever made it expects it to be read.
+
+    A file in a folder that this user may not enter is not there.
+    """
+    if os.path.isdir(path):
+        raise ConfigError(f"cannot read the settings in {path}: it is a folder, not a file; move it away")
+    return os.path.isfile(path)
+
+
+def _project_file(cwd: str | None) -> Path | None:
     try:
         folder = Path(cwd or os.getcwd())
     except FileNotFoundError:  # the working directory was deleted: there is no project
+        return None
+    return next((file for parent in (folder, *folder.parents) if _is_there(file := parent / PROJECT_FILE)), None)
+
+
+def _project_layer(file: Path | None) -> list[_Layer]:
+    if file is None:
         return []
-    for parent in (folder, *folder.parents):
-        if os.path.isfile(parent / PROJECT_FILE):
-            _require_trusted(parent / PROJECT_FILE)
-            return _layer(parent / PROJECT_FILE)
-    return []
+    _require_trusted(file)
+    return _layer(file)
+
+
+def _require_no_home(problems: Sequence[ConfigError], file: Path | None, layers: Sequence[_Layer]) -> None:
+    """Raises the problem if a file that was left out seems to choose the home, and none of the `layers` does."""
+    if file is None or not os.path.isfile(file) or any("home" in values for _, values in layers):
+        return
+    if re.search(rb"(?m)^\s*[\"']?home\b", file.read_bytes()):
+        raise problems[0]
 
 
 def _home_layer(path: Path, user_file: Path, *, chosen_by: str) -> list[_Layer]:
@@ -116,7 +171,7 @@ def _home_layer(path: Path, user_file: Path, *, chosen_by: str) -> list[_Layer]:
 
     A home that a project file has chosen may have come with the project.
     """
-    if not os.path.isfile(path) or (os.path.isfile(user_file) and os.path.samefile(path, user_file)):
+    if not _is_there(path) or (os.path.isfile(user_file) and os.path.samefile(path, user_file)):
         return []
     _require_trusted(path)
     layer = _layer(path)
