@@ -169,9 +169,16 @@ def test_a_wait_outlasts_a_restart_of_the_daemon(tmp_path: Path) -> None:
         app = app_of(daemon.home)
         handle = app.task(name="w")(lambda: None).enqueue()
         states: list[State] = []
+        lines: list[list[str]] = []
+
+        async def alines() -> list[str]:
+            return [line async for line in handle.alogs(follow=True)]
+
         waiting = [
             threading.Thread(target=lambda: states.append(handle.wait(60))),
             threading.Thread(target=lambda: states.append(asyncio.run(handle.await_end(60)))),
+            threading.Thread(target=lambda: lines.append(list(handle.logs(follow=True)))),
+            threading.Thread(target=lambda: lines.append(asyncio.run(alines()))),
         ]
         for thread in waiting:
             thread.start()
@@ -181,6 +188,7 @@ def test_a_wait_outlasts_a_restart_of_the_daemon(tmp_path: Path) -> None:
         for thread in waiting:
             thread.join(60)
         assert states == [State.CANCELLED, State.CANCELLED]
+        assert lines == [[], []]
         app.close()
 
 
