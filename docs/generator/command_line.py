@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import click
 
@@ -9,7 +10,9 @@ from generator import glossary
 from generator.markdown import code, compare, gaps, sentence, table
 from semtask.cli import exit_codes as of_jobs
 from semtask.cli import failure, main, session
+from semtask.client.messages import Message
 from semtask.model.state import EndCause, State
+from semtask.protocol.jobs import JobView
 
 # Ends of a job that is not FAILED, and those whose exit code depends on more than their name.
 _OTHER_STATES = {EndCause.SUCCESS, EndCause.CANCELLED, EndCause.SUPERSEDED, EndCause.TTL}
@@ -38,12 +41,16 @@ def exit_codes() -> str:
     return table(["code", "meaning"], [(0, "Success."), (1, "Any other failure."), *ordered])
 
 
+def _exit_code(**job: str) -> str:
+    return str(of_jobs.exit_code(cast(JobView, Message(dict(job)))))
+
+
 def job_exit_codes() -> str:
     ends = [s for s in State if s.value not in {"SCHEDULED", "QUEUED", "RUNNING", "FAILED"}]
-    rows = [(code(state), str(of_jobs.exit_code({"state": state.value}))) for state in ends]
+    rows = [(code(state), _exit_code(state=state)) for state in ends]
     for cause in EndCause:
         if cause not in _OTHER_STATES:
-            known = _DEPENDS.get(cause) or str(of_jobs.exit_code({"state": "FAILED", "end_cause": cause.value}))
+            known = _DEPENDS.get(cause) or _exit_code(state=State.FAILED, end_cause=cause)
             rows.append((f"`FAILED`, {code(cause)}", known))
     return table(["end of the job", "exit code"], rows)
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from semtask.cli import arguments, job_options
 from semtask.cli.ids import job_ids
+from semtask.client.messages import Request
 from semtask.config.loading import load
 from semtask.engine.signatures import Arguments
 from semtask.errors import ConfigError, NotFound
@@ -286,10 +287,14 @@ class Asked(Exception):
 
 
 class Session:
-    def call(self, method: str, params: dict[str, Any]) -> NoReturn:
-        wanted = params.get("filter", {})
-        assert method == "dev.query_jobs.v1"
-        assert 0 < params["limit"] <= 200
+    @property
+    def stored(self) -> Session:
+        return self
+
+    def send(self, request: Request[Any]) -> NoReturn:
+        wanted = request.params.get("filter", {})
+        assert request.method == "dev.query_jobs.v1"
+        assert 0 < request.params["limit"] <= 200
         assert set(wanted) <= {"id_suffix", "subject_key_prefix"}
         assert set(wanted.get("id_suffix", "")) <= set("0123456789abcdef")
         raise Asked
