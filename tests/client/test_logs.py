@@ -65,6 +65,23 @@ def test_the_last_lines_end_where_the_middle_of_the_log_is_cut_out(monkeypatch: 
         assert _output(reader.read(lines), log) == expected
 
 
+@pytest.mark.parametrize(("whole", "expected"), [(True, b"onetwothree"), (False, b"three")])
+def test_attempts_that_were_over_before_the_first_look(whole: bool, expected: bytes) -> None:
+    logs = {1: "one", 2: "two", 3: "three"}
+
+    def send(request: Request[Any], /) -> Any:
+        if request.method == "dev.wait.v1":
+            return Message({"jobs": [Message({"claim_no": 3, "state": "DONE", "run_at": None})], "timed_out": False})
+        attempt = request.params.get("attempt", 3)
+        text = logs[attempt][request.params["offset"] :]
+        end = len(logs[attempt])
+        answer = {"chunk": text, "encoding": "utf-8", "next_offset": end, "eof": True, "omitted_bytes": 0}
+        return Message({**answer, "attempt": attempt})
+
+    reader = LogReader("job", "stdout", lambda: 0, follow=True, whole=whole)
+    assert _output(reader.read(), send) == expected
+
+
 def test_lines_of_any_pieces() -> None:
     text = "one\nzwöi\n\nlast".encode()
     for size in range(1, len(text) + 1):

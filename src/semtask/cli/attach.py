@@ -73,6 +73,7 @@ class Attachment:
         self._explanation = Explanation(session)
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._job_id = ""
+        self._whole = False
         self._stopped_by: int | None = None
         self._cancelling: list[threading.Thread] = []
         self._unread: threading.Thread | None = None  # cancels the job, as whoever read our output has gone
@@ -94,9 +95,13 @@ class Attachment:
             raise Ended(128 + number)
         self._events.put(_Signal(number))
 
-    def run(self, job_id: str, streams: dict[str, int]) -> int:
-        """Follow the job to its end; `streams` maps its streams to our descriptors. Returns the exit code."""
+    def run(self, job_id: str, streams: dict[str, int], *, whole: bool) -> int:
+        """Follow the job to its end; `streams` maps its streams to our descriptors. Returns the exit code.
+
+        `whole`: what it has written in attempts that are over by now is shown, too.
+        """
         self._job_id = job_id
+        self._whole = whole
         emit = self._session.emit if self._session.json else None
         self._sink = Sink(job_id, emit=emit, notice=self._session.notice, beside=max(streams.values()))
         for stream, fd in streams.items():
@@ -246,7 +251,8 @@ class Attachment:
             self._notice(f"cancelled {render.short(self._job_id)}, as nobody reads its output any more")
 
     def _read_output(self, transport: Transport, stream: str, fd: int, sink: Sink) -> None:
-        for item in follow(LogReader(self._job_id, stream, now_ms, follow=True).read(), transport.send):
+        reader = LogReader(self._job_id, stream, now_ms, follow=True, whole=self._whole)
+        for item in follow(reader.read(), transport.send):
             if isinstance(item, Piece):
                 sink.write(stream, fd, item)
             elif isinstance(item, AttemptFollows) and stream == "stdout":

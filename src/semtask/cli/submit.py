@@ -118,7 +118,7 @@ def run(
         if job.deduplicated:  # it may have been enqueued in another way
             found = daemon.send(GET_JOB(job_id=job.job_id, include=["payload"]))
             apart = writes_apart(found)
-        return attachment.run(job.job_id, streams_to(apart=apart))
+        return attachment.run(job.job_id, streams_to(apart=apart), whole=not job.deduplicated)
 
 
 @click.command(cls=Command)

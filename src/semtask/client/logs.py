@@ -60,12 +60,19 @@ _Asked: TypeAlias = Generator[Request[Any], Any, T]
 class LogReader:
     """Reads one stream of a job from its beginning; with `follow` until the job has ended, retries included.
 
-    `attempt` is a claim_no: only that one is read; else the newest and, with `follow`, those that come. `now_ms` is the
-    wall clock.
+    `attempt` is a claim_no: only that one is read; otherwise the newest and, with `follow`, those that come. With
+    `whole` those before the newest are read first, too. `now_ms` is the wall clock.
     """
 
     def __init__(
-        self, job_id: str, stream: str, now_ms: Callable[[], float], *, follow: bool, attempt: int | None = None
+        self,
+        job_id: str,
+        stream: str,
+        now_ms: Callable[[], float],
+        *,
+        follow: bool,
+        attempt: int | None = None,
+        whole: bool = False,
     ) -> None:
         self._job_id = job_id
         self._stream = stream
@@ -73,6 +80,7 @@ class LogReader:
         self._follow = follow
         self._attempt = attempt
         self._only_this_attempt = attempt is not None
+        self._whole = whole  # until it is known which attempt is read first
         self._offset = 0
 
     def read(self, last_lines: int | None = None) -> Conversation[Read]:
@@ -81,6 +89,10 @@ class LogReader:
             self._offset = yield from self._start_of_tail(last_lines)
         while True:
             piece, eof = yield from self._piece(self._offset, WAIT_MS if self._follow else 0)
+            begins_late, self._whole = self._whole and piece.attempt > 1, self._whole and piece.attempt == 0
+            if begins_late:
+                self._attempt, self._offset = 1, 0
+                continue
             if piece.data or piece.omitted:
                 yield piece
             elif not self._follow:
