@@ -96,6 +96,28 @@ def test_a_daemon_without_descriptors_goes_on_and_recovers(tmp_path: Path) -> No
         assert daemon.wait(daemon.command("true"))[0]["state"] == "DONE"
 
 
+def test_a_log_that_cannot_be_opened_for_lack_of_descriptors_can_be_asked_for_again(daemon: Daemon) -> None:
+    job_id = daemon.command("echo", "said")
+    daemon.wait(job_id)
+    connection = daemon.connection(timeout=30)
+    params = {"job_id": job_id, "offset": 0}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "logs.tail.v1", "params": params})
+
+    def tail() -> Json:
+        connection.request("POST", "/rpc", body, {"content-type": "application/json"})
+        return dict(json.loads(connection.getresponse().read()))
+
+    try:
+        assert tail()["result"]["chunk"] == "said\n"
+        before = take_descriptors(daemon.pid)
+        error = tail()["error"]
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        assert (error["code"], error["data"]["retry_after_ms"]) == (4003, 200), error
+        assert tail()["result"]["chunk"] == "said\n"
+    finally:
+        connection.close()
+
+
 def ask(daemon: Daemon, method: str) -> tuple[int, str | None, Json]:
     connection = daemon.connection(timeout=30)
     try:
