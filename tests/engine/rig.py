@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from semtask.engine.apps import Apps
-from semtask.engine.attempt import Attempts, CommandDefaults, draw_jitter
+from semtask.engine.attempt import Attempts, draw_jitter
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
 from semtask.engine.command_gate import CommandGate
+from semtask.engine.command_spec import CommandDefaults
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry
 from semtask.engine.floors import SandboxFloors

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from semtask.engine.attempt import Attempts, CommandDefaults
+from semtask.engine.attempt import Attempts
 from semtask.engine.command_gate import CommandGate
+from semtask.engine.command_spec import CommandDefaults
 from semtask.engine.floors import SandboxFloors
 from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import LiveAttempts

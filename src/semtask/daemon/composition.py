@@ -18,9 +18,10 @@ from semtask.config.environment import ENV_JOB_HOME, inherited
 from semtask.config.settings import Settings
 from semtask.daemon.other_daemons import OtherDaemons
 from semtask.engine.admission import Admission
-from semtask.engine.attempt import CommandDefaults, draw_jitter
+from semtask.engine.attempt import draw_jitter
 from semtask.engine.background import background
 from semtask.engine.changes import Changes
+from semtask.engine.command_spec import CommandDefaults
 from semtask.engine.janitor import Retention
 from semtask.engine.lifecycle import Engine, Limits
 from semtask.engine.operations import Operations

@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
-from semtask.config.environment import ENV_ATTEMPT, ENV_JOB_HOME, ENV_JOB_ID, ENV_TOKEN
+from semtask.config.environment import ENV_TOKEN
 from semtask.engine.background import Background
 from semtask.engine.command_gate import CommandGate
+from semtask.engine.command_spec import CommandDefaults, command_spec
 from semtask.engine.floors import SandboxFloors, why_not_together
 from semtask.engine.job_tokens import JobTokens
 from semtask.engine.live import Key, LiveAttempts
 from semtask.errors import DatabaseError
 from semtask.executors.base import CommandSpec, Executor
 from semtask.host.clocks import Clock
-from semtask.host.standing import NO_LIMIT, Standing
 from semtask.model.job import Job, ProcessIdentity
 from semtask.model.outcome import Outcome, bad_payload, never_ran, no_room, spawn_failed
 from semtask.model.retry import JITTER_HIGH, JITTER_LOW, is_last_straw
 from semtask.model.state import StopReason
-from semtask.protocol.enqueue import CommandPayload, command_of
+from semtask.protocol.enqueue import command_of
 from semtask.store.base import Store
 from semtask.store.requests import Finish, Running
 from semtask.telemetry.events import AttemptEnded, AttemptStarted, Committed, Events
@@ -32,50 +32,9 @@ from semtask.telemetry.logs import about
 log = logging.getLogger("semtask.attempt")
 
 
-class CommandDefaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What a command gets that its job does not say itself.
-
-    `home` is that of the daemon, to which a command speaks that uses semtask, unless its own environment names another.
-    """
-
-    env: Mapping[str, str]
-    working_dir: str
-    umask: int
-    home: str
-
-
 def draw_jitter() -> float:
     """Drawn anew for each retry, so that jobs that failed together do not come back together."""
     return random.uniform(JITTER_LOW, JITTER_HIGH)  # noqa: S311 - no secret hangs on it
-
-
-def command_spec(job: Job, payload: CommandPayload, defaults: CommandDefaults) -> CommandSpec:
-    """What to execute for a claimed SUBPROCESS job."""
-    assert job.claim is not None, "only a claimed job is run"
-    of_job = {ENV_JOB_ID: job.job_id, ENV_ATTEMPT: job.claim.nonce, ENV_JOB_HOME: defaults.home}
-    env = {**defaults.env, "SEMANTICA_HOME": defaults.home, **payload.env, **of_job}
-    if job.trace_context:
-        env["TRACEPARENT"] = job.trace_context
-    return CommandSpec(
-        job_id=job.job_id,
-        claim_no=job.claim_no,
-        argv=[payload.command, *payload.args],
-        env=env,
-        working_dir=payload.working_dir or defaults.working_dir,
-        umask=defaults.umask if isinstance(payload.umask, msgspec.UnsetType) else payload.umask,
-        standing=_standing(payload),
-        split_stderr=payload.stderr == "split",
-        grace_ms=job.grace_ms,
-        nonce=job.claim.nonce,
-    )
-
-
-def _standing(payload: CommandPayload) -> Standing:
-    return Standing(
-        nice=None if isinstance(payload.nice, msgspec.UnsetType) else payload.nice,
-        cpus=tuple(payload.cpus),
-        limits={name: NO_LIMIT if value is None else value for name, value in payload.limits.items()},
-    )
 
 
 class Attempts:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from semtask.engine.command_spec import CommandDefaults
 from semtask.errors import ConfigError, Unauthorized
 from semtask.executors.base import CommandSpec
 from semtask.host.command_policy import Judged, PolicyFile, judge, rules_of
@@ -17,9 +17,6 @@ from semtask.model.command_policy import Policy, Refusal, about
 from semtask.model.outcome import Outcome, never_ran, spawn_failed
 from semtask.model.sandbox import SandboxLevel
 from semtask.protocol.enqueue import CommandPayload
-
-if TYPE_CHECKING:
-    from semtask.engine.attempt import CommandDefaults
 
 log = logging.getLogger("semtask.policy")
 

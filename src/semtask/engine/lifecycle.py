@@ -10,10 +10,11 @@ from typing import Protocol
 import msgspec
 
 from semtask.engine.apps import Apps, Workers
-from semtask.engine.attempt import Attempts, CommandDefaults
+from semtask.engine.attempt import Attempts
 from semtask.engine.background import Background
 from semtask.engine.changes import Changes
 from semtask.engine.command_gate import CommandGate
+from semtask.engine.command_spec import CommandDefaults
 from semtask.engine.disk import DiskWatch, Reserve
 from semtask.engine.dispatcher import Dispatcher
 from semtask.engine.expiry import Expiry

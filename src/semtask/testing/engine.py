@@ -16,8 +16,8 @@ import semtask
 from semtask.api.access import OWNER
 from semtask.api.methods import Caller, Responder
 from semtask.engine.admission import Admission
-from semtask.engine.attempt import CommandDefaults
 from semtask.engine.changes import Changes
+from semtask.engine.command_spec import CommandDefaults
 from semtask.engine.janitor import Retention
 from semtask.engine.lifecycle import Engine, Limits
 from semtask.engine.operations import Operations
