@@ -60,7 +60,7 @@ ANY_SAME_DAEMON = ("daemon.tick.finish.applied", "daemon.tick.finish_many.commit
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_every_kill_point(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     seed = request.config.getoption("--chaos-seed") or secrets.randbits(32)
     dice = random.Random(seed)
@@ -88,7 +88,7 @@ def test_every_kill_point(tmp_path: Path, request: pytest.FixtureRequest) -> Non
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_every_call_of_a_shim(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What a shim asks of the kernel, one call after the other, until it ends without having met its death."""
     everywhere = request.config.getoption("--kill-points") == "all"
