@@ -16,10 +16,12 @@ from typing import Any
 import apsw
 import msgspec
 
+from benchmarks.limits import lean
 from semtask.model.identifiers import JobIds
 from semtask.model.job import ClaimFacts, ExecutionMode, NewJob, OnInterrupt, Taker
 from semtask.model.outcome import success
 from semtask.model.state import State
+from semtask.store.codes import MODES, encode
 from semtask.store.requests import ClaimRequest, Finish, JobFilter, TaskClaim
 from semtask.store.sql import query
 from semtask.store.sqlite import SqliteStore, open_store
@@ -45,15 +47,22 @@ def main(scale: float = 1.0) -> None:
 
 def insert_by_batches(batches: int, rounds: int) -> None:
     """The same rows, schema and commits with fsync: raw apsw, then the store with a few batches in flight."""
-    raw, store = [], []
+    raw, store, limit = [], [], []
     for _ in range(rounds):
         work = [new_jobs(BATCH) for _ in range(batches)]
         with folder() as path:
+            limit.append(lean(path / "lean.db", BATCH * batches, BATCH, TAKEN).inserted)
             raw.append(BATCH * batches / raw_insert(path / "raw.db", work))
             store.append(BATCH * batches / asyncio.run(store_insert(path / "store.db", work)))
     ratio = statistics.median(s / r for s, r in zip(store, raw, strict=True))
     print(f"insert by {BATCH}, FULL       raw apsw {middle(raw):>10,.0f} jobs/s")
-    print(f"                          store    {middle(store):>10,.0f} jobs/s   {ratio:.2f} of raw\n")
+    print(f"                          store    {middle(store):>10,.0f} jobs/s   {ratio:.2f} of raw")
+    _print_share(store, limit)
+
+
+def _print_share(store: Sequence[float], limit: Sequence[float]) -> None:
+    share = statistics.median(s / x for s, x in zip(store, limit, strict=True))
+    print(f"                          lean     {middle(limit):>10,.0f} jobs/s   the store reaches {share:.2f} of it\n")
 
 
 def insert_alone(count: int, rounds: int) -> None:
@@ -70,9 +79,10 @@ def insert_alone(count: int, rounds: int) -> None:
 
 def task_cycle(count: int, rounds: int) -> None:
     """Tasks claimed for two workers, 1 + 31 each, and finished with fsync; raw: two bare UPDATEs of the same rows."""
-    raw, store, cpu = [], [], []
+    raw, store, cpu, limit = [], [], [], []
     for _ in range(rounds):
         with folder() as path:
+            limit.append(lean(path / "lean.db", count, BATCH, TAKEN).cycled)
             for name in ("raw.db", "store.db"):
                 fill(path / name, count, State.QUEUED)
             raw.append(count / raw_cycle(path / "raw.db", count))
@@ -82,7 +92,8 @@ def task_cycle(count: int, rounds: int) -> None:
     ratio = statistics.median(s / r for s, r in zip(store, raw, strict=True))
     print(f"claim and finish by {TAKEN}    raw apsw {middle(raw):>10,.0f} jobs/s")
     print(f"                          store    {middle(store):>10,.0f} jobs/s   {ratio:.2f} of raw")
-    print(f"                          writer   {middle(cpu):>10.1f} us of CPU per job\n")
+    print(f"                          writer   {middle(cpu):>10.1f} us of CPU per job")
+    _print_share(store, limit)
 
 
 def claim_by_depth(small: int, large: int) -> None:
@@ -130,14 +141,16 @@ def raw_insert(path: Path, work: Sequence[Sequence[NewJob]]) -> float:
     return elapsed
 
 
-RAW_CLAIM = """
-UPDATE jobs SET state = 'RUNNING', claim_no = claim_no + 1, started_at = 1, node_id = 'n', claim = :claim
-WHERE seq = :seq AND claim_no = 0 AND state = 'QUEUED'
-"""
-RAW_FINISH = """
-UPDATE jobs SET state = 'DONE', finished_at = 2, end_cause = 'success', attempts = attempts + 1, result = 'null'
-WHERE seq = :seq AND claim_no = 1 AND state = 'RUNNING'
-"""
+RAW_CLAIM = encode("""
+UPDATE jobs SET state = State.RUNNING, claim_no = claim_no + 1,
+    started_at = 1, node_id = 'n', claim = :claim
+WHERE seq = :seq AND claim_no = 0 AND state = State.QUEUED
+""")
+RAW_FINISH = encode("""
+UPDATE jobs SET state = State.DONE, finished_at = 2, end_cause = EndCause.SUCCESS, attempts = attempts + 1,
+    result = 'null'
+WHERE seq = :seq AND claim_no = 1 AND state = State.RUNNING
+""")
 
 
 def raw_cycle(path: Path, count: int) -> float:
@@ -162,7 +175,7 @@ def fill(path: Path, count: int, state: State) -> None:
     db = SqliteFile(path).open(now=0)
     db.execute("PRAGMA synchronous = OFF")
     ended = state is State.DONE
-    update = "UPDATE jobs SET state = 'DONE', end_cause = 'success', finished_at = 1, exit_code = 0"
+    update = encode("UPDATE jobs SET state = State.DONE, end_cause = EndCause.SUCCESS, finished_at = 1, exit_code = 0")
     for first in range(0, count, 50_000):
         jobs = new_jobs(min(50_000, count - first))
         db.execute("BEGIN")
@@ -175,7 +188,7 @@ def fill(path: Path, count: int, state: State) -> None:
     db.close()
 
 
-READY = {"mode": ExecutionMode.IN_PROCESS, "queue": "default", "min_priority": -100, "now": 1, "limit": 1}
+READY = {"mode": MODES.code(ExecutionMode.IN_PROCESS), "queue": "default", "min_priority": -100, "now": 1, "limit": 1}
 CLAIM = {"picks": "[[500, 0]]", "now": 1, "node_id": "n", "claim": "{}"}
 
 

@@ -267,7 +267,7 @@ def test_what_is_no_good_backup_changes_nothing(shell: Shell, copy: Path, what: 
             copy.write_text("not a database " * 1000)
         case "newer":
             with apsw.Connection(str(copy)) as db:
-                db.execute("INSERT INTO schema_versions VALUES (99, 'later', 0)")
+                db.execute("INSERT INTO schema_versions VALUES (99, 'later', 0, '')")
         case _:
             copy = shell.home / "meta.db"
     before = {path.name: path.stat().st_ino for path in shell.home.iterdir()}

@@ -161,7 +161,7 @@ def test_a_database_of_somebody_else(shell: Shell, content: bytes | None) -> Non
 
 def test_a_newer_database_is_left_alone(stopped: Shell) -> None:
     with apsw.Connection(str(stopped.home / "meta.db")) as db:
-        db.execute("INSERT INTO schema_versions VALUES (999, 'later', 0)")
+        db.execute("INSERT INTO schema_versions VALUES (999, 'later', 0, '')")
     for argv in (["status"], ["migrate"], ["rollback", "--to", "1"]):
         said = stopped("db", *argv)
         assert said.code == 1

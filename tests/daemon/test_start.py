@@ -70,7 +70,7 @@ def _newer_schema(home: Path) -> None:
     with running_daemon(home):
         pass
     db = apsw.Connection(str(home / "meta.db"))
-    db.execute("insert into schema_versions values (999, 'from_the_future', 0)")
+    db.execute("insert into schema_versions values (999, 'from_the_future', 0, '')")
     db.close()
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import apsw
 
+from semtask.store.codes import encode
+
 STATES = (
     "SCHEDULED",
     "QUEUED",
@@ -20,7 +22,7 @@ STATES = (
 
 # Each of them finds nothing in a database that is consistent.
 _KEPT = " UNION ALL ".join(
-    f"SELECT name AS queue, '{state}' AS state, {state.lower()} AS n FROM queues" for state in STATES
+    f"SELECT name AS queue, State.{state} AS state, {state.lower()} AS n FROM queues" for state in STATES
 )
 CONTRADICTIONS = {
     "a kept count of a queue differs from its rows": f"""
@@ -32,10 +34,10 @@ CONTRADICTIONS = {
         SELECT seq, queue FROM jobs WHERE queue NOT IN (SELECT name FROM queues)""",
     "a final job without one end, or a live one with an end": """
         SELECT seq, state, finished_at, end_cause FROM jobs
-        WHERE (state IN ('SCHEDULED', 'QUEUED', 'RUNNING')) <> (finished_at IS NULL)
+        WHERE (state IN (State.SCHEDULED, State.QUEUED, State.RUNNING)) <> (finished_at IS NULL)
             OR (finished_at IS NULL) <> (end_cause IS NULL)""",
     "two jobs of a subject run": """
-        SELECT job_type, subject_key FROM jobs WHERE state = 'RUNNING' AND subject_key IS NOT NULL
+        SELECT job_type, subject_key FROM jobs WHERE state = State.RUNNING AND subject_key IS NOT NULL
         GROUP BY 1, 2 HAVING count(*) > 1""",
     "more attempts than claims, or more of their rows than attempts": """
         SELECT seq, attempts, claim_no FROM jobs
@@ -49,7 +51,7 @@ CONTRADICTIONS = {
     "a job waits behind nobody": """
         SELECT seq FROM jobs AS waiting WHERE behind = 1 AND NOT EXISTS (
             SELECT 1 FROM jobs AS head WHERE head.job_type = waiting.job_type AND head.subject_key = waiting.subject_key
-                AND head.queue = waiting.queue AND head.state = 'QUEUED' AND head.behind = 0)""",
+                AND head.queue = waiting.queue AND head.state = State.QUEUED AND head.behind = 0)""",
 }
 
 
@@ -61,7 +63,7 @@ def contradictions(database: Path) -> list[str]:
         found = [f"integrity_check: {text}" for (text,) in db.execute("PRAGMA integrity_check") if text != "ok"]
         found += [f"foreign_key_check: {row}" for row in db.execute("PRAGMA foreign_key_check")]
         for what, statement in CONTRADICTIONS.items():
-            rows = db.execute(statement).fetchall()
+            rows = db.execute(encode(statement)).fetchall()
             if rows:
                 found.append(f"{what}: {rows[:5]}")
         return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,8 +81,8 @@ def look(database: Path, told: Sequence[Fact], order: Sequence[str]) -> Found:
 def jobs_of(db: apsw.Connection) -> dict[str, Json]:
     """By id, in the order of their arrival."""
     columns = ("job_id", "seq", "state", "end_cause", "finished_at", "exit_code", "stop_reason", "queue")
-    rows: list[Any] = db.execute(f"SELECT {', '.join(columns)} FROM jobs ORDER BY seq").fetchall()
-    return {str(uuid.UUID(bytes=row[0])): dict(zip(columns, row, strict=True)) for row in rows}
+    rows: list[Any] = db.execute(f"SELECT {', '.join(columns)} FROM jobs_readable ORDER BY seq").fetchall()
+    return {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
 
 
 def _corrupt(db: apsw.Connection) -> str | None:

@@ -147,3 +147,22 @@ def test_a_broken_set_of_files(tmp_path: Path, files: list[str], message: str) -
         (tmp_path / name).write_text("SELECT 1")
     with pytest.raises(StartupError, match=message):
         available(tmp_path)
+
+
+def test_tables_of_another_layout_are_refused_and_left_alone(db: apsw.Connection, path: Path) -> None:
+    """Before a release, a migration may change in place."""
+    said = f"the database {path} has an older layout: migration 001_initial has changed since it was made"
+    [first, *others] = available()
+    for sql in (first.up + " -- a comment", first.up.replace(" INTEGER ", "  INTEGER\n")):
+        status(db, [Migration(1, first.name, sql, first.down), *others])
+    changed = Migration(1, first.name, first.up + ";SELECT 1", first.down)
+    with pytest.raises(StartupError, match=said):
+        status(db, [changed, *others])
+    db.execute("ALTER TABLE schema_versions DROP COLUMN fingerprint")
+    before = schema(db)
+    db.close()
+    with pytest.raises(StartupError, match=f"{said}, and this semtask cannot read it. Move it away"):
+        SqliteFile(path).open(now=NOW)
+    with contextlib.closing(apsw.Connection(str(path))) as old:
+        assert schema(old) == before
+    assert backups(path) == []

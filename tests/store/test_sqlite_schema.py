@@ -11,12 +11,14 @@ import apsw
 import pytest
 
 from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, QueueClass, Taker
-from semtask.model.state import FINAL, LIVE, TRANSITIONS, WAITING, EndCause, Event, State, StopReason
+from semtask.model.sandbox import SandboxLevel
+from semtask.model.state import FINAL, LIVE, TRANSITIONS, WAITING, Event, State
+from semtask.store.codes import CODED, MODES, encode
 from semtask.store.requests import JobFilter, TaskClaim
 from semtask.store.sql import folder, query
 from semtask.store.sqlite_file import SqliteFile
 from semtask.store.sqlite_reads import listing_statement
-from semtask.store.sqlite_rows import JOB_COLUMNS, QUEUE_COLUMNS, of_new_job, to_claimed_job
+from semtask.store.sqlite_rows import JOB_COLUMNS, QUEUE_COLUMNS, fetch_value, id_text, of_new_job, to_claimed_job
 from semtask.store.sqlite_tasks import claim_tasks
 from semtask.store.writer import Tick
 from tests.store.harness import NOW, new_job
@@ -27,6 +29,15 @@ def db(tmp_path: Path) -> Iterator[apsw.Connection]:
     connection = SqliteFile(tmp_path / "meta.db").open(now=NOW)
     yield connection
     connection.close()
+
+
+def text(name: str) -> str:
+    """The statement as it is written, with words."""
+    return folder("sqlite", "queries").joinpath(f"{name}.sql").read_text(encoding="utf-8")
+
+
+def definition(db: apsw.Connection, name: str) -> str:
+    return str(fetch_value(db, "SELECT sql FROM sqlite_schema WHERE name = :name", {"name": name}))
 
 
 def columns(db: apsw.Connection, table: str) -> tuple[str, ...]:
@@ -52,34 +63,50 @@ def test_every_field_of_a_new_job_is_inserted() -> None:
     }
 
 
-def lists_of(schema: str, column: str) -> list[frozenset[str]]:
-    """The values that a column is compared with, each list by itself: IN, or spelled out."""
-    found = re.findall(rf"\b{column} (?:NOT )?IN \(([^)]*)\)", schema)
-    found += re.findall(rf"(?:\b{column} (?:=|<>) '\w+'(?:\s+(?:OR|AND) (?={column})|))+", schema)
-    return [frozenset(re.findall(r"'(\w+)'", text)) for text in found]
+def test_the_codes_of_words_never_change() -> None:
+    """They are in the databases: a new word goes to the end of its enum, and none is removed."""
+    pinned = {
+        "execution_mode": "IN_PROCESS SUBPROCESS",
+        "state": "SCHEDULED QUEUED RUNNING DONE FAILED CANCELLED SUPERSEDED SKIPPED_TTL SKIPPED_DEADLINE",
+        "stop_reason": "interrupted shutdown timeout log_limit deadline superseded cancel",
+        "end_cause": "success exception exit_code signal oom timeout deadline ttl cancelled superseded worker_crash "
+        "interrupted quarantined spawn_failed bad_payload dependency_failed log_limit",
+        "on_interrupt": "requeue fail",
+    }
+    assert {column: " ".join(codes.words) for column, codes in CODED.items()} == pinned
 
 
-@pytest.mark.parametrize(
-    ("column", "values"),
-    [
-        ("stop_reason", StopReason),
-        ("end_cause", EndCause),
-        ("execution_mode", ExecutionMode),
-        ("on_interrupt", OnInterrupt),
-        ("queue_class", QueueClass),
-    ],
-)
-def test_checks_name_the_values_of_the_model(db: apsw.Connection, column: str, values: Any) -> None:
-    schema = "\n".join(str(row[0]) for row in db.execute("SELECT sql FROM sqlite_schema WHERE type = 'table'"))
-    lists = [named for named in lists_of(schema, column) if len(named) > 1]
-    assert lists == [frozenset(str(value) for value in values)]
+@pytest.mark.parametrize("column", CODED)
+def test_checks_and_the_view_for_people_follow_the_model(db: apsw.Connection, column: str) -> None:
+    words = CODED[column].words
+    table = definition(db, "jobs")
+    assert f"CHECK ({column} BETWEEN 0 AND {len(words) - 1})" in table
+    [cases] = re.findall(rf"CASE {column} (.*?) END AS {column}", definition(db, "jobs_readable"))
+    assert re.findall(r"WHEN (\d+) THEN '(\w+)'", cases) == [(str(n), str(word)) for n, word in enumerate(words)]
 
 
-def test_live_rows_are_the_same_in_the_schema_and_in_the_model(db: apsw.Connection) -> None:
-    schema = "\n".join(str(row[0]) for row in db.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL"))
-    named = {states for states in lists_of(schema, "state") if len(states) > 1}
+def test_the_view_for_people_shows_words(db: apsw.Connection) -> None:
+    insert(db)
+    db.execute(encode(f"UPDATE jobs SET {DONE}, on_interrupt = OnInterrupt.REQUEUE"))
+    shown = "job_id, state, end_cause, stop_reason, execution_mode, on_interrupt"
+    [row] = db.execute(f"SELECT {shown} FROM jobs_readable").fetchall()
+    job_id = fetch_value(db, "SELECT job_id FROM jobs")
+    assert row == (id_text(job_id), "DONE", "success", None, "SUBPROCESS", "requeue")
+
+
+def test_checks_of_a_queue_name_the_values_of_the_model(db: apsw.Connection) -> None:
+    schema = definition(db, "queues")
+    assert set(re.findall(r"queue_class = '(\w+)'", schema)) == {value.value for value in QueueClass}
+    assert set(re.findall(r"sandbox = '(\w+)'", schema)) == {value.value for value in SandboxLevel}
+
+
+def test_live_rows_are_the_same_in_the_schema_and_in_the_model() -> None:
+    schema = folder("sqlite", "migrations").joinpath("001_initial.up.sql").read_text(encoding="utf-8")
+    lists = re.findall(r"\bstate (?:NOT )?IN \(([^)]*)\)", schema)
+    lists += re.findall(r"(?:\bstate <> State\.\w+(?:\s+AND (?=state)|))+", schema)
+    named = {states for text in lists if len(states := frozenset(re.findall(r"State\.(\w+)", text))) > 1}
     skipped = {State.SKIPPED_TTL, State.SKIPPED_DEADLINE}
-    assert named == {frozenset(map(str, states)) for states in (State, LIVE, WAITING, skipped)}
+    assert named == {frozenset(state.name for state in states) for states in (LIVE, WAITING, skipped)}
 
 
 def test_no_check_builds_a_table_in_each_statement(db: apsw.Connection) -> None:
@@ -104,19 +131,19 @@ def test_guards_follow_the_transition_table() -> None:
     changing = set()
     for entry in folder("sqlite", "queries").iterdir():
         name = entry.name.removesuffix(".sql")
-        text = query(name)
+        text = entry.read_text(encoding="utf-8")
         if not re.search(r"UPDATE jobs (NOT INDEXED |INDEXED BY \w+ )?SET\s+state", text):
             continue
         changing.add(name)
         outer = text.split("\nWHERE", 1)[1].split("NOT EXISTS")[0]
-        starts = set(re.findall(r"\bstate = '(\w+)'", outer)) or set(
-            re.findall(r"'(\w+)'", re.findall(r"\bstate IN \((.*?)\)", outer)[0])
+        starts = set(re.findall(r"\bstate = State\.(\w+)", outer)) or set(
+            re.findall(r"State\.(\w+)", re.findall(r"\bstate IN \((.*?)\)", outer)[0])
         )
         event = EVENTS[name]
         if event is None:
             assert starts == ({State.RUNNING} if name == "finish_job" else WAITING)
             continue
-        [target] = re.findall(r"SET\s+state = '(\w+)'", text)
+        [target] = re.findall(r"SET\s+state = State\.(\w+)", text)
         assert {State(start): State(target) for start in starts} == {
             before: after for (before, e), after in TRANSITIONS.items() if e is event
         }
@@ -125,49 +152,52 @@ def test_guards_follow_the_transition_table() -> None:
 
 def test_a_claim_is_guarded_by_row_number_and_state() -> None:
     picks = "(SELECT value ->> 0, value ->> 1 FROM json_each(:picks))"
-    assert f"WHERE (seq, claim_no) IN {picks} AND state = 'QUEUED'" in query("claim_job")
-    end = "job_id = unhex(report.value ->> 0) AND claim_no = report.value ->> 1 AND state = 'RUNNING'"
-    assert f"WHERE {end}" in query("succeed_tasks")
+    assert f"WHERE (seq, claim_no) IN {picks} AND state = State.QUEUED" in text("claim_job")
+    end = "job_id = unhex(report.value ->> 0) AND claim_no = report.value ->> 1 AND state = State.RUNNING"
+    assert f"WHERE {end}" in text("succeed_tasks")
     for name in ("finish_job", "raise_stop", "mark_superseded"):
-        assert "WHERE seq = :seq AND claim_no = :claim_no AND state = '" in query(name)
-    assert "WHERE seq = :seq AND claim_no = :claim_no AND state = :before AND state IN (" in query("end_waiting")
-    assert "WHERE seq = :seq AND claim_no = :claim_no AND state = 'QUEUED'" in query("set_aside")
+        assert "WHERE seq = :seq AND claim_no = :claim_no AND state = State." in text(name)
+    assert "WHERE seq = :seq AND claim_no = :claim_no AND state = :before AND state IN (" in text("end_waiting")
+    assert "WHERE seq = :seq AND claim_no = :claim_no AND state = State.QUEUED" in text("set_aside")
     for name in ("record_process", "record_kill_failed", "record_progress"):
-        assert "WHERE job_id = :job_id AND claim_no = :claim_no AND state = 'RUNNING'" in query(name)
+        assert "WHERE job_id = :job_id AND claim_no = :claim_no AND state = State.RUNNING" in text(name)
 
 
 def insert(db: apsw.Connection, seq: int = 1, **fields: Any) -> None:
     db.execute(query("insert_job"), of_new_job(new_job(**fields), seq, State.QUEUED))
 
 
-RUNNING = "state = 'RUNNING', claim_no = 1, started_at = 1, node_id = 'n', claim = '{}'"
-ASIDE = "execution_mode = 'IN_PROCESS', aside = 1"
-DONE = "state = 'DONE', finished_at = 2, end_cause = 'success'"
+RUNNING = "state = State.RUNNING, claim_no = 1, started_at = 1, node_id = 'n', claim = '{}'"
+ASIDE = "execution_mode = ExecutionMode.IN_PROCESS, aside = 1"
+SKIPPED = "state = State.SKIPPED_TTL, finished_at = 1, end_cause = EndCause.TTL"
+DONE = "state = State.DONE, finished_at = 2, end_cause = EndCause.SUCCESS"
 
 
-@pytest.mark.parametrize("change", [RUNNING, DONE, "state = 'SCHEDULED'", "priority = -100", "max_attempts = 0", ASIDE])
+@pytest.mark.parametrize(
+    "change", [RUNNING, DONE, "state = State.SCHEDULED", "priority = -100", "max_attempts = 0", ASIDE]
+)
 def test_the_schema_takes(db: apsw.Connection, change: str) -> None:
     insert(db)
-    db.execute(f"UPDATE jobs SET {change}")
+    db.execute(encode(f"UPDATE jobs SET {change}"))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        "state = 'WAITING'",
-        "state = 'DONE'",
-        "state = 'DONE', finished_at = 2",
-        "state = 'DONE', end_cause = 'success'",
+        "state = 9",
+        "state = State.DONE",
+        "state = State.DONE, finished_at = 2",
+        "state = State.DONE, end_cause = EndCause.SUCCESS",
         "finished_at = 2",
-        "end_cause = 'success'",
-        f"{DONE}, end_cause = 'bored'",
-        "state = 'RUNNING'",
+        "end_cause = EndCause.SUCCESS",
+        f"{DONE}, end_cause = 17",
+        "state = State.RUNNING",
         f"{RUNNING}, claim_no = 0",
         f"{RUNNING}, claim = NULL",
         f"{RUNNING}, node_id = NULL",
-        "stop_reason = 'cancel', stop_grace_ms = 0",
-        f"{RUNNING}, stop_reason = 'cancel'",
-        f"{RUNNING}, stop_reason = 'mood', stop_grace_ms = 0",
+        "stop_reason = StopReason.CANCEL, stop_grace_ms = 0",
+        f"{RUNNING}, stop_reason = StopReason.CANCEL",
+        f"{RUNNING}, stop_reason = -1, stop_grace_ms = 0",
         "superseded_by = zeroblob(16)",
         f"{RUNNING}, superseded_by = zeroblob(15)",
         "subject_key = 's'",
@@ -185,28 +215,28 @@ def test_the_schema_takes(db: apsw.Connection, change: str) -> None:
         "queue = printf('%065d', 0)",
         "job_type = ''",
         "job_id = zeroblob(15)",
-        "on_interrupt = 'maybe'",
+        "on_interrupt = 2",
         "retry_on_crash = 2",
         "payload = NULL",
         "aside = 1",
-        "aside = 2, execution_mode = 'IN_PROCESS'",
-        f"{RUNNING}, aside = 1, execution_mode = 'IN_PROCESS'",
-        "state = 'SKIPPED_TTL', finished_at = 1, end_cause = 'ttl', stop_reason = 'cancel', stop_grace_ms = 0",
+        "aside = 2, execution_mode = ExecutionMode.IN_PROCESS",
+        f"{RUNNING}, aside = 1, execution_mode = ExecutionMode.IN_PROCESS",
+        f"{SKIPPED}, stop_reason = StopReason.CANCEL, stop_grace_ms = 0",
     ],
 )
 def test_the_schema_refuses(db: apsw.Connection, change: str) -> None:
     insert(db)
     with pytest.raises(apsw.ConstraintError):
-        db.execute(f"UPDATE jobs SET {change}")
+        db.execute(encode(f"UPDATE jobs SET {change}"))
 
 
 def test_two_jobs_of_a_subject_cannot_run(db: apsw.Connection) -> None:
     for seq in (1, 2):
         insert(db, seq, subject_key=None)
     db.execute("UPDATE jobs SET subject_key = 's', generation = seq")
-    db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 1")
+    db.execute(f"UPDATE jobs SET {encode(RUNNING)} WHERE seq = 1")
     with pytest.raises(apsw.ConstraintError, match="UNIQUE"):
-        db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 2")
+        db.execute(f"UPDATE jobs SET {encode(RUNNING)} WHERE seq = 2")
 
 
 def test_attempts_go_with_their_job(db: apsw.Connection) -> None:
@@ -329,7 +359,13 @@ def vm_steps(db: apsw.Connection, sql: str, values: dict[str, Any]) -> int:
 
 
 def ready(**other: Any) -> dict[str, Any]:
-    values = {"mode": ExecutionMode.SUBPROCESS, "queue": "default", "min_priority": -100, "now": NOW, "limit": 1}
+    values = {
+        "mode": MODES.code(ExecutionMode.SUBPROCESS),
+        "queue": "default",
+        "min_priority": -100,
+        "now": NOW,
+        "limit": 1,
+    }
     return values | other
 
 
@@ -395,7 +431,7 @@ def insert_lane(db: apsw.Connection, numbers: range) -> None:
 def test_a_claim_passes_a_long_lane_that_cannot_go_on(db: apsw.Connection) -> None:
     """100,000 jobs of a subject wait behind a running one, and before another job."""
     insert_lane(db, range(1, 2))
-    db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 1")
+    db.execute(f"UPDATE jobs SET {encode(RUNNING)} WHERE seq = 1")
     insert(db, 1_000_000)
     steps = [vm_steps(db, query("ready_jobs"), ready())]
     for numbers in (range(2, 3), range(3, 100_002)):
@@ -404,12 +440,15 @@ def test_a_claim_passes_a_long_lane_that_cannot_go_on(db: apsw.Connection) -> No
     assert steps[1] == steps[2]  # one blocked head, whatever is behind it
     assert steps[2] < 3 * steps[0]
 
-    db.execute(f"UPDATE jobs SET {DONE} WHERE seq = 1")  # the running one has ended
+    db.execute(f"UPDATE jobs SET {encode(DONE)} WHERE seq = 1")  # the running one has ended
     assert [row[1] for row in db.execute(query("ready_jobs"), ready(limit=9))] == [2, 1_000_000]
-    db.execute(f"UPDATE jobs SET {RUNNING} WHERE seq = 2")
-    lanes = {"lanes": '[["command", "s", "SUBPROCESS", "default"]]'}
+    db.execute(f"UPDATE jobs SET {encode(RUNNING)} WHERE seq = 2")
+    lanes = {"lanes": '[["command", "s", 1, "default"]]'}
     assert vm_steps(db, query("free_lanes"), lanes) < 300
-    assert db.execute("SELECT seq FROM jobs WHERE state = 'QUEUED' AND behind = 0").fetchall() == [(3,), (1_000_000,)]
+    assert db.execute(encode("SELECT seq FROM jobs WHERE state = State.QUEUED AND behind = 0")).fetchall() == [
+        (3,),
+        (1_000_000,),
+    ]
 
 
 def test_jobs_of_a_lane_that_become_due_together_stand_in_a_row(db: apsw.Connection) -> None:
@@ -419,7 +458,9 @@ def test_jobs_of_a_lane_that_become_due_together_stand_in_a_row(db: apsw.Connect
             row = of_new_job(new_job(subject_key="s", run_at=NOW), seq, State.SCHEDULED)
             db.execute(query("insert_job"), row | {"generation": seq})
     db.execute(query("promote_due"), {"now": NOW, "limit": 500}).fetchall()
-    assert db.execute("SELECT count(*), sum(behind = 0) FROM jobs WHERE state = 'QUEUED'").fetchall() == [(500, 1)]
+    assert db.execute(encode("SELECT count(*), sum(behind = 0) FROM jobs WHERE state = State.QUEUED")).fetchall() == [
+        (500, 1)
+    ]
 
 
 def test_a_claim_reads_no_row_of_jobs_whose_time_is_over(db: apsw.Connection) -> None:
@@ -450,7 +491,7 @@ def test_timers_and_the_purge_cost_the_same_in_a_long_queue(db: apsw.Connection,
                 rows = [of_new_job(new_job(**fields), number + n, state) for n in range(count)]
                 db.executemany(query("insert_job"), rows)
             number += count
-        db.execute(f"UPDATE jobs SET {DONE} WHERE seq >= {number - count}")
+        db.execute(f"UPDATE jobs SET {encode(DONE)} WHERE seq >= {number - count}")
         db.execute("BEGIN")
         insert(db, number, deadline=NOW)
         db.execute(query("insert_job"), of_new_job(new_job(run_at=NOW), number + 1, State.SCHEDULED))

@@ -123,7 +123,7 @@ async def test_a_newer_schema(tmp_path: Path) -> None:
     async with harness.open():
         pass
     with contextlib.closing(apsw.Connection(str(harness.path))) as db:
-        db.execute("INSERT INTO schema_versions VALUES (99, 'future', 0)")
+        db.execute("INSERT INTO schema_versions VALUES (99, 'future', 0, '')")
     message = await refused(harness.path)
     assert "version 99" in message
     assert "newer semtask" in message

@@ -5,6 +5,7 @@ The version row is written in the same transaction, so a crash leaves the old sc
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import apsw
 
 from semtask.errors import StartupError
+from semtask.store.codes import encode
 from semtask.store.sql import folder
 
 # "smtk": in the header of every database of ours, so that a foreign one is never touched.
@@ -24,9 +26,10 @@ APPLICATION_ID = 0x736D746B
 _FILE = re.compile(r"(\d{3})_(\w+)\.(up|down)\.sql")
 _CREATE_VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_versions (
-    version    INTEGER PRIMARY KEY,
-    name       TEXT    NOT NULL,
-    applied_at INTEGER NOT NULL
+    version     INTEGER PRIMARY KEY,
+    name        TEXT    NOT NULL,
+    applied_at  INTEGER NOT NULL,
+    fingerprint TEXT    NOT NULL
 ) STRICT
 """
 
@@ -37,6 +40,12 @@ class Migration:
     name: str
     up: str
     down: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what it makes: without comments and the spaces of its layout."""
+        statements = re.sub(r"--.*", "", self.up)
+        return hashlib.sha256(" ".join(statements.split()).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,7 @@ def available(source: Traversable | None = None) -> list[Migration]:
     for entry in source.iterdir():
         if match := _FILE.fullmatch(entry.name):
             number, name, direction = match.groups()
-            texts.setdefault((int(number), name), {})[direction] = entry.read_text(encoding="utf-8")
+            texts.setdefault((int(number), name), {})[direction] = encode(entry.read_text(encoding="utf-8"))
     found = []
     for (version, name), directions in sorted(texts.items()):
         for direction in ("up", "down"):
@@ -69,7 +78,10 @@ def available(source: Traversable | None = None) -> list[Migration]:
 
 
 def status(db: apsw.Connection, migrations: Sequence[Migration] | None = None) -> Status:
-    """What is applied and what is not. Raises StartupError if the database is newer than this release."""
+    """What is applied and what is not.
+
+    Raises StartupError if the database is newer than this release, or its tables are not those of our migrations.
+    """
     migrations = available() if migrations is None else migrations
     applied = _applied(db)
     newest = len(migrations)
@@ -78,6 +90,7 @@ def status(db: apsw.Connection, migrations: Sequence[Migration] | None = None) -
             f"the database has schema version {max(applied)}, this semtask knows versions up to {newest}: "
             "it was used by a newer semtask. Install that version again, or use another database"
         )
+    _require_same_layout(db, [m for m in migrations if m.version in applied])
     return Status(applied, [m for m in migrations if m.version not in applied])
 
 
@@ -100,7 +113,10 @@ def migrate(
     backup = _backup(db, path, max(state.applied), now) if keep and state.applied else None
     for migration in state.pending:
         _run(db, migration, migration.up, backup)
-        db.execute("INSERT INTO schema_versions VALUES (?, ?, ?)", (migration.version, migration.name, now))
+        db.execute(
+            "INSERT INTO schema_versions VALUES (?, ?, ?, ?)",
+            (migration.version, migration.name, now, migration.fingerprint),
+        )
         db.execute("COMMIT")
     return backup
 
@@ -126,6 +142,24 @@ def _applied(db: apsw.Connection) -> dict[int, int]:
         return {}
     rows: list[tuple[Any, ...]] = db.execute("SELECT version, applied_at FROM schema_versions").fetchall()
     return dict(rows)
+
+
+def _require_same_layout(db: apsw.Connection, applied: Sequence[Migration]) -> None:
+    """A migration that has changed since it was applied, before it was released, made other tables than it says now."""
+    if not applied:
+        return
+    try:
+        rows: list[tuple[Any, ...]] = db.execute("SELECT version, fingerprint FROM schema_versions").fetchall()
+    except apsw.SQLError:
+        rows = []  # from before there were fingerprints
+    made = dict(rows)
+    for migration in applied:
+        if made.get(migration.version) != migration.fingerprint:
+            raise StartupError(
+                f"the database {db.filename} has an older layout: migration {migration.version:03}_{migration.name} "
+                "has changed since it was made, and this semtask cannot read it. Move it away to start with an empty one, "
+                "or run the version of semtask that made it"
+            )
 
 
 def _run(db: apsw.Connection, migration: Migration, script: str, backup: Path | None) -> None:

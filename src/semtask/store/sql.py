@@ -9,6 +9,8 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+from semtask.store.codes import encode
+
 
 def folder(dialect: str, kind: str) -> Traversable:
     """`kind` is queries or migrations."""
@@ -16,7 +18,7 @@ def folder(dialect: str, kind: str) -> Traversable:
 
 
 def query(name: str, dialect: str = "sqlite") -> str:
-    """The statement in queries/<name>.sql, without its comments."""
+    """The statement in queries/<name>.sql, without its comments and with the codes of the words that it names."""
     return _queries(dialect)[name]
 
 
@@ -27,4 +29,4 @@ def _queries(dialect: str) -> dict[str, str]:
 
 
 def _statement(text: str) -> str:
-    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
+    return encode("\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--")))

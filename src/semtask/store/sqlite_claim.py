@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from semtask.model.job import ClaimFacts, ExecutionMode, Job, OnInterrupt
 from semtask.model.state import State
 from semtask.store.base import Change
+from semtask.store.codes import MODES
 from semtask.store.requests import ClaimRequest
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, Damage, quarantine
@@ -37,7 +38,9 @@ def claim(tick: Tick, request: ClaimRequest) -> list[Job]:
 
 def free_lanes_behind(tick: Tick, claimed: Iterable[Job]) -> None:
     """These were the heads of their lanes."""
-    lanes = [(j.job_type, j.subject_key, j.execution_mode, j.queue) for j in claimed if j.subject_key is not None]
+    lanes = [
+        (j.job_type, j.subject_key, MODES.code(j.execution_mode), j.queue) for j in claimed if j.subject_key is not None
+    ]
     free_lanes(tick, lanes)
 
 
@@ -47,7 +50,7 @@ def _candidates(tick: Tick, request: ClaimRequest, free: Mapping[str, int], limi
     for queue, slots in free.items():
         if slots > 0:
             where = {
-                "mode": request.mode,
+                "mode": MODES.code(request.mode),
                 "queue": queue,
                 "min_priority": request.min_priority,
                 "now": request.now,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
+from semtask.store.codes import STATES
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import id_bytes
 
@@ -105,7 +106,7 @@ def adopt(db: apsw.Connection, *, taken: Mapping[str, int], marks: HighMarks | N
 def miscounted(db: apsw.Connection) -> list[str]:
     """Counts that are kept, where they are not what there is."""
     return [
-        f"the queue {queue!r} says that {kept} of its jobs are {state}, and {there} are"
+        f"the queue {queue!r} says that {kept} of its jobs are {STATES.word(state)}, and {there} are"
         for queue, state, kept, there in _rows(db, "miscounted")
     ]
 

@@ -13,6 +13,7 @@ from semtask.model.outcome import FailureClass, Outcome, unstorable
 from semtask.model.retry import Decision, decide
 from semtask.model.state import FINAL, EndCause, Event, State
 from semtask.store.base import Change
+from semtask.store.codes import END_CAUSES, STATES, STOP_REASONS
 from semtask.store.requests import Finish, Finished
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, Damage, quarantine
@@ -45,8 +46,8 @@ def finish(tick: Tick, report: Finish) -> Finished:
             decision.state,
             claim_no=job.claim_no,
             run_at=values["run_at"],
-            end_cause=values["end_cause"],
-            stop_reason=values["stop_reason"],
+            end_cause=END_CAUSES.word_or_none(values["end_cause"]),
+            stop_reason=STOP_REASONS.word_or_none(values["stop_reason"]),
         )
     )
     return Finished(decision=decision)
@@ -127,11 +128,11 @@ def _finished_row(job: Job, report: Finish, decision: Decision) -> dict[str, Any
     return {
         "seq": job.seq,
         "claim_no": report.claim_no,
-        "state": decision.state,
+        "state": STATES.code(decision.state),
         "run_at": report.now + decision.delay_ms if decision.event is Event.RETRY else job.run_at,
         "started_at": None if decision.event is Event.GIVE_BACK else job.started_at,
         "finished_at": report.now if final else None,
-        "end_cause": decision.end_cause if final else None,
+        "end_cause": END_CAUSES.code_or_none(decision.end_cause) if final else None,
         "exit_code": report.outcome.exit_code,
         "signal": report.outcome.signal,
         "error": decision.error,
@@ -139,7 +140,7 @@ def _finished_row(job: Job, report: Finish, decision: Decision) -> dict[str, Any
         "result": report.outcome.result if decision.state is State.DONE else None,
         "artifacts": report.outcome.artifacts,
         "progress": report.outcome.progress,
-        "stop_reason": job.stop_reason if final else None,
+        "stop_reason": STOP_REASONS.code_or_none(job.stop_reason) if final else None,
         "stop_grace_ms": job.stop_grace_ms if final else None,
         "kill_failed_at": job.kill_failed_at if final else None,
         "attempts": decision.attempts,

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from semtask.errors import Conflict
 from semtask.model.job import NewJob, OnDuplicate
 from semtask.model.state import EndCause, State
+from semtask.store.codes import END_CAUSES, STATES
 from semtask.store.requests import Inserted, Running
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, job_change, of_new_job, to_json
@@ -37,7 +38,11 @@ class _New:
     def _answer(self, **details: Any) -> Inserted:
         row = self.row
         return Inserted(
-            job_id=self.job.job_id, queue=self.job.queue, state=row["state"], generation=row["generation"], **details
+            job_id=self.job.job_id,
+            queue=self.job.queue,
+            state=STATES.word(row["state"]),
+            generation=row["generation"],
+            **details,
         )
 
 
@@ -134,7 +139,9 @@ def _contradicts(first: _New, index: int, shared: str, why: str) -> Conflict:
 def _stored(row: Sequence[Any]) -> Inserted:
     """From the columns job_id, queue, state, generation."""
     job_id, queue, state, generation = row
-    return Inserted(job_id=id_text(job_id), queue=queue, state=State(state), generation=generation, deduplicated=True)
+    return Inserted(
+        job_id=id_text(job_id), queue=queue, state=STATES.word(state), generation=generation, deduplicated=True
+    )
 
 
 def _always(answer: Inserted) -> Callable[[], Inserted]:
@@ -221,11 +228,11 @@ def _enter(tick: Tick, lane: _Lane, new: _New, superseded: Superseded) -> None:
 
 
 def _end_at_once(tick: Tick, older: _New, by: _New) -> None:
-    before = older.row["state"]
+    before = STATES.word(older.row["state"])
     older.row |= {
-        "state": State.SUPERSEDED,
+        "state": STATES.code(State.SUPERSEDED),
         "finished_at": by.job.created_at,
-        "end_cause": EndCause.SUPERSEDED,
+        "end_cause": END_CAUSES.code(EndCause.SUPERSEDED),
         "superseded_by": id_bytes(by.job.job_id),
     }
     tick.changes.append(job_change(older.job, before, State.SUPERSEDED, claim_no=0, end_cause=EndCause.SUPERSEDED))

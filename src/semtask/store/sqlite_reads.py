@@ -17,6 +17,7 @@ import apsw
 from semtask.errors import DatabaseError
 from semtask.model.job import Attempt, Job
 from semtask.model.state import State
+from semtask.store.codes import STATES
 from semtask.store.requests import JobFilter, Page, QueueRow
 from semtask.store.sql import query
 from semtask.store.sqlite_damage import UNREADABLE, readable_jobs
@@ -158,7 +159,7 @@ def search(db: apsw.Connection, where: JobFilter, newest_first: bool, limit: int
     parameters = {
         "after_seq": after_seq,
         "oldest_seq": _oldest(db, where),
-        "states": json_or_none(where.state),
+        "states": json_or_none([STATES.code(state) for state in where.state]),
         "queues": json_or_none(where.queue),
         "job_type": where.job_type,
         "tag": where.tag,
@@ -200,9 +201,9 @@ def _created_by(db: apsw.Connection, time_ms: int, newest: int) -> int:
 _LAST = (1 << 63) - 1
 
 
-def listing_statement(where: JobFilter, newest_first: bool) -> tuple[str, Sequence[str | None]]:
+def listing_statement(where: JobFilter, newest_first: bool) -> tuple[str, Sequence[str | int | None]]:
     """The listing statement led by the most telling filter that has an index, and the values to run it for."""
-    values: Sequence[str | None]
+    values: Sequence[str | int | None]
     if where.tag is not None:
         driver, values = "tag = :value", [where.tag]
     elif where.chain_group_id is not None:
@@ -210,7 +211,7 @@ def listing_statement(where: JobFilter, newest_first: bool) -> tuple[str, Sequen
     elif where.job_type is not None and (State.DONE in where.state or not where.state):
         driver, values = "job_type = :value", [where.job_type]
     elif where.state:
-        driver, values = "state = :value", sorted(set(where.state))
+        driver, values = "state = :value", sorted({STATES.code(state) for state in where.state})
     elif where.queue:
         driver, values = "queue = :value", sorted(set(where.queue))
     else:

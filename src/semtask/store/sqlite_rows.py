@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 import apsw
 import msgspec
 
-from semtask.model.job import Attempt, ClaimFacts, ExecutionMode, Job, NewJob, OnInterrupt, QueueClass
+from semtask.model.job import Attempt, ClaimFacts, Job, NewJob, QueueClass
 from semtask.model.sandbox import SandboxLevel
 from semtask.model.schedule import expires_at
 from semtask.model.state import State
 from semtask.store.base import Change
+from semtask.store.codes import CODED, INTERRUPTS, MODES, STATES
 from semtask.store.requests import QueueRow
 
 Row: TypeAlias = tuple[Any, ...]
@@ -76,9 +77,6 @@ JOB_COLUMNS = (
     "result",
     "payload",
 )
-# The CHECKs of the schema let no other texts in.
-_MODES = {mode.value: mode for mode in ExecutionMode}
-_ON_INTERRUPT = {choice.value: choice for choice in OnInterrupt}
 QUEUE_COLUMNS = ("name", "paused", "concurrency", "queue_class", "sandbox", *(state.lower() for state in State))
 _ATTEMPT_COLUMNS = Attempt.__struct_fields__
 
@@ -110,6 +108,8 @@ def to_job(row: Row) -> Job:
     for name in ("superseded_by", "parent_job_id", "retry_of"):
         if values[name] is not None:
             values[name] = id_text(values[name])
+    for name, codes in CODED.items():
+        values[name] = codes.word_or_none(values[name])
     for name in ("claim", "process"):
         if values[name] is not None:
             values[name] = msgspec.json.decode(values[name])
@@ -129,11 +129,11 @@ def to_claimed_job(row: Row, started_at: int, node_id: str, claim: ClaimFacts) -
         job_id=id_text(job_id),
         queue=queue,
         job_type=job_type,
-        execution_mode=_MODES[execution_mode],
+        execution_mode=MODES.word(execution_mode),
         state=State.RUNNING,
         payload=payload,
         created_at=created_at,
-        on_interrupt=_ON_INTERRUPT[on_interrupt],
+        on_interrupt=INTERRUPTS.word(on_interrupt),
         content_hash=content_hash,
         run_at=run_at,
         started_at=started_at,
@@ -171,7 +171,9 @@ def of_new_job(job: NewJob, seq: int, state: State) -> dict[str, Any]:
     values = msgspec.structs.asdict(job)
     values |= {
         "seq": seq,
-        "state": state,
+        "state": STATES.code(state),
+        "execution_mode": MODES.code(job.execution_mode),
+        "on_interrupt": INTERRUPTS.code(job.on_interrupt),
         "generation": None,
         "finished_at": None,
         "end_cause": None,
@@ -222,7 +224,7 @@ def row_change(row: Sequence[Any], before: State, after: State, **details: Any) 
         job_id=id_text(job_id),
         queue=queue,
         job_type=job_type,
-        execution_mode=ExecutionMode(mode),
+        execution_mode=MODES.word(mode),
         before=before,
         after=after,
         claim_no=claim_no,

@@ -7,12 +7,15 @@ from typing import Any, TypeAlias
 
 from semtask.model.job import NewJob
 from semtask.model.state import FINAL, TRANSITIONS, EndCause, Event, State, StopReason, may_raise
+from semtask.store.codes import END_CAUSES, STATES, STOP_REASONS
 from semtask.store.requests import Expired, Running, Stopped, StopRequest, StopSelector
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, row_change, to_json
 from semtask.store.writer import Tick
 
-Lane: TypeAlias = tuple[str, str, str, str]  # job_type, subject_key, execution mode and queue
+Lane: TypeAlias = tuple[str, str, int, str]  # job_type, subject_key, code of the execution mode, and queue
+
+_QUEUED, _RUNNING = STATES.code(State.QUEUED), STATES.code(State.RUNNING)
 
 
 def stop(tick: Tick, request: StopRequest) -> Stopped:
@@ -27,18 +30,18 @@ def stop(tick: Tick, request: StopRequest) -> Stopped:
         ended = len(waiting)
     running = fetch(tick.db, query("running_of").format(selector=selector), where)
     stopping = [_stop_running(tick, row, request.reason, request.grace_ms) for row in running]
-    named = request.selector.job_id is not None and found and State(state) in FINAL
-    return Stopped(found=found, ended=ended, stopping=stopping, final_state=State(state) if named else None)
+    named = request.selector.job_id is not None and found and STATES.word(state) in FINAL
+    return Stopped(found=found, ended=ended, stopping=stopping, final_state=STATES.word(state) if named else None)
 
 
 def live_of(tick: Tick, subjects: Iterable[tuple[str, str]]) -> Iterator[tuple[State, Row]]:
     """The live jobs of subjects: rows as of waiting_of.sql, and of running_of.sql for those that run."""
     rows = fetch(tick.db, query("live_of_subjects"), {"subjects": to_json(list(subjects))})
     for seq, state, behind, grace_ms, stop_reason, stop_grace_ms, *job in rows:
-        if state == State.RUNNING:
+        if state == _RUNNING:
             yield State.RUNNING, (seq, grace_ms, stop_reason, stop_grace_ms, *job)
         else:
-            yield State(state), (seq, state, behind, *job)
+            yield STATES.word(state), (seq, state, behind, *job)
 
 
 def subject_of(row: Row) -> tuple[str, str]:
@@ -112,16 +115,16 @@ def _ends(
     """The parameters of end_waiting.sql."""
     ends = []
     for seq, state, _, *job in rows:
-        before = State(state)
+        before = STATES.word(state)
         after = TRANSITIONS[before, event]
         ends.append(
             {
                 "seq": seq,
                 "claim_no": job[4],
-                "before": before,
-                "state": after,
+                "before": state,
+                "state": STATES.code(after),
                 "now": now,
-                "end_cause": cause,
+                "end_cause": END_CAUSES.code(cause),
                 "superseded_by": superseded_by,
             }
         )
@@ -134,7 +137,7 @@ def _free_lanes_of(tick: Tick, rows: Iterable[Sequence[Any]]) -> list[Row]:
     lanes = {
         (job_type, subject_key, mode, queue)
         for _, state, behind, _, queue, job_type, mode, _, subject_key in rows
-        if subject_key is not None and state == State.QUEUED and not behind
+        if subject_key is not None and state == _QUEUED and not behind
     }
     return free_lanes(tick, lanes)
 
@@ -150,14 +153,20 @@ def _stop_running(tick: Tick, row: Row, wanted_reason: StopReason, wanted_grace:
     seq, own_grace, stored_reason, stored_grace, *job = row
     job_id = job[0]
     claim_no = _claim_no(row)
-    present = StopReason(stored_reason) if stored_reason is not None else None
+    present = STOP_REASONS.word_or_none(stored_reason)
     wanted = own_grace if wanted_grace is None else wanted_grace
     grace = wanted if stored_grace is None else min(wanted, stored_grace)
     raised = may_raise(present, wanted_reason)
     reason = wanted_reason if raised else present
     assert reason is not None
     if raised or grace != stored_grace:
-        values = {"seq": seq, "claim_no": claim_no, "present": present, "reason": reason, "grace_ms": grace}
+        values = {
+            "seq": seq,
+            "claim_no": claim_no,
+            "present": stored_reason,
+            "reason": STOP_REASONS.code(reason),
+            "grace_ms": grace,
+        }
         fetch(tick.db, query("raise_stop"), values)
     if raised:
         tick.changes.append(row_change(job, State.RUNNING, State.RUNNING, stop_reason=reason))

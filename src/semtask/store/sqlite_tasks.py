@@ -12,6 +12,7 @@ import apsw
 
 from semtask.model.job import ExecutionMode, OnInterrupt, ProgressNote, Taker
 from semtask.model.state import State
+from semtask.store.codes import INTERRUPTS, MODES
 from semtask.store.requests import PASSED_OVER, PASSED_OVER_WHEN_FULL, TaskClaim, TaskClaimed
 from semtask.store.sql import query
 from semtask.store.sqlite_claim import claim_rows, free_lanes_behind
@@ -20,6 +21,8 @@ from semtask.store.writer import Tick
 
 # Jobs set aside, or brought back, in one tick: a few milliseconds.
 MOVED = 1_000
+
+_REQUEUE, _FAIL = INTERRUPTS.code(OnInterrupt.REQUEUE), INTERRUPTS.code(OnInterrupt.FAIL)
 
 
 class Step(NamedTuple):
@@ -86,7 +89,7 @@ class _Place:
         if not self.taker.ahead:
             return slot
         _, _, queue, _, _, _, subject_key, on_interrupt = row
-        return queue in self.queues and subject_key is None and on_interrupt == OnInterrupt.REQUEUE
+        return queue in self.queues and subject_key is None and on_interrupt == _REQUEUE
 
 
 class _Choice:
@@ -161,7 +164,7 @@ class _Choice:
             self._rooms[task] -= 1
         if subject_key is not None:
             self._subjects.add((task, subject_key))
-        if on_interrupt == OnInterrupt.FAIL:
+        if on_interrupt == _FAIL:
             self.needs_sync = True
 
     def _takers_of(self, task: str) -> Sequence[_Place]:
@@ -184,7 +187,7 @@ def _ready(db: apsw.Connection, request: TaskClaim, choice: _Choice) -> Iterator
 
     def listing(queue: str) -> Iterator[Row]:
         where = {
-            "mode": ExecutionMode.IN_PROCESS,
+            "mode": MODES.code(ExecutionMode.IN_PROCESS),
             "queue": queue,
             "min_priority": request.min_priority,
             "now": request.now,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from semtask.model.state import State
+from semtask.store.codes import STATES
 from semtask.store.requests import Purge, Purged
 from semtask.store.sql import query
 from semtask.store.sqlite_rows import fetch, fetch_value, id_text, to_json
@@ -47,7 +48,7 @@ def _delete(tick: Tick, rows: Sequence[Sequence[Any]]) -> None:
     queues: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(State, 0))
     subjects: dict[tuple[str, str], int] = defaultdict(int)
     for *_, queue, state, job_type, subject_key in rows:
-        queues[queue][state] -= 1
+        queues[queue][STATES.word(state)] -= 1
         if subject_key is not None:
             subjects[job_type, subject_key] += 1
     tick.db.execute(query("delete_finished"), {"seqs": to_json([row[1] for row in rows])})

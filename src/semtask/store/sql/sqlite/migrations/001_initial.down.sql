@@ -1,3 +1,4 @@
+DROP VIEW jobs_readable;
 DROP TABLE meta;
 DROP TABLE counters;
 DROP TABLE subjects;

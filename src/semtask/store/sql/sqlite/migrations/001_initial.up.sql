@@ -1,5 +1,7 @@
 -- The row of a job holds everything about it but its ended attempts.
 -- `seq` is given out by the daemon (meta.next_seq) and never reused: it orders the queue and pages the listings.
+-- Words of the model are kept as integers: store/codes.py gives State.QUEUED and its like their codes, and the view
+-- jobs_readable shows the words.
 -- The CHECKs spell lists out with OR: for IN with more than two values SQLite builds a table in each statement, which
 -- takes as long as the rest of an insert.
 CREATE TABLE jobs (
@@ -7,11 +9,8 @@ CREATE TABLE jobs (
     job_id               BLOB    NOT NULL CHECK (length(job_id) = 16),
     queue                TEXT    NOT NULL CHECK (length(queue) BETWEEN 1 AND 64),
     job_type             TEXT    NOT NULL CHECK (length(job_type) BETWEEN 1 AND 128),
-    execution_mode       TEXT    NOT NULL CHECK (execution_mode IN ('IN_PROCESS', 'SUBPROCESS')),
-    state                TEXT    NOT NULL CHECK (
-        state = 'SCHEDULED' OR state = 'QUEUED' OR state = 'RUNNING' OR state = 'DONE' OR state = 'FAILED'
-        OR state = 'CANCELLED' OR state = 'SUPERSEDED' OR state = 'SKIPPED_TTL' OR state = 'SKIPPED_DEADLINE'
-    ),
+    execution_mode       INTEGER NOT NULL CHECK (execution_mode ExecutionMode.ANY),
+    state                INTEGER NOT NULL CHECK (state State.ANY),
     priority             INTEGER NOT NULL CHECK (priority BETWEEN -100 AND 100),
     claim_no             INTEGER NOT NULL DEFAULT 0 CHECK (claim_no >= 0),
     attempts             INTEGER NOT NULL DEFAULT 0 CHECK (attempts BETWEEN 0 AND claim_no),
@@ -22,20 +21,10 @@ CREATE TABLE jobs (
     run_at               INTEGER,
     started_at           INTEGER,
     finished_at          INTEGER,
-    stop_reason          TEXT CHECK (
-        stop_reason = 'interrupted' OR stop_reason = 'shutdown' OR stop_reason = 'timeout'
-        OR stop_reason = 'log_limit' OR stop_reason = 'deadline' OR stop_reason = 'superseded'
-        OR stop_reason = 'cancel'
-    ),
+    stop_reason          INTEGER CHECK (stop_reason StopReason.ANY),
     stop_grace_ms        INTEGER CHECK (stop_grace_ms >= 0),
     kill_failed_at       INTEGER,
-    end_cause            TEXT CHECK (
-        end_cause = 'success' OR end_cause = 'exception' OR end_cause = 'exit_code' OR end_cause = 'signal'
-        OR end_cause = 'oom' OR end_cause = 'timeout' OR end_cause = 'deadline' OR end_cause = 'ttl'
-        OR end_cause = 'cancelled' OR end_cause = 'superseded' OR end_cause = 'worker_crash'
-        OR end_cause = 'interrupted' OR end_cause = 'quarantined' OR end_cause = 'spawn_failed'
-        OR end_cause = 'bad_payload' OR end_cause = 'dependency_failed' OR end_cause = 'log_limit'
-    ),
+    end_cause            INTEGER CHECK (end_cause EndCause.ANY),
     exit_code            INTEGER,
     signal               INTEGER,
     max_attempts         INTEGER NOT NULL CHECK (max_attempts >= 0),
@@ -49,12 +38,12 @@ CREATE TABLE jobs (
     -- When waiting ends by itself, as model/schedule.py says: the deadline, or the ttl of a job that was never claimed.
     expires_at           INTEGER GENERATED ALWAYS AS (
         CASE
-            WHEN state = 'QUEUED' AND claim_no = 0 AND ttl_ms IS NOT NULL
+            WHEN state = State.QUEUED AND claim_no = 0 AND ttl_ms IS NOT NULL
                 THEN min(max(created_at, coalesce(run_at, 0)) + ttl_ms, coalesce(deadline, 9223372036854775807))
-            WHEN state IN ('SCHEDULED', 'QUEUED') THEN deadline
+            WHEN state IN (State.SCHEDULED, State.QUEUED) THEN deadline
         END
     ) VIRTUAL,
-    on_interrupt         TEXT    NOT NULL CHECK (on_interrupt IN ('requeue', 'fail')),
+    on_interrupt         INTEGER NOT NULL CHECK (on_interrupt OnInterrupt.ANY),
     retry_on_crash       INTEGER NOT NULL CHECK (retry_on_crash IN (0, 1)),
     subject_key          TEXT CHECK (length(subject_key) BETWEEN 1 AND 512),
     generation           INTEGER CHECK (generation > 0),
@@ -82,19 +71,19 @@ CREATE TABLE jobs (
     result               TEXT,
     payload              TEXT    NOT NULL,
     -- A finished job has an end and the time of it; no other job has.
-    CHECK ((finished_at IS NOT NULL) = (state <> 'SCHEDULED' AND state <> 'QUEUED' AND state <> 'RUNNING')),
+    CHECK ((finished_at IS NOT NULL) = (state <> State.SCHEDULED AND state <> State.QUEUED AND state <> State.RUNNING)),
     CHECK ((end_cause IS NULL) = (finished_at IS NULL)),
     -- Only what runs can be stopped; what was stopped shows why.
-    CHECK (stop_reason IS NULL OR state NOT IN ('SCHEDULED', 'QUEUED')),
+    CHECK (stop_reason IS NULL OR state NOT IN (State.SCHEDULED, State.QUEUED)),
     CHECK ((stop_reason IS NULL) = (stop_grace_ms IS NULL)),
     -- A claim says since when, on which node, and what recovery has to know.
-    CHECK (state <> 'RUNNING' OR (claim_no > 0 AND started_at IS NOT NULL AND node_id IS NOT NULL AND claim IS NOT NULL)),
-    CHECK (state NOT IN ('SKIPPED_TTL', 'SKIPPED_DEADLINE') OR stop_reason IS NULL),
+    CHECK (state <> State.RUNNING OR (claim_no > 0 AND started_at IS NOT NULL AND node_id IS NOT NULL AND claim IS NOT NULL)),
+    CHECK (state NOT IN (State.SKIPPED_TTL, State.SKIPPED_DEADLINE) OR stop_reason IS NULL),
     -- A superseded job never waits again.
-    CHECK (superseded_by IS NULL OR state NOT IN ('SCHEDULED', 'QUEUED')),
+    CHECK (superseded_by IS NULL OR state NOT IN (State.SCHEDULED, State.QUEUED)),
     CHECK ((subject_key IS NULL) = (generation IS NULL)),
-    CHECK (behind = 0 OR (subject_key IS NOT NULL AND state = 'QUEUED')),
-    CHECK (aside = 0 OR (execution_mode = 'IN_PROCESS' AND state = 'QUEUED'))
+    CHECK (behind = 0 OR (subject_key IS NOT NULL AND state = State.QUEUED)),
+    CHECK (aside = 0 OR (execution_mode = ExecutionMode.IN_PROCESS AND state = State.QUEUED))
 ) STRICT;
 
 CREATE UNIQUE INDEX jobs_id ON jobs (job_id);
@@ -102,16 +91,16 @@ CREATE UNIQUE INDEX jobs_id ON jobs (job_id);
 -- run yet, nor with what is set aside. `expires_at` is there so that jobs whose time is over are passed without reading
 -- their rows.
 CREATE INDEX jobs_ready ON jobs (execution_mode, queue, priority DESC, seq, expires_at)
-    WHERE state = 'QUEUED' AND behind = 0 AND aside = 0;
+    WHERE state = State.QUEUED AND behind = 0 AND aside = 0;
 -- What is set aside, best first within a task.
 CREATE INDEX jobs_aside ON jobs (job_type, priority DESC, seq) WHERE aside = 1;
 -- The best job of a subject that waits in a queue.
 CREATE INDEX jobs_lane ON jobs (job_type, subject_key, execution_mode, queue, priority DESC, seq)
-    WHERE subject_key IS NOT NULL AND state = 'QUEUED';
+    WHERE subject_key IS NOT NULL AND state = State.QUEUED;
 -- What has waited too long, and when the next one has.
 CREATE INDEX jobs_expiry ON jobs (expires_at) WHERE expires_at IS NOT NULL;
 -- Promotion, and the time of the next one.
-CREATE INDEX jobs_due ON jobs (run_at) WHERE state = 'SCHEDULED' AND run_at IS NOT NULL;
+CREATE INDEX jobs_due ON jobs (run_at) WHERE state = State.SCHEDULED AND run_at IS NOT NULL;
 -- Listings by state, newest or oldest first; also recovery, which reads what runs.
 CREATE INDEX jobs_state ON jobs (state, seq);
 CREATE INDEX jobs_queue ON jobs (queue, seq);
@@ -124,13 +113,26 @@ CREATE INDEX jobs_group ON jobs (chain_group_id, seq, state) WHERE chain_group_i
 CREATE INDEX jobs_subject ON jobs (job_type, subject_key, seq) WHERE subject_key IS NOT NULL AND finished_at IS NULL;
 -- At most one job of a subject runs, whatever a statement gets wrong.
 CREATE UNIQUE INDEX jobs_subject_running ON jobs (job_type, subject_key)
-    WHERE subject_key IS NOT NULL AND state = 'RUNNING';
+    WHERE subject_key IS NOT NULL AND state = State.RUNNING;
 -- What may be deleted, oldest end first.
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
 -- What a live job points to stays; a job that was retried is not retried again with the rest.
 CREATE INDEX jobs_parent ON jobs (parent_job_id) WHERE parent_job_id IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX jobs_retry ON jobs (retry_of) WHERE retry_of IS NOT NULL;
 CREATE UNIQUE INDEX jobs_idempotency_key ON jobs (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- For people with a shell of SQLite: ids as they are shown elsewhere, and the words of the model.
+CREATE VIEW jobs_readable AS
+SELECT
+    seq,
+    printf('%s-%s-%s-%s-%s', substr(lower(hex(job_id)), 1, 8), substr(lower(hex(job_id)), 9, 4),
+        substr(lower(hex(job_id)), 13, 4), substr(lower(hex(job_id)), 17, 4), substr(lower(hex(job_id)), 21)) AS job_id,
+    queue, job_type, ExecutionMode.word(execution_mode) AS execution_mode, State.word(state) AS state, priority,
+    claim_no, attempts, failures, crashes, interruptions, created_at, run_at, started_at, finished_at,
+    StopReason.word(stop_reason) AS stop_reason, EndCause.word(end_cause) AS end_cause, exit_code, signal, max_attempts,
+    timeout_ms, deadline, ttl_ms, expires_at, OnInterrupt.word(on_interrupt) AS on_interrupt, subject_key, generation,
+    tag, chain_group_id, idempotency_key, source, progress, error, result, payload
+FROM jobs;
 
 -- The attempts that have ended and failed, were stopped, or ran a command.
 CREATE TABLE attempts (

@@ -6,5 +6,5 @@ UPDATE jobs SET
     stop_reason = :stop_reason, stop_grace_ms = :stop_grace_ms, kill_failed_at = :kill_failed_at,
     attempts = attempts + :attempts, failures = failures + :failures,
     crashes = crashes + :crashes, interruptions = interruptions + :interruptions
-WHERE seq = :seq AND claim_no = :claim_no AND state = 'RUNNING'
+WHERE seq = :seq AND claim_no = :claim_no AND state = State.RUNNING
 RETURNING seq

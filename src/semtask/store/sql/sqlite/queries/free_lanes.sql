@@ -5,7 +5,7 @@ WHERE behind = 1 AND seq IN (
     SELECT (
         SELECT seq FROM jobs
         WHERE job_type = lane.value ->> 0 AND subject_key = lane.value ->> 1 AND execution_mode = lane.value ->> 2
-            AND queue = lane.value ->> 3 AND subject_key IS NOT NULL AND state = 'QUEUED'
+            AND queue = lane.value ->> 3 AND subject_key IS NOT NULL AND state = State.QUEUED
         ORDER BY priority DESC, seq
         LIMIT 1
     )

@@ -1,1 +1,1 @@
-SELECT seq, claim_no FROM jobs WHERE state = 'RUNNING' ORDER BY seq
+SELECT seq, claim_no FROM jobs WHERE state = State.RUNNING ORDER BY seq

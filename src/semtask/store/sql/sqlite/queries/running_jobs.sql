@@ -1,1 +1,1 @@
-SELECT * FROM jobs WHERE state = 'RUNNING' ORDER BY seq
+SELECT * FROM jobs WHERE state = State.RUNNING ORDER BY seq
