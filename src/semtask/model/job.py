@@ -291,7 +291,10 @@ class Taker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(AdmittedJob, frozen=True, kw_only=True):
-    """A stored job. `claim` and `process` describe the present claim, or the last one of a finished job."""
+    """A stored job. `claim` and `process` describe the present claim, or the last one of a job that waits or has ended.
+
+    Of a task that does not run, `claim` is None when the claims of its worker are no longer kept.
+    """
 
     seq: int
     state: State

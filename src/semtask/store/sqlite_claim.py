@@ -77,7 +77,7 @@ def claim_rows(tick: Tick, candidates: Sequence[Row], *, now: int, node_id: str,
     if not candidates:
         return []
     picks = [(seq, claim_no) for _, seq, _, _, claim_no, *_ in candidates]
-    values = {"now": now, "node_id": node_id, "claim": to_json(facts), "picks": to_json(picks)}
+    values = {"now": now, "node_id": node_id, "claim": _stored(tick, facts), "picks": to_json(picks)}
     try:
         rows = fetch(tick.db, query("claim_job"), values)
         jobs = {row[0]: to_claimed_job(row, now, node_id, facts) for row in rows}
@@ -86,6 +86,17 @@ def claim_rows(tick: Tick, candidates: Sequence[Row], *, now: int, node_id: str,
     claimed = [job for seq, _ in picks if (job := jobs.get(seq))]
     tick.changes += [_claimed(job) for job in claimed]
     return claimed
+
+
+def _stored(tick: Tick, facts: ClaimFacts) -> str | int:
+    """What is written as `claim`: the jobs of one worker share it."""
+    text = to_json(facts)
+    if facts.worker is None:
+        return text
+    found = fetch(tick.db, query("find_claim"), {"facts": text}) or fetch(
+        tick.db, query("insert_claim"), {"facts": text}
+    )
+    return int(found[0][0])
 
 
 def _read_back(tick: Tick, seq: int, old_claim_no: int, *, now: int) -> Job | None:

@@ -103,7 +103,11 @@ def id_text(job_id: bytes) -> str:
 
 
 def to_job(row: Row) -> Job:
-    values = dict(zip(JOB_COLUMNS, row, strict=True))
+    """From the columns of get_job.sql: those of `jobs`, and the facts of its claim if they are not in the row."""
+    *columns, facts = row
+    values = dict(zip(JOB_COLUMNS, columns, strict=True))
+    if isinstance(values["claim"], int):
+        values["claim"] = facts
     values["job_id"] = id_text(values["job_id"])
     for name in ("superseded_by", "parent_job_id", "retry_of"):
         if values[name] is not None:

@@ -60,6 +60,8 @@ def _delete(tick: Tick, rows: Sequence[Sequence[Any]]) -> None:
 
 
 def purge_subjects(tick: Tick, limit: int) -> int:
+    """And the claims of former workers."""
+    tick.db.execute(query("delete_claims"))
     return len(fetch(tick.db, query("delete_subjects"), {"limit": limit}))
 
 

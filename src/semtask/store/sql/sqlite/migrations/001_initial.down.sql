@@ -4,4 +4,5 @@ DROP TABLE counters;
 DROP TABLE subjects;
 DROP TABLE queues;
 DROP TABLE attempts;
+DROP TABLE claims;
 DROP TABLE jobs;

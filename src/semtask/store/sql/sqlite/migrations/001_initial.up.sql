@@ -61,7 +61,8 @@ CREATE TABLE jobs (
     source               TEXT,
     content_hash         BLOB CHECK (content_hash IS NOT NULL OR idempotency_key IS NULL),
     node_id              TEXT,
-    claim                TEXT,
+    -- Of a command the ClaimFacts as JSON; of a task, whose worker runs many, the number of them in `claims`.
+    claim                ANY,
     process              TEXT,
     conditions           TEXT,
     progress             TEXT,
@@ -150,6 +151,12 @@ CREATE TABLE attempts (
     sandbox     TEXT,
     PRIMARY KEY (seq, claim_no)
 ) STRICT, WITHOUT ROWID;
+
+-- The facts of the claims of a worker. They go when nothing runs by them.
+CREATE TABLE claims (
+    id    INTEGER PRIMARY KEY,
+    facts TEXT    NOT NULL UNIQUE
+) STRICT;
 
 -- A queue that was used or configured. One count per state, kept by every transaction that changes a job.
 CREATE TABLE queues (

@@ -1,1 +1,1 @@
-SELECT * FROM jobs WHERE job_id = :job_id
+SELECT jobs.*, (SELECT facts FROM claims WHERE id = jobs.claim) AS facts FROM jobs WHERE job_id = :job_id

@@ -1,1 +1,1 @@
-SELECT * FROM jobs WHERE seq = :seq
+SELECT jobs.*, (SELECT facts FROM claims WHERE id = jobs.claim) AS facts FROM jobs WHERE seq = :seq

@@ -1,7 +1,7 @@
 -- A listing, of which the reader takes as much as it needs. {driver} is the comparison that an index answers in the
 -- order of seq, {past} is < or >, and {direction} fits it; all three are fixed texts. The other filters are checked row
 -- by row: the unary plus keeps the planner from choosing another index for them, which would have to sort.
-SELECT * FROM jobs
+SELECT jobs.*, (SELECT facts FROM claims WHERE id = jobs.claim) AS facts FROM jobs
 WHERE {driver} AND seq {past} :after_seq AND seq > :oldest_seq
     AND (:states IS NULL OR +state IN (SELECT value FROM json_each(:states)))
     AND (:queues IS NULL OR +queue IN (SELECT value FROM json_each(:queues)))

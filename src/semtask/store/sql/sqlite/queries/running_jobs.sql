@@ -1,1 +1,1 @@
-SELECT * FROM jobs WHERE state = State.RUNNING ORDER BY seq
+SELECT jobs.*, (SELECT facts FROM claims WHERE id = jobs.claim) AS facts FROM jobs WHERE state = State.RUNNING ORDER BY seq

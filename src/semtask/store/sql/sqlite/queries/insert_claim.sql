@@ -1,0 +1,1 @@
+INSERT INTO claims (facts) VALUES (:facts) RETURNING id
