@@ -26,7 +26,8 @@ from semtask.store.requests import ClaimRequest, Finish, JobFilter, TaskClaim
 from semtask.store.sql import query
 from semtask.store.sqlite import SqliteStore, open_store
 from semtask.store.sqlite_file import SqliteFile
-from semtask.store.sqlite_rows import of_new_job, to_json
+from semtask.store.sqlite_insert import NewRow, insert_rows
+from semtask.store.sqlite_rows import to_json
 
 BATCH = 100
 IN_FLIGHT = 4
@@ -125,16 +126,15 @@ def listings(finished: int) -> None:
 def raw_insert(path: Path, work: Sequence[Sequence[NewJob]]) -> float:
     """Seconds."""
     db = SqliteFile(path).open(now=0)
-    rows = [[of_new_job(job, 0, State.QUEUED) for job in batch] for batch in work]
+    rows = [[NewRow(job, 0, State.QUEUED) for job in batch] for batch in work]
     seq = 0
     for batch in rows:
         for row in batch:
-            row["seq"] = seq = seq + 1
-    sql = query("insert_job")
+            row.seq = seq = seq + 1
     began = time.perf_counter()
     for batch in rows:
         db.execute("BEGIN IMMEDIATE")
-        db.executemany(sql, batch)
+        insert_rows(db, batch)
         db.execute("COMMIT")
     elapsed = time.perf_counter() - began
     db.close()
@@ -179,7 +179,7 @@ def fill(path: Path, count: int, state: State) -> None:
     for first in range(0, count, 50_000):
         jobs = new_jobs(min(50_000, count - first))
         db.execute("BEGIN")
-        db.executemany(query("insert_job"), [of_new_job(j, first + i, State.QUEUED) for i, j in enumerate(jobs, 1)])
+        insert_rows(db, [NewRow(j, first + i, State.QUEUED) for i, j in enumerate(jobs, 1)])
         if ended:
             db.execute(f"{update} WHERE seq > {first}")
         db.execute("COMMIT")

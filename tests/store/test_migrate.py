@@ -13,9 +13,8 @@ import pytest
 from semtask.errors import StartupError
 from semtask.model.state import State
 from semtask.store.migrate import Migration, available, migrate, rollback, status
-from semtask.store.sql import query
 from semtask.store.sqlite_file import SqliteFile
-from semtask.store.sqlite_rows import of_new_job
+from semtask.store.sqlite_insert import NewRow, insert_rows
 from tests.store.harness import NOW, Harness, new_job
 
 NOTES = Migration(
@@ -65,7 +64,7 @@ def test_status(db: apsw.Connection) -> None:
 
 
 def test_a_database_in_use_is_backed_up_first(db: apsw.Connection, path: Path) -> None:
-    db.execute(query("insert_job"), of_new_job(new_job(), 1, State.QUEUED))
+    insert_rows(db, [NewRow(new_job(), 1, State.QUEUED)])
     backup = migrate(db, path, now=NOW + 1, migrations=[*available(), NOTES])
     assert backups(path) == [backup]
     assert backup is not None

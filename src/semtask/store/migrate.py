@@ -156,9 +156,9 @@ def _require_same_layout(db: apsw.Connection, applied: Sequence[Migration]) -> N
     for migration in applied:
         if made.get(migration.version) != migration.fingerprint:
             raise StartupError(
-                f"the database {db.filename} has an older layout: migration "
-                f"{migration.version:03}_{migration.name} has changed since it was made, and this semtask cannot read it. Move it away to start with an empty one, "
-                "or run the version of semtask that made it"
+                f"the database {db.filename} has an older layout: migration {migration.version:03}_{migration.name} has"
+                " changed since it was made, and this semtask cannot read it. Move it away to start with an empty one,"
+                " or run the version of semtask that made it"
             )
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeAlias
+
+import apsw
+from msgspec.structs import astuple
 
 from semtask.errors import Conflict
 from semtask.model.job import NewJob, OnDuplicate
 from semtask.model.state import EndCause, State
-from semtask.store.codes import END_CAUSES, STATES
+from semtask.store.codes import END_CAUSES, INTERRUPTS, MODES, STATES
 from semtask.store.requests import Inserted, Running
 from semtask.store.sql import query
-from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, job_change, of_new_job, to_json
+from semtask.store.sqlite_rows import Row, fetch, fetch_value, id_bytes, id_text, job_change, to_json
 from semtask.store.sqlite_stop import Superseded, live_of, subject_of
 from semtask.store.writer import Tick
 
@@ -20,11 +25,24 @@ Subject: TypeAlias = tuple[str, str]  # job_type and subject_key
 
 
 @dataclass(slots=True, eq=False)
+class NewRow:
+    """A new job with what the store adds; a subject needs a generation."""
+
+    job: NewJob
+    seq: int
+    state: State
+    generation: int | None = None
+    finished_at: int | None = None
+    end_cause: EndCause | None = None
+    superseded_by: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
 class _New:
     """A job of this request that goes in."""
 
     job: NewJob
-    row: dict[str, Any]
+    row: NewRow
     index: int
     superseded: int = 0
     stopping: Sequence[Running] = ()
@@ -40,8 +58,8 @@ class _New:
         return Inserted(
             job_id=self.job.job_id,
             queue=self.job.queue,
-            state=STATES.word(row["state"]),
-            generation=row["generation"],
+            state=row.state,
+            generation=row.generation,
             **details,
         )
 
@@ -66,14 +84,14 @@ def insert(tick: Tick, jobs: Sequence[NewJob]) -> list[Inserted]:
     lanes = _lanes(tick, jobs)
     superseded = Superseded(tick)
     seq = _allocate(tick, len(jobs))
-    rows: list[dict[str, Any]] = []
+    rows: list[NewRow] = []
     answers: list[Callable[[], Inserted]] = []
     for index, job in enumerate(jobs):
         lane = lanes[job.job_type, job.subject_key] if job.subject_key is not None else None
         answer = keys.find(job, index) or (_joined(tick, job, lane, index) if lane else None)
         if answer is None:
             state = State.SCHEDULED if job.run_at is not None and job.run_at > job.created_at else State.QUEUED
-            new = _New(job, of_new_job(job, seq + index, state), index)
+            new = _New(job, NewRow(job, seq + index, state), index)
             rows.append(new.row)
             keys.keep(new)
             tick.changes.append(job_change(job, None, state, claim_no=0, run_at=job.run_at))
@@ -84,10 +102,46 @@ def insert(tick: Tick, jobs: Sequence[NewJob]) -> list[Inserted]:
     superseded.write()
     _number(tick, lanes)
     before = tick.db.total_changes()
-    tick.db.executemany(query("insert_job"), rows)
+    insert_rows(tick.db, rows)
     if tick.db.total_changes() - before != len(rows):
         raise Conflict("a job_id of this request belongs to a stored job already; nothing was stored")
     return [answer() for answer in answers]
+
+
+def insert_rows(db: apsw.Connection, rows: Sequence[NewRow]) -> None:
+    """In their order. Most columns of most jobs are empty: only those that are not take part."""
+    if not rows:
+        return
+    columns = _columns(rows)
+    filled = {name: values for name, values in columns.items() if values.count(None) < len(rows)}
+    db.executemany(_insert_statement(tuple(filled)), zip(*filled.values(), strict=True))
+
+
+def _columns(rows: Sequence[NewRow]) -> dict[str, Sequence[Any]]:
+    columns: dict[str, Sequence[Any]] = dict(
+        zip(NewJob.__struct_fields__, zip(*(astuple(row.job) for row in rows), strict=True), strict=True)
+    )
+    del columns["on_duplicate"], columns["durability"]
+    for name in ("job_id", "parent_job_id", "retry_of"):
+        columns[name] = [job_id and id_bytes(job_id) for job_id in columns[name]]
+    columns["execution_mode"] = [MODES.code(mode) for mode in columns["execution_mode"]]
+    columns["on_interrupt"] = [INTERRUPTS.code(choice) for choice in columns["on_interrupt"]]
+    columns["seq"] = [row.seq for row in rows]
+    columns["state"] = [STATES.code(row.state) for row in rows]
+    columns["generation"] = [row.generation for row in rows]
+    columns["finished_at"] = [row.finished_at for row in rows]
+    columns["end_cause"] = [END_CAUSES.code_or_none(row.end_cause) for row in rows]
+    columns["superseded_by"] = [row.superseded_by for row in rows]
+    return columns
+
+
+@lru_cache(maxsize=256)
+def _insert_statement(columns: Sequence[str]) -> str:
+    """With numbers as parameters: to look names up takes as long as to insert."""
+    numbers = {name: f"?{number}" for number, name in enumerate(columns, 1)}
+    template = query("insert_into_lane" if "subject_key" in numbers else "insert_job")
+    statement = re.sub(r":(\w+)", lambda name: numbers[name[1]], template)
+    return statement.format(columns=", ".join(columns), values=", ".join(numbers.values()))
 
 
 def _allocate(tick: Tick, count: int) -> int:
@@ -228,13 +282,12 @@ def _enter(tick: Tick, lane: _Lane, new: _New, superseded: Superseded) -> None:
 
 
 def _end_at_once(tick: Tick, older: _New, by: _New) -> None:
-    before = STATES.word(older.row["state"])
-    older.row |= {
-        "state": STATES.code(State.SUPERSEDED),
-        "finished_at": by.job.created_at,
-        "end_cause": END_CAUSES.code(EndCause.SUPERSEDED),
-        "superseded_by": id_bytes(by.job.job_id),
-    }
+    row = older.row
+    before = row.state
+    row.state = State.SUPERSEDED
+    row.finished_at = by.job.created_at
+    row.end_cause = EndCause.SUPERSEDED
+    row.superseded_by = id_bytes(by.job.job_id)
     tick.changes.append(job_change(older.job, before, State.SUPERSEDED, claim_no=0, end_cause=EndCause.SUPERSEDED))
 
 
@@ -246,4 +299,4 @@ def _number(tick: Tick, lanes: dict[Subject, _Lane]) -> None:
     for job_type, subject_key, last in fetch(tick.db, query("next_generations"), {"subjects": to_json(counts)}):
         new = lanes[job_type, subject_key].new
         for generation, one in enumerate(new, last - len(new) + 1):
-            one.row["generation"] = generation
+            one.row.generation = generation

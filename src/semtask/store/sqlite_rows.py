@@ -13,7 +13,7 @@ from semtask.model.sandbox import SandboxLevel
 from semtask.model.schedule import expires_at
 from semtask.model.state import State
 from semtask.store.base import Change
-from semtask.store.codes import CODED, INTERRUPTS, MODES, STATES
+from semtask.store.codes import CODED, INTERRUPTS, MODES
 from semtask.store.requests import QueueRow
 
 Row: TypeAlias = tuple[Any, ...]
@@ -168,26 +168,6 @@ def to_claimed_job(row: Row, started_at: int, node_id: str, claim: ClaimFacts) -
         node_id=node_id,
         claim=claim,
     )
-
-
-def of_new_job(job: NewJob, seq: int, state: State) -> dict[str, Any]:
-    """The parameters of insert_job.sql; a subject needs a generation besides."""
-    values = msgspec.structs.asdict(job)
-    values |= {
-        "seq": seq,
-        "state": STATES.code(state),
-        "execution_mode": MODES.code(job.execution_mode),
-        "on_interrupt": INTERRUPTS.code(job.on_interrupt),
-        "generation": None,
-        "finished_at": None,
-        "end_cause": None,
-        "superseded_by": None,
-    }
-    values["job_id"] = id_bytes(job.job_id)
-    for name in ("parent_job_id", "retry_of"):
-        if values[name] is not None:
-            values[name] = id_bytes(values[name])
-    return values
 
 
 def to_attempt(row: Row) -> Attempt:
