@@ -52,19 +52,19 @@ async def test_jobs_of_one_worker_share_what_their_claims_say(tmp_path: Path) ->
 async def test_claims_go_when_nothing_runs_by_them_and_no_number_is_given_twice(tmp_path: Path) -> None:
     sqlite = Harness("sqlite", tmp_path)
     async with sqlite.open() as opened:
-        ended, running = await take(opened, "v"), await take(opened, "w")
-        for job in ended:
+        ended, running, last = await take(opened, "v"), await take(opened, "w"), await take(opened, "x")
+        for job in [*ended, *last]:
             await opened.finish(job, success(result="1"))
         assert (await opened.job(ended[0].job_id)).claim == facts("v")
         await opened.store.purge_subjects(10)
-        assert kept(sqlite.path) == {2: "w"}
+        assert kept(sqlite.path) == {2: "w", 3: "x"}
         assert (await opened.job(ended[0].job_id)).claim is None
         assert (await opened.job(running[0].job_id)).claim == facts("w")
         for job in running:
             await opened.finish(job, success(result="1"))
         await opened.store.purge_subjects(10)
-        await take(opened, "x")
-        assert kept(sqlite.path) == {2: "w", 3: "x"}
+        await take(opened, "y")
+        assert kept(sqlite.path) == {3: "x", 4: "y"}
 
 
 async def test_a_restored_database_looks_for_no_process_of_a_task_or_a_command(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def queued_since(job: Job | NewJob) -> int:
 
 def expires_at(job: Job | NewJob, state: State, claim_no: int) -> int | None:
     """When waiting in `state` ends by itself: the deadline, or the ttl of a job that was never claimed."""
-    if state is not State.QUEUED and state is not State.SCHEDULED:
+    if (job.deadline is None and job.ttl_ms is None) or (state is not State.QUEUED and state is not State.SCHEDULED):
         return None
     times = [job.deadline] if job.deadline is not None else []
     if job.ttl_ms is not None and claim_no == 0 and state is State.QUEUED:
