@@ -82,7 +82,7 @@ WAITING = {
     "scheduled": "its time has not come",
     "retry": "an attempt failed; the next one follows at `run_at`",
     "subject_busy": "another job of its subject runs",
-    "policy": "the policy for commands cannot be used: no command is started until it is mended",
+    "policy": "the policy for commands cannot be used: no command is started until it is fixed",
     "throttled": "the machine is busy, and this is background work",
     "queue_paused": "its queue is paused: `semtask resume QUEUE`",
     "queue_full": "its queue runs as many jobs as it may: `semtask queues set QUEUE --concurrency N`",
@@ -101,7 +101,7 @@ WAITING = {
 FAILURES = {
     FailureClass.PERMANENT: (
         "trying again cannot help: no such program, a bad payload, a result that is no JSON, `raise Permanent`",
-        "FAILED at once",
+        "FAILED immediately",
         "`failures`",
     ),
     FailureClass.HANDLER: (
@@ -116,7 +116,7 @@ FAILURES = {
     ),
     FailureClass.INTERRUPTED: (
         "the daemon died or was stopped under it",
-        "with `on_interrupt=requeue` QUEUED again at once, 20 times at most; with `fail` FAILED",
+        "with `on_interrupt=requeue` QUEUED again immediately, 20 times at most; with `fail` FAILED",
         "`interruptions`",
     ),
     FailureClass.INFRA: (
@@ -174,7 +174,7 @@ HTTP_STATUSES = {
     429: "this client sends more requests than `rate_limit_requests`, and the body of this one is larger than 64 KiB "
     "or of unknown length; smaller ones are answered with 200 and the error 4003",
     431: "the head of the request is larger than 16 KiB",
-    503: "the daemon is stopping, or too much is in work at once; the header `retry-after` says when to come again",
+    503: "the daemon is stopping, or it has too many requests in work; the header `retry-after` says when to try again",
 }
 
 EXIT_CODES = {
@@ -209,7 +209,7 @@ DEFAULTS = {
     "queue_concurrency": "the number of CPUs",
 }
 
-# Members of public classes that need no docstring where they stand.
+# Members of public classes that need no docstring of their own.
 SDK = {
     **{f"State.{state}": meaning for state, meaning in STATES.items()},
     "CompletedCommand.job": "what the daemon knows about it, as of `JobHandle.info`",

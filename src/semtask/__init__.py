@@ -69,7 +69,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: the command line and the launcher must start at once.
+    # Loaded on first use: the command line and the launcher must start fast.
     for module, names in _LAZY.items():
         if name in names:
             import importlib

@@ -128,7 +128,7 @@ def _damages(db: apsw.Connection, *, thorough: bool) -> list[str]:
 
 
 def backup(settings: Settings, target: Path, *, progress: Progress, replace: bool = False) -> int:
-    """Copy the database, as it is at this moment, to `target`: whole and synced, or not at all; its size in bytes.
+    """Copy the database, as it is at this moment, to `target`: complete and synced, or nothing; its size in bytes.
 
     The daemon may run; the copy is checked. A file that is there is only replaced with `replace`. Raises StartupError.
     """
@@ -263,7 +263,7 @@ def _require_free(database: Path, target: Path, *, replace: bool) -> None:
 
 
 def _put(draft: Path, target: Path, *, replace: bool) -> None:
-    """Under its name at once, as a whole."""
+    """Give it its name in one step, when it is complete."""
     if replace:
         os.replace(draft, target)
     else:

@@ -232,9 +232,9 @@ def test_queues(served: Shell) -> None:
     assert "paused" in served("show", held).out
     assert (
         served("queues", "set", "q-one", "--concurrency", "7").err
-        == "semtask: queue q-one runs up to 7 jobs at once, class normal\n"
+        == "semtask: queue q-one runs up to 7 jobs at a time, class normal\n"
     )
-    assert "runs up to 1 job at once" in served("queues", "set", "q-two", "--concurrency", "1").err
+    assert "runs up to 1 job at a time" in served("queues", "set", "q-two", "--concurrency", "1").err
     assert served("resume", "q-one").code == 0
     assert served("wait", held).code == 0
     rows = {q["name"]: q for q in served("queues", "--json").json_lines}

@@ -188,7 +188,7 @@ def test_what_a_person_sees_and_ctrl_c(shell: Shell) -> None:
         terminal.read_until(f"{running} sleep begins")
         terminal.read_until("sleeping")
         write(shell, CODE + "\nprint(undefined)\n")
-        terminal.read_until("shop.py changed: importing shop anew")
+        terminal.read_until("shop.py changed: importing shop again")
         terminal.read_until("NameError: name 'undefined' is not defined")
         done = shell("cancel", running)
         assert done.code == 0

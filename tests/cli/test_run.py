@@ -175,7 +175,7 @@ def test_the_second_signal_kills(served: Shell, number: signal.Signals) -> None:
         job_pid = int(line_of(process.stdout))
         process.send_signal(number)
         assert "cancelling" in (said := line_of(process.stderr))
-        assert "once more kills it" in said
+        assert "again kills it" in said
         job_id = served("ls", "-q", "--limit", "1").id
         eventually(lambda: served.job(job_id)["stop_reason"] == "cancel", what="the cancel is stored")
         assert alive(job_pid)
@@ -201,7 +201,7 @@ def test_the_third_signal_does_not_wait(shell: Shell) -> None:
         kill(daemon, signal.SIGSTOP)
         try:
             process.send_signal(signal.SIGINT)
-            assert "once more does not wait" in line_of(process.stderr)
+            assert "again does not wait" in line_of(process.stderr)
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=LIMIT_S)
         finally:

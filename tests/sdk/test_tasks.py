@@ -197,7 +197,7 @@ def test_a_function_that_cannot_be_found_again_needs_a_name() -> None:
     fresh = Semantica()
     with pytest.raises(ValueError, match="a lambda needs a name of its own"):
         fresh.task(lambda: None)
-    with pytest.raises(ValueError, match="nested', which stands inside of a function"):
+    with pytest.raises(ValueError, match="nested', which is defined inside of a function"):
         fresh.task(nested)
     assert fresh.task(name="mine")(nested).name == "mine"
 

@@ -450,8 +450,8 @@ def test_a_level_that_cannot_be_had_fails_the_job_and_nothing_runs(tmp_path: Pat
     fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
     told = {
-        "landlock": "the sandbox level landlock cannot be had here: this kernel has version 5 of Landlock",
-        "bwrap": "the sandbox level bwrap cannot be had here: there is no program bwrap in /usr/bin",
+        "landlock": "the sandbox level landlock is not available here: this kernel has version 5 of Landlock",
+        "bwrap": "the sandbox level bwrap is not available here: there is no program bwrap in /usr/bin",
         "refused": "bubblewrap could not start it: No permissions to create a new namespace",
     }
 
@@ -692,7 +692,7 @@ def test_a_daemon_in_a_sandbox_cannot_keep_jobs_in_one(tmp_path: Path, work: Pat
         job = run(daemon, work, "touch", "ran", sandbox="landlock")
         assert (job["end_cause"], (work / "ran").exists()) == ("spawn_failed", False)
         assert "the daemon itself runs with no_new_privs" in job["error"]
-        assert "landlock cannot be had" in semtask(daemon, "doctor").stdout
+        assert "landlock is not available" in semtask(daemon, "doctor").stdout
         assert run(daemon, work, "true", sandbox="limits")["state"] == "DONE"
     finally:
         stop_for_certain(daemon)
@@ -726,4 +726,4 @@ def test_the_command_line(daemon: Daemon, work: Path) -> None:
     assert semtask(daemon, "queues").stdout.count("\tlimits\n") >= 1
     found = [line for line in semtask(daemon, "doctor").stdout.splitlines() if " sandbox " in line]
     assert [line.split()[2] for line in found] == ["limits", "landlock", "bwrap"]
-    assert "landlock can be had" in found[1]
+    assert "landlock is available" in found[1]

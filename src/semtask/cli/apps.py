@@ -236,7 +236,7 @@ def show_(session: Session, name: str) -> None:
 @app_options
 @pass_session
 def add_(session: Session, /, module: str, **place: str | None) -> None:
-    """Add an app to the list. A daemon that runs imports it at once. Exit code 1 if it cannot be imported."""
+    """Add an app to the list. A running daemon imports it immediately. Exit code 1 if it cannot be imported."""
     from semtask.host.app_list import add_app
 
     app = wanted_app(session, module, **place)
@@ -286,7 +286,7 @@ def forget(session: Session, name: str) -> None:
 @click.argument("name", required=False, shell_complete=app_names)
 @pass_session
 def reload_(session: Session, name: str | None) -> None:
-    """Read the list again and import the app anew, or all of them: after a change of its code.
+    """Read the list again, and import the app again, or all apps: after a change of the code.
 
     Jobs that run end in their old workers. Exit code 1 if one cannot be imported.
     """

@@ -166,18 +166,18 @@ class Attachment:
             self._stop(number)
 
     def _stop(self, number: int) -> None:
-        """Cancel and wait; when asked once more kill; then leave."""
+        """Cancel and wait; when asked a second time kill; a third time leave."""
         name = render.short(self._job_id)
         if len(self._cancelling) > 1:
             for thread in self._cancelling:
                 thread.join(_CANCEL_S)  # a quick third Ctrl-C must not undo the others
             self._leave(f"left {name} before its end; `semtask wait {name}` waits for it", number)
         elif self._cancelling:
-            self._notice(f"killing {name}; once more does not wait for its end")
+            self._notice(f"killing {name}; again does not wait for its end")
             self._cancelling.append(self._in_thread(self._cancel, 0))
         else:
             self._stopped_by = number
-            self._notice(f"cancelling {name} and waiting for its end; once more kills it")
+            self._notice(f"cancelling {name} and waiting for its end; again kills it")
             self._cancelling.append(self._in_thread(self._cancel, None))
 
     def _detach(self) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def cancel(
     session: Session, /, *, jobs: tuple[str, ...], tag: str | None, group: str | None, grace_ms: int | None
 ) -> None:
-    """Cancel jobs: waiting ones end at once, running ones are stopped. ID: an id, the end of one, `last`, or `-`.
+    """Cancel jobs: waiting ones end immediately, running ones are stopped. ID: an id, the end of one, `last`, or `-`.
 
     Exit code 5 if a job had ended already; the others are cancelled all the same.
     """
@@ -91,7 +91,7 @@ def _tell_many(session: Session, answer: Cancelled) -> None:
 @click.option("-g", "--group", help="... group.")
 @pass_session
 def retry(session: Session, /, *, jobs: tuple[str, ...], failed: bool, **options: str | None) -> None:
-    """Enqueue finished jobs once more, as copies, and print the ids of the copies.
+    """Enqueue finished jobs again, as copies, and print the ids of the copies.
 
     ID: an id, the end of one, `last`, `@subject`, or `-`. Exit code 5 if a job has not ended; the others are retried
     all the same.

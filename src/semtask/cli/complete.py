@@ -1,4 +1,4 @@
-"""What the shell offers for a word: job ids, queues, tags, apps and tasks, from a daemon that runs and answers at once.
+"""What the shell offers for a word: job ids, queues, tags, apps and tasks, from a running daemon that answers quickly.
 
 Nothing is started and nothing is said: a completion that fails offers nothing.
 """
@@ -25,7 +25,7 @@ _JOBS = 200
 
 
 def job_words(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The ends of ids, newest first; whole ids once more than such an end was typed."""
+    """The ends of ids, newest first; whole ids when more than such an end was typed."""
     from semtask.cli import render
 
     words: list[tuple[str, str]] = [("last", "the newest job")]

@@ -1,4 +1,4 @@
-"""`dev`: one app in the foreground, imported anew whenever its code changes."""
+"""`dev`: one app in the foreground, imported again whenever its code changes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _DATE = re.compile(r"^\d{4}-\d\d-\d\dT(?=\d\d:\d\d:\d\d\.\d{3}Z )", re.ASCII)  #
 @app_options
 @pass_session
 def dev(session: Session, /, module: str, **place: str | None) -> None:
-    """Run an app in the foreground, print what its jobs do, and import it anew when its code changes.
+    """Run an app in the foreground, print what its jobs do, and import it again when its code changes.
 
     Uses the daemon of this home, or starts one for as long as it runs. Ctrl-C ends it, and the daemon that it started;
     a second Ctrl-C stops the running jobs of that daemon immediately. SIGTERM and a closed terminal end it, too.
@@ -68,7 +68,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 @contextmanager
 def _daemon(session: Session) -> Iterator[Transport]:
-    """The daemon of the home; one that was started here is stopped at the end, at once after a second Ctrl-C."""
+    """The daemon of the home; one that was started here is stopped at the end, immediately after a second Ctrl-C."""
     transport = session.connect(start=True)
     pid = transport.send(STATS()).pid
     ours = _is_child(pid)
@@ -88,7 +88,7 @@ def _is_child(pid: int) -> bool:
 
 
 def _stop(session: Session, transport: Transport, pid: int) -> None:
-    session.notice("stopping the daemon; Ctrl-C stops running jobs at once")
+    session.notice("stopping the daemon; Ctrl-C stops running jobs immediately")
     try:
         stop_daemon(session, transport, pid, now=False)
     except KeyboardInterrupt:
@@ -97,7 +97,7 @@ def _stop(session: Session, transport: Transport, pid: int) -> None:
 
 @contextmanager
 def _registered(session: Session, transport: Transport, wanted: App) -> Iterator[AppView]:
-    """What has become of the app, which stands in the list for this time, or stays there if it did before."""
+    """The state of the app, which is in the list for this time, or stays there if it was before."""
     from semtask.host.app_list import read_apps
 
     before = next((app for app in read_apps(session.settings) if app.name == wanted.name), None)
@@ -141,7 +141,7 @@ class _Screen:
 
     def _reload(self, changed: list[str]) -> None:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-        self._say({"event": "changed", "files": changed}, f"{changed[0]}{more} changed: importing {self._name} anew")
+        self._say({"event": "changed", "files": changed}, f"{changed[0]}{more} changed: importing {self._name} again")
         send_patiently(self._transport.send, RELOAD_APPS(app=self._name))
         self._importing = True
 

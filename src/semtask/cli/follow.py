@@ -51,7 +51,7 @@ def streams_to(*, apart: bool) -> dict[str, int]:
 class Sink:
     """Where output goes: as raw bytes to a descriptor of each stream, or as JSON lines. Usable from several threads.
 
-    `beside` is the descriptor whose output our messages on stderr stand between.
+    `beside` is the descriptor whose output our messages on stderr must not interrupt.
     """
 
     def __init__(

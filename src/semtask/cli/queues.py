@@ -45,7 +45,11 @@ def queues(session: Session, ctx: click.Context) -> None:
 
 @queues.command(name="set", cls=Command)
 @click.argument("queue", shell_complete=queue_names)
-@click.option("--concurrency", metavar="N|default", help="How many of its jobs may run at once, or `default`.")
+@click.option(
+    "--concurrency",
+    metavar="N|default",
+    help="How many of its jobs may run simultaneously; `default`: the setting queue_concurrency.",
+)
 @click.option(
     "--class",
     "class_",
@@ -59,7 +63,7 @@ def queues(session: Session, ctx: click.Context) -> None:
 )
 @pass_session
 def set_limits(session: Session, queue: str, concurrency: str | None, class_: str | None, sandbox: str | None) -> None:
-    """Set how many jobs of a queue may run at once, whether it waits while the machine is busy, and the least sandbox
+    """Set how many jobs of a queue may run simultaneously, whether it waits for an idle machine, and the least sandbox
     of its commands.
     """
     if concurrency is None and class_ is None and sandbox is None:
@@ -73,7 +77,7 @@ def set_limits(session: Session, queue: str, concurrency: str | None, class_: st
         wanted["sandbox"] = sandbox
     answer = session.daemon.send(CONFIGURE_QUEUE(**wanted))
     floor = "" if answer.sandbox == "none" else f", no command without the sandbox {answer.sandbox}"
-    _tell(session, answer, f"runs up to {_jobs(answer.concurrency)} at once, class {answer.class_}{floor}")
+    _tell(session, answer, f"runs up to {_jobs(answer.concurrency)} at a time, class {answer.class_}{floor}")
 
 
 def _jobs(count: int) -> str:
@@ -118,7 +122,7 @@ def _queue_json(queue: QueueView) -> dict[str, Any]:
 
 
 def queue_lines(session: Session, listed: list[QueueView]) -> list[str]:
-    """A table on a terminal, else tab-separated values. The table tells of sandboxes if a queue asks for one."""
+    """A table on a terminal, else tab-separated values. The table shows sandboxes if a queue asks for one."""
     rows = [
         [
             q.name,

@@ -145,7 +145,7 @@ def progress_of(job: JobView) -> str | None:
 
 
 def exception_lines(exception: ExceptionView) -> list[str]:
-    """As Python shows it, which tells of its causes too; without a traceback the exception and its causes."""
+    """As Python shows it, with its causes; without a traceback the exception and its causes."""
     if exception.traceback:
         return str(exception.traceback).rstrip("\n").split("\n")
     lines = f"{exception.type}: {exception.message}".split("\n")

@@ -21,10 +21,18 @@ def _limit(word: str) -> tuple[str, int]:
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--sandbox", type=click.Choice(LEVELS), help="Run it in one, and not at all if there is none here."),
-    click.option("--sandbox-read", "read", multiple=True, metavar="PATH", help="What it may read and execute there."),
-    click.option("--sandbox-write", "write", multiple=True, metavar="PATH", help="What it may change, besides --cwd."),
-    click.option("--network", is_flag=True, help="Let it have the network there."),
+    click.option("--sandbox", type=click.Choice(LEVELS), help="Run it in this sandbox; fail if it is not available."),
+    click.option(
+        "--sandbox-read", "read", multiple=True, metavar="PATH", help="What it may read and execute in the sandbox."
+    ),
+    click.option(
+        "--sandbox-write",
+        "write",
+        multiple=True,
+        metavar="PATH",
+        help="What it may change in the sandbox, besides --cwd.",
+    ),
+    click.option("--network", is_flag=True, help="Give it the network in the sandbox."),
     click.option(
         "--sandbox-limit", "limits", type=_limit, multiple=True, metavar="NAME=N", help=f"{', '.join(LEAST_LIMITS)}."
     ),

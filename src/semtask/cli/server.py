@@ -132,7 +132,7 @@ def _workers_line(workers: list[WorkerView]) -> str:
 
 
 @click.command(cls=Command)
-@click.option("--now", is_flag=True, help="Stop running jobs at once instead of letting them finish for a while.")
+@click.option("--now", is_flag=True, help="Stop running jobs immediately instead of letting them finish for a while.")
 @pass_session
 def down(session: Session, now: bool) -> None:
     """Stop the daemon and wait until it is gone. What is queued waits for its next start.
@@ -245,7 +245,7 @@ def _stop(session: Session, process: int, now: bool) -> None:
     while not poll.poll(200):
         if now:
             try:
-                signal.pidfd_send_signal(process, signal.SIGTERM)  # the second one says: at once
+                signal.pidfd_send_signal(process, signal.SIGTERM)  # the second one means: immediately
             except ProcessLookupError:
                 continue
         if time.monotonic() > limit:

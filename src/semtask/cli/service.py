@@ -152,7 +152,7 @@ Type=notify
 NotifyAccess=main
 ExecStart={_quoted(sys.executable, command=True)} -m semtask daemon
 {chr(10).join(lines)}
-# A loop that stands still for so long is not coming back. SIGABRT makes no sense without a debugger.
+# A loop that is blocked for so long will not recover. SIGABRT makes no sense without a debugger.
 WatchdogSec=30
 WatchdogSignal=SIGKILL
 Restart=on-failure

@@ -37,7 +37,7 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(cls=Command, context_settings={"allow_interspersed_args": False})
 @click.argument("words", metavar="[--] COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("-d", "--detach", is_flag=True, help="Print the id and return at once.")
+@click.option("-d", "--detach", is_flag=True, help="Print the id and return immediately.")
 @click.option(
     "--ctrl-c",
     type=click.Choice(["cancel", "detach", "ask"]),
@@ -123,7 +123,9 @@ def run(
 
 @click.command(cls=Command)
 @click.argument("task", shell_complete=task_names)
-@click.option("-a", "--arg", "words", multiple=True, metavar="NAME=VALUE", help="An argument; JSON, or else a string.")
+@click.option(
+    "-a", "--arg", "words", multiple=True, metavar="NAME=VALUE", help="An argument: JSON, otherwise a string."
+)
 @click.option("--payload", metavar="JSON|@FILE|-", help="All arguments as a JSON object.")
 @_job_options
 @pass_session

@@ -107,7 +107,7 @@ def _task_details(task: TaskView) -> list[str]:
         "task": task.name,
         "app": task.app,
         "kind": _kind(task),
-        "at once": task.concurrency,
+        "concurrency": task.concurrency,
         **{name: value for name, value in task.defaults.items() if value is not None},
         "returns": None if returns is None else in_words(returns, returns),
     }

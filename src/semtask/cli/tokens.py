@@ -1,4 +1,4 @@
-"""`token`: who else may use the daemon, and for what. It needs no daemon; a running one sees the change at once."""
+"""`token`: who else may use the daemon, and for what. It needs no daemon; a running one sees the change immediately."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def token_ls(session: Session) -> None:
     required=True,
     help="What it may do; may be given several times.",
 )
-@click.option("--expires", type=limit, metavar="TIME", help="For how long it is good, like 7d; default for ever.")
+@click.option("--expires", type=limit, metavar="TIME", help="How long it is valid, like 7d. Default: forever.")
 @pass_session
 def token_add(session: Session, /, name: str, scopes: tuple[str, ...], expires: int | None) -> None:
     """Make a token and print it, once.
@@ -75,7 +75,7 @@ def token_add(session: Session, /, name: str, scopes: tuple[str, ...], expires: 
 
 @token.command(name="rotate", cls=Command)
 @click.argument("name")
-@click.option("--expires", type=limit, metavar="TIME", help="For how long the new one is good; default for ever.")
+@click.option("--expires", type=limit, metavar="TIME", help="How long the new one is valid. Default: forever.")
 @pass_session
 def token_rotate(session: Session, /, name: str, expires: int | None) -> None:
     """Put a new token in the place of one, with its scopes, and print it. The old one opens nothing any more."""

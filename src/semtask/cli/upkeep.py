@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--vacuum", is_flag=True, help="Give all free space of the database back to the disk.")
 @pass_session
 def gc(session: Session, vacuum: bool) -> None:
-    """Delete finished jobs and logs that are over their retention now, instead of by and by.
+    """Delete finished jobs and logs that are over their retention now, without waiting for the next cleanup.
 
     What is kept: retention_days, max_finished_jobs and max_db_size_mb (`semtask config show`).
     """
@@ -152,7 +152,7 @@ def _backup_to_stdout(session: Session) -> None:
 def restore(session: Session, file: Path, paused: bool) -> None:
     """Go back to a backup. The database that it replaces is kept beside it. Exit code 100 if the daemon runs.
 
-    What has ended since the backup waits again, and runs once more; what ran when it was made counts as interrupted.
+    What has ended since the backup waits again, and runs again; what ran when it was made counts as interrupted.
     """
     from semtask import maintenance
 

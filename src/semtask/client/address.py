@@ -45,7 +45,7 @@ class UnixAddress:
         try:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                # A non-blocking connect fails at once where the daemon's backlog is full; this one waits for room.
+                # A non-blocking connect fails immediately where the daemon's backlog is full; this one waits for room.
                 connection.setsockopt(
                     socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout), int(timeout % 1 * 1e6))
                 )
@@ -98,7 +98,7 @@ Address = UnixAddress | TcpAddress
 def address_of(settings: Settings, url: str | None = None, env: Mapping[str, str] | None = None) -> Address:
     """Where the daemon is: `url`, else SEMANTICA_RPC_URL, else the unix socket of the home. Raises ConfigError.
 
-    An empty `url` is the unix socket, whatever the environment says. The token in SEMANTICA_TOKEN, or else in the file
+    An empty `url` is the unix socket, whatever the environment has. The token in SEMANTICA_TOKEN, else in the file
     SEMANTICA_TOKEN_FILE, is used at either, in place of the user's own rights.
     """
     env = os.environ if env is None else env

@@ -182,7 +182,7 @@ def _umask() -> int:
 
 
 def start_private(settings: Settings, env: Mapping[str, str], life_fd: int) -> Popen[bytes]:
-    """A daemon of the caller's own, which ends at once when `life_fd` becomes readable, as a pidfd does at the end of
+    """A daemon of the caller's own, which ends immediately when `life_fd` is readable, as a pidfd is at the end of
     its process. The caller stops and reaps it. `env` stands for the environment.
 
     Raises StartupError, also where another daemon has this home, and DaemonUnavailable.

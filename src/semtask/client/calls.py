@@ -244,7 +244,7 @@ def list_apps() -> Call[list[AppView]]:
 
 
 def reload_apps(app: str | UnsetType = UNSET, *, wait_ms: int = 0) -> Call[list[AppView]]:
-    """Read the list of apps again and import all of them anew, or the one named `app`.
+    """Read the list of apps again and import all of them again, or the one named `app`.
 
     With `wait_ms` (at most 60,000) the answer waits until each of them was imported or failed.
     """
@@ -286,7 +286,7 @@ def configure_queue(
     class_: QueueClass | UnsetType = UNSET,
     sandbox: SandboxLevel | UnsetType = UNSET,
 ) -> Call[QueueView]:
-    """Set how many jobs of a queue may run at once (None: the daemon's default), how it yields to people, or the least
+    """Set how many jobs of a queue may run simultaneously (None: the default), how it yields to people, or the weakest
     sandbox of its commands.
     """
     params = ConfigureQueueParams(queue=queue, concurrency=concurrency, class_=class_, sandbox=sandbox)

@@ -93,7 +93,7 @@ class Protocol:
         return AnswerReader(self._address)
 
     def accept(self, answer: Answer) -> bytes:
-        """The JSON-RPC response. Raises what the guard, which stands before the methods, refused it with."""
+        """The JSON-RPC response. Raises the error of the guard, which runs before the methods."""
         self._compare_versions(answer.headers.get("semtask-version"))
         if answer.status != 200:
             raise self._refusal(answer)

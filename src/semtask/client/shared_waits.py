@@ -1,4 +1,4 @@
-"""Waiting for the end of jobs on an event loop: any number of them at once, in a few requests."""
+"""Waiting for the end of jobs on an event loop: any number of them, in a few requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SharedWaits:
     """All that is awaited on one event loop. The daemon is asked in batches: a request, and a connection, for each
     job would keep others from having one.
 
-    A few requests are under way; what is awaited anew begins another one, and if there are too many, the smallest is
+    A few requests are under way; a new wait begins another one, and if there are too many, the smallest is
     begun again with it. `explain` is given each job once, when it has been awaited for EXPLAIN_AFTER_MS.
     """
 

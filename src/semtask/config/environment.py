@@ -12,7 +12,7 @@ ENV_TOKEN = "SEMANTICA_TOKEN"  # noqa: S105 - the name of the variable
 OF_ONE_JOB = frozenset({ENV_JOB_ID, ENV_ATTEMPT, ENV_JOB_HOME, ENV_TOKEN})
 # Read elsewhere, hence known: by clients, by jobs, or by the command line.
 OTHER_ENV = OF_ONE_JOB | {"SEMANTICA_RPC_URL", "SEMANTICA_TOKEN_FILE", "SEMANTICA_OUTPUT", "SEMANTICA_DEBUG"}
-# Names of later versions. Whoever sets them expects something, so they are not passed over in silence.
+# Names of later versions. Whoever sets them expects something, so they are not ignored silently.
 UNSERVED_ENV = frozenset({"SEMANTICA_STORE"})
 _UNSERVED_PREFIX = "SEMANTICA_RATE_LIMIT_"
 # What a command may inherit from the one who asked for it.

@@ -85,7 +85,7 @@ class Settings:
     retention_days: int = _setting(
         7,
         whole(0, 36_500),
-        "how long finished jobs and their logs are kept; 0 keeps them for ever",
+        "how long finished jobs and their logs are kept; 0 keeps them forever",
     )
     max_finished_jobs: int = _setting(
         1_000_000, whole(0, 1 << 40), "how many finished jobs are kept at most, the newest; 0 sets no limit"
@@ -116,7 +116,7 @@ class Settings:
         whole(0, 1_000_000),
         "requests a second that one client (a token, or a process at the socket) may send; 0 sets no limit",
     )
-    async_jobs_per_worker: int = _setting(100, whole(1, 100_000), "async jobs that one worker runs at once")
+    async_jobs_per_worker: int = _setting(100, whole(1, 100_000), "async jobs that one worker runs simultaneously")
     worker_start_timeout_ms: int = _setting(
         60_000, whole(100, 3_600_000), "how long a worker may take to import its app"
     )
@@ -130,7 +130,9 @@ class Settings:
         1024, whole(0, 1 << 30), "above this resident memory a worker is replaced after its job; 0 sets no limit"
     )
     inline_result_bytes: int = _setting(
-        256 * 1024, whole(0, 1 << 30), "results of tasks up to this size stand in the database, larger ones in a file"
+        256 * 1024,
+        whole(0, 1 << 30),
+        "results of tasks up to this size are stored in the database, larger ones in a file",
     )
     max_result_bytes: int = _setting(64 * 1024 * 1024, whole(1024, 1 << 30), "the largest result of a task")
     max_artifact_bytes: int = _setting(1 << 30, whole(1024, 1 << 50), "the largest artifact of a task")

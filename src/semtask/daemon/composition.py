@@ -58,7 +58,7 @@ from semtask.workers.process import WorkerSettings
 
 
 class Parts(NamedTuple):
-    """What a running daemon speaks to; the rest stands behind them."""
+    """What a running daemon speaks to; the rest is behind them."""
 
     engine: Engine
     operations: Operations

@@ -52,7 +52,7 @@ def main(settings: Settings, *, ready_fd: int | None = None, detached: bool = Fa
 
     `ready_fd` gets one byte when the sockets are open. `detached` is for a daemon that a client starts: it begins with
     all signals at their defaults and none blocked, whatever shell or nohup the client was called from. `life_fd` makes
-    it private: it ends at once when that becomes readable, and does not run the apps of the user's settings.
+    it private: it ends immediately when that becomes readable, and does not run the apps of the user's settings.
     """
     if detached:
         _reset_signals()
@@ -130,7 +130,7 @@ class _Daemon:
             loop.add_signal_handler(number, self._asked_to_stop)
 
     def _asked_to_stop(self) -> None:
-        """The first signal lets running jobs go on for a while; the second one stops them at once."""
+        """The first signal lets running jobs go on for a while; the second one stops them immediately."""
         if self._stopping.is_set():
             self._at_once.set()
         self._stopping.set()

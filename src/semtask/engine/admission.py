@@ -33,7 +33,7 @@ _NOT_KEPT = tuple(name for name in JobSpec.__struct_fields__ if name not in NewJ
 _shared = attrgetter(
     *(name for name in JobSpec.__struct_fields__ if name not in {"payload", "subject_key", "idempotency_key"})
 )
-# A retry has another key, and counts its deadline anew.
+# A retry has another key, and its deadline starts again.
 _COPIED = tuple(
     name for name in AdmittedJob.__struct_fields__ if name not in {"idempotency_key", "content_hash", "run_at"}
 )

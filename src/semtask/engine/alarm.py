@@ -69,5 +69,5 @@ class Alarm:
             self._keep_earlier(now)
             await asyncio.sleep(RETRY_S)
         except Exception:
-            self._keep_earlier(now)  # it is still to be done when this is begun anew
+            self._keep_earlier(now)  # it is still to be done when this is started again
             raise

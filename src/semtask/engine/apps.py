@@ -30,7 +30,7 @@ class Workers(Protocol):
         ...
 
     def reload(self, names: Collection[str]) -> None:
-        """Import these apps anew, in new workers."""
+        """Import these apps again, in new workers."""
         ...
 
     async def settled(self, names: Collection[str], timeout_s: float) -> bool:
@@ -44,7 +44,7 @@ class Workers(Protocol):
 class Apps:
     """Keeps the table of offered tasks, and brings jobs back that were set aside when their time has come.
 
-    `read` gives the list of apps as it stands in the files now. `wake` is called when claims may find more.
+    `read` gives the list of apps as the files have it now. `wake` is called when claims may find more.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Apps:
         return [self._tasks[name] for name in sorted(self._tasks)]
 
     async def reload(self, name: str | None, wait_s: float) -> None:
-        """Read the list again, and import all apps anew, or one of them. Raises NotFound and ValidationError."""
+        """Read the list again, and import all apps again, or one of them. Raises NotFound and ValidationError."""
         try:
             apps = self._read()
         except ConfigError as error:

@@ -33,7 +33,7 @@ log = logging.getLogger("semtask.attempt")
 
 
 def draw_jitter() -> float:
-    """Drawn anew for each retry, so that jobs that failed together do not come back together."""
+    """Drawn for each retry, so that jobs that failed together do not come back together."""
     return random.uniform(JITTER_LOW, JITTER_HIGH)  # noqa: S311 - no secret hangs on it
 
 

@@ -19,7 +19,7 @@ INTERVAL_S = 1.0
 RETRY_AFTER_MS = 5000
 # A damaged database is looked at again after these pauses; what was a whim of the disk is over by then.
 CHECK_PAUSES_S: Sequence[float] = (0.0, 5.0, 25.0)
-# A disk that is sound whenever it is looked through, and fails again and again, is not believed for ever.
+# A disk that passes every check, and still fails again and again, is not believed forever.
 MAX_ACQUITTALS = 3
 
 _LEVELS = {DiskState.OK: logging.INFO, DiskState.LOW: logging.WARNING}

@@ -217,7 +217,7 @@ class Dispatcher:
     # --- what it says ----------------------------------------------------------------------------------------------
 
     def limit(self, queue: str) -> int:
-        """How many jobs of the queue may run at once."""
+        """How many jobs of the queue may run simultaneously."""
         return self._limits.get(queue, self.queue_concurrency)
 
     def has_worker_for(self, task: str) -> bool:
@@ -238,7 +238,7 @@ class Dispatcher:
         tasks = self._task_claim(self._share(free, TASKS) if room else free)
         commands = self._command_claim(room, self._share(free, COMMANDS) if tasks else free)
         if commands or tasks:
-            # At once: what becomes ready from now on may not be seen by these claims.
+            # Immediately: what becomes ready from now on may not be seen by these claims.
             self._ready[COMMANDS].difference_update(commands.queues if commands else ())
             self._ready[TASKS].difference_update(tasks.queues if tasks else ())
             self._claiming = asyncio.get_running_loop().create_task(self._claim(commands, tasks))
@@ -310,7 +310,7 @@ class Dispatcher:
             await asyncio.gather(*steps)
 
     async def _tried(self, mode: ExecutionMode, request: ClaimRequest | TaskClaim, claim: Awaitable[None]) -> None:
-        """Where it fails, the queues are claimed from again after a pause: they must not stand still for it."""
+        """Where it fails, the queues are claimed from again after a pause: they must not stall because of it."""
         try:
             await claim
         except RpcError as error:

@@ -37,7 +37,7 @@ BATCHES_IN_VAIN = 20  # without a smaller file; live jobs may be growing as fast
 REST = 4.0
 LEAST_REST_S = 0.005
 
-# Jobs that are looked up at once for their logs, and the pause after it: nobody waits for this.
+# Jobs that are looked up together for their logs, and the pause after it: nobody waits for this.
 JOBS_A_LOOK = 50
 LOOK_PAUSE_S = 0.05
 
@@ -220,7 +220,7 @@ class Janitor:
     # --- space -------------------------------------------------------------------------------------------------------
 
     async def _give_back(self, steps: int | None) -> bool:
-        """Give free pages back, in short steps; None: all of them. Whether all of them, or else any, are gone."""
+        """Return free pages to the system, in short steps; None: all of them. Whether that succeeded."""
         await self._store.checkpoint()
         before = await self._store.size_bytes()
         left = 0

@@ -65,7 +65,7 @@ class WorkerExecutor(TaskExecutor, Workers, Protocol):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much may run at once, what must be free of the disk, how long recovery waits before it tells of a process
+    """How much may run simultaneously, how much disk must be free, how long recovery waits before it reports a process
     that does not die, and the least sandbox of commands.
     """
 

@@ -42,7 +42,7 @@ class Judge(Protocol):
 
 
 class Recovery:
-    """Settles every RUNNING claim of a former daemon, at once where it has ended, else as soon as it has.
+    """Settles every RUNNING claim of a former daemon: immediately if it has ended, otherwise as soon as it has.
 
     A claim whose shim still holds the lock keeps its state, its slot and its subject until the lock frees.
     """
@@ -95,7 +95,7 @@ class Recovery:
         return await self._insist(job, self._judge.judge)
 
     async def _insist(self, job: Job, work: Callable[[Job], Awaitable[T]]) -> T:
-        """No descriptor to look with, or a disk without room, must not keep the job RUNNING for ever."""
+        """No descriptor to look with, or a disk without room, must not keep the job RUNNING forever."""
         while True:
             try:
                 return await work(job)

@@ -39,7 +39,7 @@ class Reporting:
         self._disk = disk
 
     def on_changes(self, changes: Sequence[Change]) -> None:
-        """A commit may hold thousands of jobs, and they are much alike: they are told of by their number."""
+        """A commit may hold thousands of jobs, and they are much alike: only their number is reported."""
         enqueued: Counter[tuple[str, str, ExecutionMode]] = Counter()
         ended: Counter[tuple[str, str, EndCause]] = Counter()
         retried: Counter[tuple[str, str]] = Counter()

@@ -1,4 +1,4 @@
-"""Services that run as long as the daemon does: one that crashes is started again, and not for ever."""
+"""Services that run as long as the daemon does: one that crashes is started again, a limited number of times."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class LoadWatch:
             self._forget()
 
     def _attempt(self, look: Callable[[], None]) -> None:
-        """Where the load cannot be seen (no descriptor left for /proc), work must not wait for ever."""
+        """Where the load cannot be seen (no descriptor left for /proc), work must not wait forever."""
         try:
             look()
             self._blind = False

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _SHOWN_COMMAND = 200
 
-# What stands under the same name in the row and in the view.
+# What has the same name in the row and in the view.
 _SAME = tuple(
     name
     for name in JobView.__struct_fields__

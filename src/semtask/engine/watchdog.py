@@ -55,7 +55,7 @@ class LoopWatchdog:
         """On the loop that is to be watched, which must be one of selectors."""
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._notice_turns(self._loop._selector)  # type: ignore[attr-defined] # nothing public tells of its turns
+        self._notice_turns(self._loop._selector)  # type: ignore[attr-defined] # nothing public reports its turns
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 

@@ -22,7 +22,7 @@ class StillThere(Exception):
 
 
 def abandon(attempts: AttemptsDir, nonces: Iterable[str], *, patience_s: float) -> None:
-    """Wait until nothing of any attempt runs, and see to it that nothing more can start or be told of them.
+    """Wait until nothing of any attempt runs, and make sure that nothing more can start or be reported of them.
 
     The folder of all attempts gets another identity: a claim of before, in whatever database, then counts as one that
     may have run. `nonces` are of attempts that are known to have run. Blocks; raises StillThere and OSError.

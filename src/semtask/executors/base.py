@@ -102,7 +102,7 @@ class TaskListener(Protocol):
     """What the engine hears from the executor of tasks, on the event loop."""
 
     def tasks_ended(self, ends: Sequence[TaskEnd]) -> None:
-        """These attempts are over. `outcome.executed` false: they may be claimed again at once."""
+        """These attempts are over. `outcome.executed` false: they may be claimed again immediately."""
         ...
 
     def task_progress(self, notes: Sequence[ProgressNote]) -> None: ...

@@ -137,7 +137,7 @@ class LauncherProcess:
             answer.set_result((value, fds[0] if fds else None))
 
     def _died(self) -> None:
-        self._process.wait()  # it is a zombie: this reaps it at once
+        self._process.wait()  # it is a zombie: this reaps it without waiting
         self._receive()  # what it answered before it died counts
         self._loop.remove_reader(self._socket)
         self._loop.remove_reader(self._pidfd)

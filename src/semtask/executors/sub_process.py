@@ -141,7 +141,7 @@ class SubprocessExecutor:
         if attempt.alarm is not None:
             attempt.alarm.cancel()
         loop = asyncio.get_running_loop()
-        # A daemon that was stopped for a while learns of an end after the time that has passed: hence not at once.
+        # A daemon that was stopped for a while learns of an end after the time that has passed: hence not immediately.
         alarm_s = grace_ms / 1000 + self._kill_patience_s
         attempt.alarm = loop.call_later(alarm_s, loop.call_later, _LEARN_S, self._kill_failed, job_id, claim_no)
 
@@ -157,7 +157,7 @@ class SubprocessExecutor:
         if spec.sandbox is not None:
             level = spec.sandbox.level
             if why := isolation.why_not(level, daemon_confined=self._confined) or self._why_open(spec.sandbox):
-                return outcome.spawn_failed(f"the sandbox level {level.value} cannot be had here: {why}")
+                return outcome.spawn_failed(f"the sandbox level {level.value} is not available here: {why}")
             spec = self._confine(spec, spec.sandbox, attempt.folder)
         try:
             specification = control.encode_specification(

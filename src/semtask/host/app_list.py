@@ -1,6 +1,6 @@
 """The apps of a home: those of the user's settings, and those in `<home>/apps.json`, which `semtask apps add` writes.
 
-What stands in these files is executed, so a file that somebody else may write to is refused. A name that stands in
+What these files name is executed, so a file that somebody else may write to is refused. A name that is in
 both is the app of the settings: a person wrote it there.
 """
 

@@ -17,7 +17,7 @@ class Clock(Protocol):
         ...
 
     def monotonic(self) -> float:
-        """Seconds since some point; never goes back, and stands still while the machine is suspended."""
+        """Seconds since some point; never goes back, and does not advance while the machine is suspended."""
         ...
 
     async def wait_until(self, at_ms: int | None, earlier: asyncio.Event) -> None:

@@ -1,6 +1,6 @@
 """The policy file for commands: read again when it changes, and the programs and folders that it is about.
 
-A file that cannot be trusted or understood is worth no less than the strictest one: nothing may run until it is mended.
+A file that cannot be trusted or understood is worth no less than the strictest one: nothing may run until it is fixed.
 """
 
 from __future__ import annotations

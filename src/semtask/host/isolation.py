@@ -7,7 +7,7 @@ import os
 from semtask.host import landlock
 from semtask.model.sandbox import SandboxLevel
 
-# Not PATH: neither a job nor whoever starts the daemon chooses what stands between a job and the machine.
+# Not PATH: neither a job nor whoever starts the daemon chooses the program that confines a job.
 _FOLDERS = ("/usr/bin", "/bin", "/usr/local/bin", "/run/current-system/sw/bin")
 
 
@@ -18,7 +18,7 @@ def bubblewrap() -> str | None:
 
 
 def why_not(level: SandboxLevel, *, daemon_confined: bool) -> str | None:
-    """Why it cannot be had; None as far as is known without a try. `daemon_confined`: it has no_new_privs itself."""
+    """Why it is not available; None if no reason is known yet. `daemon_confined`: the daemon has no_new_privs."""
     if level is SandboxLevel.LANDLOCK:
         if daemon_confined:
             return (

@@ -1,4 +1,4 @@
-"""Landlock: a process takes rights from itself and all that it will start, for ever. Standard library only.
+"""Landlock: a process takes rights from itself and all that it will start, forever. Standard library only.
 
 See landlock(7). The numbers of the calls are the same on every architecture that has Landlock.
 """

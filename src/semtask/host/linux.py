@@ -69,7 +69,7 @@ def drop_capabilities(*capabilities: int) -> None:
 def signalfd(signals: Iterable[int]) -> int:
     """A non-blocking descriptor that is readable while one of `signals` is pending; they must be blocked.
 
-    It serves a forked child as well: it always tells of the signals of the process that reads it.
+    It serves a forked child as well: it always reports the signals of the process that reads it.
     """
     mask = bytearray(128)  # sizeof(sigset_t)
     for number in signals:

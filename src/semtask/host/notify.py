@@ -69,7 +69,7 @@ class Notifier:
             _libc.inotify_rm_watch(self._fd, watch.descriptor)
 
     def close(self) -> None:
-        """Fire what is armed, so that nobody waits for ever, and give the descriptor back."""
+        """Fire what is armed, so that nobody waits forever, and close the descriptor."""
         if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             os.close(self._fd)

@@ -77,5 +77,5 @@ class Smoothed:
 def _cpu_seconds() -> tuple[float, float]:
     """(used, all) since boot, over all CPUs. Waiting for a disk is not use; what a hypervisor takes away is."""
     times = psutil.cpu_times()
-    total = sum(times) - times.guest - times.guest_nice  # both stand in user and nice already
+    total = sum(times) - times.guest - times.guest_nice  # both are included in user and nice already
     return total - times.idle - times.iowait, total

@@ -59,7 +59,9 @@ def read_tokens(home: Path) -> dict[str, Token]:
     with os.fdopen(fd, "rb") as file:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise ConfigError(f"{path} must be a file of yours with mode 0600; look who changed it before you mend it")
+            raise ConfigError(
+                f"{path} must be a file of yours with mode 0600; find out who changed it before you fix it"
+            )
         text = file.read()
     try:
         return msgspec.json.decode(decoded(text), type=_File).tokens if text else {}

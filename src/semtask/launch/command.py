@@ -123,7 +123,7 @@ def _fork() -> int:
 def _become(spec: Specification, bubble: Bubble | None, signal_mask: Collection[int], trouble: int) -> NoReturn:
     """Be the command; or say in `trouble` why it does not come to that, and end."""
     wanted = spec.sandbox
-    what = "it cannot be started" if wanted is None else f"the sandbox level {wanted.level.value} cannot be had here"
+    what = "it cannot be started" if wanted is None else f"the sandbox level {wanted.level.value} is not available here"
     try:
         os.setsid()
         _stand(spec)

@@ -143,7 +143,7 @@ def exists_at(folder: int, name: str) -> bool:
 
 
 def replace_at(folder: int, name: str, data: bytes) -> None:
-    """Write a file so that it is seen whole or not at all."""
+    """Write a file so that it is seen complete or missing, never in part."""
     temporary = name + ".tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _OURS, dir_fd=folder)
     try:

@@ -19,7 +19,7 @@ from semtask.model.sandbox import SandboxLevel
 # What every command may read and execute, as far as it is there.
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"),  # programs, libraries, time zones
-    "/opt",  # programs that stand beside those of the system
+    "/opt",  # programs besides those of the system
     "/etc",  # settings of the system: the cache of the linker, users, hosts, certificates
     *("/nix/store", "/gnu/store", "/run/current-system"),  # the programs of NixOS and Guix
     *("/sys/devices/system", "/sys/fs/cgroup"),  # CPUs and limits of memory, by which runtimes choose their size
@@ -104,7 +104,7 @@ def decode(words: Sequence[bytes]) -> Sandbox | None:
 
 
 def enter(sandbox: Sandbox, working_dir: str) -> None:
-    """Give up what the sandbox does not have, for ever. Raises SandboxError; then nothing may be executed.
+    """Give up what the sandbox does not have, forever. Raises SandboxError; then nothing may be executed.
 
     What comes later is a program that is executed: some of these limits are too tight for this interpreter.
     """

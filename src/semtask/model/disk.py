@@ -11,7 +11,7 @@ FULL_BYTES = 8 * MIB
 # What must be free beside the reserve before work is started again: more than FULL_BYTES, so that it does not flap.
 SPARE_BYTES = 2 * FULL_BYTES
 _LOW_PERCENT, _LOW_MOST = 5, 256 * MIB
-# A disk that has refused a write is not believed at once when it says that it has room, as with a quota.
+# A disk that has refused a write is not believed immediately when it says that it has room, as with a quota.
 _DOUBT_S = 5.0
 
 
@@ -44,7 +44,7 @@ def low_mark(total: int, wanted: int) -> int:
 
 
 class DiskHealth:
-    """What was told of the disk so far, and the state that this amounts to."""
+    """What was reported about the disk so far, and the state that follows from it."""
 
     def __init__(self) -> None:
         self._space = DiskState.OK

@@ -23,7 +23,7 @@ class JobIds:
         self._tail = 0
 
     def new(self) -> str:
-        """The next id. A clock that stands still or steps back only counts the random part up."""
+        """The next id. A clock that does not advance, or steps back, only increments the random part."""
         now = self._now_ms()
         if now > self._last_ms:
             self._begin(now)

@@ -22,7 +22,7 @@ class Use(StrEnum):
 
 
 class Option(Struct, frozen=True):
-    """Stands in the annotation of a field.
+    """Belongs in the annotation of a field.
 
     `meaning` says what the option does, without its unit and default: the reference, `rpc.discover`, the command line
     and the docstrings of the keywords add these. `left_out` says what None stands for. Durations are fields with names

@@ -34,7 +34,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 def retry_delay_ms(job: Job, nth: int, jitter: float) -> int:
     """The pause before the n-th retry (n = 0, 1, ...): base * factor^n * jitter, capped.
 
-    `jitter` is drawn anew for each retry from [0.9, 1.1]; the cap holds for the product.
+    `jitter` is drawn for each retry from [0.9, 1.1]; the cap holds for the product.
     """
     if not JITTER_LOW <= jitter <= JITTER_HIGH:
         raise ValueError(f"jitter must be within {JITTER_LOW} and {JITTER_HIGH}, not {jitter}")

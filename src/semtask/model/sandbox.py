@@ -8,7 +8,7 @@ from enum import StrEnum
 class SandboxLevel(StrEnum):
     """From the weakest to the strongest; docs/how-to/sandbox-commands.md says what each one stops, and what not.
 
-    A level that cannot be had on this machine fails the job; it never runs with less than was asked for.
+    If the level is not available on this machine, the job fails; it never runs with less than was asked for.
     """
 
     NONE = "none"

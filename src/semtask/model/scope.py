@@ -12,7 +12,7 @@ class Scope(StrEnum):
 
     READ = "read"  # look at jobs with their payloads, results and logs, at queues, tasks and figures
     ENQUEUE = "enqueue"  # enqueue tasks, and cancel jobs
-    COMMAND = "command"  # have any program run: enqueue commands, and jobs of the past once more
+    COMMAND = "command"  # have any program run: enqueue commands, and retry finished jobs
     ADMIN = "admin"  # change queues and apps, and delete
 
 

@@ -35,7 +35,7 @@ class Event(StrEnum):
     SUCCEED = "succeed"
     FAIL = "fail"
     RETRY = "retry"  # another attempt after a delay
-    REQUEUE = "requeue"  # interrupted: another attempt at once
+    REQUEUE = "requeue"  # interrupted: another attempt immediately
     GIVE_BACK = "give_back"  # the claim was never executed; no counter but claim_no moved
     CANCEL = "cancel"
     SUPERSEDE = "supersede"

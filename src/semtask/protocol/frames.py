@@ -5,7 +5,7 @@ been told what it is for (Setup).
 
     Setup     daemon -> worker   which app to import, where logs and artifacts go, limits
     Run       daemon -> worker   jobs to run; for a sync worker in this order, one after the other
-    Stop      daemon -> worker   end this job; a sync worker is also sent SIGUSR1, which makes it read this at once
+    Stop      daemon -> worker   end this job; a sync worker is also sent SIGUSR1, which makes it read this immediately
     Recalled  daemon -> worker   these jobs were taken back before they began
     Hello     worker -> daemon   the app is imported; its tasks
     Failed    worker -> daemon   the app cannot be imported; the worker exits
@@ -130,7 +130,7 @@ class Recalled(_Frame):
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A task as its app registers it. `parameters` is the JSON schema of the payload, `defaults` what the SDK sends
-    for options of the task (names as in dev.enqueue.v1). `concurrency`: at most so many of its jobs run at once.
+    for options of the task (names as in dev.enqueue.v1). `concurrency`: how many of its jobs may run simultaneously.
     `source`: the file or the project that defines it, see tasks.source.
     """
 

@@ -1,6 +1,6 @@
 """What every field of the messages means: for `rpc.discover`, the documents, and whoever shows the API to people.
 
-It stands apart from the types so that both can be read. `tests/docs` says when a field has no meaning here.
+It is kept apart from the types so that both are readable. `tests/docs` fails if a field has no meaning here.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
         "returns": "the JSON schema of its result, where the function says it",
         "doc": "what its function says about itself",
         "defaults": "options of dev.enqueue.v1 that the SDK and the command line send for it",
-        "concurrency": "at most so many of its jobs run at once",
+        "concurrency": "how many of its jobs may run simultaneously",
         "source": "the file, or the project, that defines it",
     },
     apps.Tasks: {
@@ -269,7 +269,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
     },
     queues.ConfigureQueueParams: {
         "queue": "the queue",
-        "concurrency": "how many of its jobs may run at once; null returns to the daemon's default",
+        "concurrency": "how many of its jobs may run simultaneously; null returns to the daemon's default",
         "class": "`background` waits while the machine is busy, the others never do",
         "sandbox": "the least sandbox level of its commands; above `none` it takes no tasks",
     },
@@ -296,7 +296,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
     queues.QueueView: {
         "name": "the queue",
         "paused": "it starts no jobs",
-        "concurrency": "how many of its jobs may run at once",
+        "concurrency": "how many of its jobs may run simultaneously",
         "class": "whether it yields to people at the machine",
         "sandbox": "the least sandbox level of its commands",
         "scheduled": "jobs that wait for a time or a retry",
@@ -313,7 +313,7 @@ MEANINGS: dict[type[Struct], dict[str, str]] = {
     },
     admin.SystemView: {
         "cpu_count": "CPUs of this machine",
-        "max_processes": "commands and sync tasks that may run at once",
+        "max_processes": "commands and sync tasks that may run simultaneously",
         "running_processes": "commands and sync tasks that run",
         "cpu_usage": "percent, smoothed; none while nothing needs it",
         "memory_usage": "percent; none while nothing needs it",

@@ -90,7 +90,7 @@ class Semantica:
         go on at the next start; without one a temporary folder, which goes in the end. It ends with this process,
         however that ends. The app speaks to it meanwhile. Its workers import the module that holds the app, or
         `module` ("package.module:attribute"); so a script needs `if __name__ == "__main__":`, and the tasks of a
-        notebook stand in a module that it imports.
+        notebook belong in a module that it imports.
         """
         from semtask.sdk.embedded import Embedded
 
@@ -117,7 +117,8 @@ class Semantica:
         Durations are seconds or timedelta. `retry`: a Retry, or the executions allowed. `timeout` is for each attempt;
         `deadline` for the whole job, counted from its enqueue; `ttl` for the time until it starts; `grace` for its end
         once it is being stopped. `on_interrupt="fail"`: it is started at most once, even if the daemon dies under it.
-        `retry_on_crash`: it may be tried again when its process dies. `concurrency`: so many of its jobs run at once.
+        `retry_on_crash`: it may be tried again when its process dies. `concurrency`: how many of its jobs may run
+        simultaneously.
 
         Its name, which its jobs are stored under, is `module:qualname` unless `name` gives another. Raises
         DuplicateTask for a name that is taken, ValueError for a wrong option or a function without a name.

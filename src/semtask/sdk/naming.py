@@ -22,7 +22,9 @@ def name_of(function: Callable[..., Any]) -> str:
     """
     qualname = function.__qualname__
     if "<" in qualname:
-        what = "a lambda" if function.__name__ == "<lambda>" else f"{qualname!r}, which stands inside of a function,"
+        what = (
+            "a lambda" if function.__name__ == "<lambda>" else f"{qualname!r}, which is defined inside of a function,"
+        )
         raise ValueError(f"{what} needs a name of its own as a task: app.task(name='...')")
     namespace = namespace_of(function)
     if not _is_run(function, namespace):

@@ -1,4 +1,4 @@
-"""A task: a function that can be called as ever, and enqueued as a job."""
+"""A task: a function that can be called as usual, and enqueued as a job."""
 
 from __future__ import annotations
 

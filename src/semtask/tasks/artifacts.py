@@ -128,7 +128,7 @@ class ArtifactFolder:
 
     @contextmanager
     def _replacing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write to, which then takes its place on disk at once."""
+        """A file to write to, which then gets its name on disk in one step."""
         path = f"{self._path}/.{name}.{os.urandom(8).hex()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         try:

@@ -3,7 +3,7 @@
 A value is written as what its fields are. A class whose construction runs code of its own (__post_init__, validators,
 converters) would run it again when the value is read, and might change it. So what is written of such a value has
 `$state` beside its fields; with it the value is put together as it was, as a copy is. JSON without `$state`, written by
-hand, is constructed as ever.
+hand, is constructed as usual.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Signature:
         return tuple(args), kwargs
 
     def _explain(self, payload: str | bytes, error: Exception) -> str:
-        """Why a payload does not fit: all that is missing or unknown at once, else the place of what is wrong."""
+        """Why a payload does not fit: all missing and unknown arguments, otherwise the place of the wrong value."""
         where = f"the arguments do not fit {self._name}{self._signature}"
         try:
             stored = msgspec.json.decode(payload, type=dict[str, Any])

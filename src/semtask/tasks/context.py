@@ -99,7 +99,7 @@ class JobContext:
 
     @property
     def attempt(self) -> int:
-        """The how-manieth execution of the job this is, from 1."""
+        """Which execution of the job this is, counting from 1."""
         return self._call.attempt
 
     @property

@@ -1,4 +1,4 @@
-"""How values of a type are written as JSON and read again: as equal values of the same type, or not at all.
+"""How values of a type are written as JSON and read again: as equal values of the same type, or with an error.
 
 A form is made for an annotation. Its `write` looks at the exact types of a value and of all that is in it, so that
 nothing is changed silently on its way; it runs no constructor, validator or converter. What it writes is plain JSON.

@@ -58,7 +58,7 @@ class Registry:
     def add(self, definition: TaskDefinition) -> None:
         """Raises DuplicateTask, and ValueError for a bad name.
 
-        A function whose module is imported once more takes the place of itself.
+        A function whose module is imported again replaces itself.
         """
         require_name(definition.name)
         other, execution = self._tasks.get(definition.name), _execution(definition.function)

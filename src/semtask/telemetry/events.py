@@ -1,6 +1,6 @@
 """What the engine tells about itself: events, to which exporters attach by type, and levels, which they may read.
 
-An event is emitted after the fact it tells of. Telling can never break a job: an exporter that raises is logged once.
+An event is emitted after the fact that it reports. It can never break a job: an exporter that raises is logged once.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Levels(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Events:
-    """Hands every event to the handlers of its type, at once and in the order in which they attached."""
+    """Passes every event to the handlers of its type, immediately and in the order in which they attached."""
 
     def __init__(self) -> None:
         self._handlers: dict[type, list[Callable[[Any], None]]] = {}

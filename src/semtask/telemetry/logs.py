@@ -185,7 +185,7 @@ class _PrivateRotatingFile(RotatingFileHandler):
             if not self._is_in_place():  # somebody has deleted it, or its folder
                 self.stream.close()
                 self.stream = self._open()
-            if self.stream.tell() + len(line) > self.maxBytes:  # opened at once, hence never None
+            if self.stream.tell() + len(line) > self.maxBytes:  # opened by the constructor, hence never None
                 self.doRollover()
             self.stream.write(line)
             self.flush()

@@ -46,7 +46,10 @@ _KEPT = {
     counters.ORPHANED_JOBS: ("semantica_recovery_orphaned_jobs", "Jobs found running that a former daemon left."),
     counters.ZOMBIES_CLEANED: ("semantica_orphans_killed", "Processes killed that a dead process had left behind."),
     counters.RETRY_COUNT: ("semantica_worker_retry_count", "Attempts that were followed by a retry."),
-    counters.LOOP_STALLS: ("semantica_loop_stalls", "How often the daemon stood still for more than a second."),
+    counters.LOOP_STALLS: (
+        "semantica_loop_stalls",
+        "How often the event loop of the daemon was blocked for more than a second.",
+    ),
     counters.CPU_THROTTLE_EVENTS: ("semantica_system_cpu_throttle_events", "How often background work was paused."),
 }
 

@@ -1,4 +1,4 @@
-"""A wall clock that stands still until a test moves it."""
+"""A wall clock that moves only when a test moves it."""
 
 from __future__ import annotations
 

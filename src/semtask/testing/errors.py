@@ -9,7 +9,7 @@ from semtask.protocol.jobs import JobView
 
 
 class JobNotEnded(SemtaskError):
-    """A job was waited for in a test that nothing would end: all that was due has run, and time stands still."""
+    """A test waited for a job that nothing would end: all that was due has run, and only the test moves the clock."""
 
     def __init__(self, job: JobView, now_ms: int) -> None:
         super().__init__(f"job {job.job_id} ({job.job_type}) would be waited for in vain: {_why(job, now_ms)}")
@@ -22,5 +22,5 @@ def _why(job: JobView, now_ms: int) -> str:
     if job.state is State.SCHEDULED and job.run_at is not None:
         seconds = (job.run_at - now_ms) / 1000
         last = f" after {job.error}" if job.error else ""
-        return f"it runs in {seconds:g} s{last}, and the clock stands still: semantica.advance({seconds:g})"
+        return f"it runs in {seconds:g} s{last}, and the clock does not move by itself: semantica.advance({seconds:g})"
     return f"it is {job.state}{f', {job.waiting.text}' if job.waiting else ''}"

@@ -68,7 +68,7 @@ class InlineSemantica:
 
     @property
     def now(self) -> datetime:
-        """What the clock shows. It stands still unless it is moved; in the beginning it is right."""
+        """The time of the clock. It moves only when the test moves it, and starts at the current time."""
         return datetime.fromtimestamp(self._now_ms / 1000, UTC)
 
     def advance(self, duration: Seconds) -> None:
@@ -285,7 +285,7 @@ def _in_loop() -> bool:
 
 def _require_less(limit: int, ran: Sequence[str]) -> None:
     if len(ran) >= limit:
-        raise AssertionError(f"{limit} jobs have run, and there are more: does a task enqueue itself for ever?")
+        raise AssertionError(f"{limit} jobs have run, and there are more: does a task enqueue itself forever?")
 
 
 def _name(task: AnyTask) -> str:

@@ -72,7 +72,7 @@ class AsyncRunner:
         self._loop.call_soon(self._take, messages)
         while not over.done():
             try:
-                self._loop.run_forever()  # once more if a job stops it
+                self._loop.run_forever()  # again if a job stops it
             except (SystemExit, KeyboardInterrupt):  # of a job: the loop goes on where it was
                 traceback.print_exc(file=self._kit.capture.stderr)
         raise DaemonGone

@@ -1,4 +1,4 @@
-"""Exceptions of tasks as the daemon is told of them: always described, whatever they are, and bounded."""
+"""Exceptions of tasks as they are reported to the daemon: always described, whatever they are, and bounded."""
 
 from __future__ import annotations
 

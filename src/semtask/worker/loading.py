@@ -1,4 +1,4 @@
-"""The import of an app, and what the daemon is told of it."""
+"""The import of an app, and what is reported to the daemon about it."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class SoftStop:
         os.register_at_fork(after_in_child=self.disarm)
 
     def forget(self) -> None:
-        """Before frames are read: what a signal told of is among them."""
+        """Before frames are read: what a signal announced is among them."""
         self._poked = False
 
     def arm(self) -> None:

@@ -1,7 +1,7 @@
 """A pipe from descriptors 1 and 2 of a worker to the log of a job. The shim empties it, also when the worker is dead.
 
 So programs that a job starts may open their output again. No thread of the worker could empty it: C code that writes
-while it holds the interpreter would wait for ever.
+while it holds the interpreter would wait forever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Claimed jobs as their worker is told of them."""
+"""Claimed jobs as they are sent to their worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def batches(jobs: Sequence[Job]) -> Sequence[Sequence[Job]]:
 
 
 def call_of(job: Job) -> Call:
-    """A claimed job as its worker is told of it."""
+    """A claimed job as it is sent to its worker."""
     return Call(
         job_id=job.job_id,
         claim_no=job.claim_no,

@@ -45,7 +45,7 @@ def _evidence(site: Site, key: tuple[str, int], death: Death, tail: str) -> str:
 def _log(site: Site, key: tuple[str, int], error: str, output: str) -> int | None:
     """Add a line with `error` to the log of a job, and what it wrote to its worker's own; the size of the log then.
 
-    None where it cannot be written: the error stands with the job as well.
+    None where it cannot be written: the error is stored with the job as well.
     """
     path = site.logs.name(*key, "stdout")
     time = datetime.fromtimestamp(site.now_ms() / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]

@@ -25,7 +25,7 @@ _SUFFIX = f".{CLAIM_NO}"
 
 
 class FormerWorkers:
-    """Judges RUNNING tasks that another daemon claimed. However many of them a worker had, it is looked at once.
+    """Judges RUNNING tasks that another daemon claimed. Each worker is examined one time, however many of them it had.
 
     Those that are there when this object is made are former ones. `count` and `patience_s` are as in FormerAttempts.
     """

@@ -29,7 +29,7 @@ _CLOSE_S = 10.0
 class InProcessExecutor:
     """Implements `executors.base.TaskExecutor`. `new_id` makes ids that are never made again, also not by others.
 
-    `daemon_epoch` stands in the facts of the claims. `count` adds to a persistent counter; `now_ms` is the wall clock.
+    `daemon_epoch` is part of the facts of the claims. `count` adds to a persistent counter; `now_ms` is the wall clock.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class InProcessExecutor:
         self._open()
 
     def reload(self, names: Collection[str]) -> None:
-        """Import these apps anew, in new workers; the old ones leave when their jobs have ended."""
+        """Import these apps again, in new workers; the old ones leave when their jobs have ended."""
         self._pools = {
             name: self._replaced(pool, pool.app) if name in names else pool for name, pool in self._pools.items()
         }
@@ -234,7 +234,7 @@ class InProcessExecutor:
 
     def _find_conflicts(self) -> None:
         """Of two apps that offer one task, the newcomer cannot be used: the app that had the task first keeps it, also
-        while it is imported anew or cannot be imported. At the start of the daemon that is the one that stands first in
+        while it is imported again or cannot be imported. At the start of the daemon that is the one that comes first in
         the list, so an app is offered no job before those ahead of it have been imported or have failed.
         """
         tasks = {name: [info.name for info in pool.tasks] for name, pool in self._pools.items()}

@@ -50,7 +50,7 @@ class Conflict(NamedTuple):
 
 
 class Pool:
-    """Keeps one worker without jobs at hand, which can take whatever comes, and more while there is work for them."""
+    """Keeps one worker without jobs ready, which can take any job, and more while there is work for them."""
 
     def __init__(self, app: App, hiring: Hiring, listener: Listener, tasks: Sequence[TaskInfo] = ()) -> None:
         """`tasks` are what is known of it from before."""

@@ -187,14 +187,14 @@ class WorkerProcess:
             return False
 
     def kill(self, why: str, *, broken: bool = False) -> None:
-        """End it with all its processes, at once. The first reason stays."""
+        """End it with all its processes, immediately. The first reason stays."""
         if self._ended or self._killed is not None:
             return
         self._killed = _Kill(why, broken)
         self._owner.on_closing()
         if self._patience is not None:
             self._patience.cancel()
-        # A daemon that was stopped for a while learns of an end after the time that has passed: hence not at once.
+        # A daemon that was stopped for a while learns of an end after the time that has passed: hence not immediately.
         patience_s = self._site.settings.kill_patience_s
         self._alarm = self._loop.call_later(patience_s, self._loop.call_later, _LEARN_S, self._stuck)
         self._convey_kill()

@@ -68,7 +68,7 @@ class _Order(NamedTuple):
 
 
 class Worker:
-    """Its kind follows from its first job: `sync` runs one job after the other, `async` all at once."""
+    """Its kind follows from its first job: `sync` runs one job after the other, `async` all simultaneously."""
 
     def __init__(self, site: Site, app: App, worker_id: str, pool: Pool, facts: ClaimFacts) -> None:
         self._site = site

@@ -15,7 +15,7 @@ def tokens(patient: Patient) -> Iterator[Finding]:
     try:
         count = len(read_tokens(home))
     except ConfigError as error:
-        yield fail(f"none is accepted: {error.message}", f"mend {path_of(home)}; the daemon reads it again by itself")
+        yield fail(f"none is accepted: {error.message}", f"fix {path_of(home)}; the daemon reads it again by itself")
         return
     yield ok(f"{count} in {path_of(home)}" if count else "none: the daemon is for you alone")
 
@@ -30,7 +30,7 @@ def command_policy(patient: Patient) -> Iterator[Finding]:
     except ConfigError as error:
         yield fail(
             f"no command is accepted or started: {error.message}",
-            "mend it; the daemon reads it again by itself, and commands that wait are not lost",
+            "fix it; the daemon reads it again by itself, and commands that wait are not lost",
         )
         return
     if policy is None:
@@ -40,7 +40,7 @@ def command_policy(patient: Patient) -> Iterator[Finding]:
     unknown = sorted({rule.words[0] for rule in rules.allow or () if rule.program is None})
     if unknown:
         yield warn(
-            f"it allows what is not there: {', '.join(unknown)}", "mend the names in `allow`, or set `path` in the file"
+            f"it allows what is not there: {', '.join(unknown)}", "fix the names in `allow`, or set `path` in the file"
         )
     else:
         yield ok(str(file.path))

@@ -20,7 +20,7 @@ _COLORS = {OK: "DONE", WARN: "RUNNING", FAIL: "FAILED"}
 def doctor(session: Session) -> int:
     """Look for what is wrong with the daemon, its home and this machine, and say what to do about it.
 
-    Nothing is changed, and no daemon is started. Exit code 1 if something must be mended.
+    Nothing is changed, and no daemon is started. Exit code 1 if something must be fixed.
     """
     try:
         findings: Iterable[Finding] = checks.examine(session.settings)

@@ -25,11 +25,11 @@ def sandbox(patient: Patient) -> Iterator[Finding]:
         if why is None and level is SandboxLevel.BWRAP:
             why = _try_bubblewrap()
         if why is None:
-            yield ok(f"{level.value} can be had")
+            yield ok(f"{level.value} is available")
         elif level.value == wanted:
-            yield fail(f"{level.value} cannot be had, so no command runs: {why}", "another SEMANTICA_SANDBOX")
+            yield fail(f"{level.value} is not available, so no command runs: {why}", "another SEMANTICA_SANDBOX")
         else:
-            yield ok(f"{level.value} cannot be had, and jobs that ask for it fail: {why}")
+            yield ok(f"{level.value} is not available, and jobs that ask for it fail: {why}")
 
 
 def _try_bubblewrap() -> str | None:

@@ -1,0 +1,56 @@
+"""Plain English: no banned word in what people read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, README, ROOT
+from tests.docs.words import banned
+
+SRC = ROOT / "src" / "semtask"
+# What is in plain English; `api` and `store` are to follow.
+PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+FOLDERS = [
+    "cli",
+    "client",
+    "config",
+    "contrib",
+    "daemon",
+    "engine",
+    "executors",
+    "host",
+    "launch",
+    "model",
+    "protocol",
+    "sdk",
+    "tasks",
+    "telemetry",
+    "testing",
+    "worker",
+    "workers",
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_pages_have_no_banned_words(page: Path) -> None:
+    assert list(banned(page)) == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_modules_have_no_banned_words(folder: str) -> None:
+    assert [line for module in sorted((SRC / folder).rglob("*.py")) for line in banned(module)] == []
+
+
+def test_a_banned_word_is_found_in_strings_docstrings_and_comments(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text('"""Mended."""\nx = f"{1} at\\nonce"\n# this cannot\n# be had\n')
+    assert [line.split(": ")[1].partition(";")[0] for line in banned(module)] == [
+        "'Mended'",
+        "'at once'",
+        "'cannot be had'",
+    ]
+    page = tmp_path / "page.md"
+    page.write_text("Fine. `at once`\n\n```sh\nat once\n```\n\nIt stands.\n")
+    assert list(banned(page)) == [f"{page}:7: 'stands'; write: is, runs, is blocked"]
