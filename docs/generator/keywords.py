@@ -32,7 +32,7 @@ _COMPOSED: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "deadline": {
         "deadline": (
             "Seconds | datetime",
-            "when all of it must be over: a time, or a duration from the enqueue, or from `delay` or `at`",
+            "when the job must have ended: a time, or a duration from the enqueue, or from `delay` or `at`",
         )
     },
     "schedule": {
@@ -41,7 +41,7 @@ _COMPOSED: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
 }
 _COMPOSED_OF_TASKS = {
-    "deadline": ("Seconds", "when all of it must be over, counted from its enqueue, or from `delay` or `at`")
+    "deadline": ("Seconds", "how long the job may take in all, counted from its enqueue, or from `delay` or `at`")
 }
 
 # What the command line says otherwise than the API; each is the arguments of a click.option.
@@ -66,7 +66,7 @@ _FLAGS: Mapping[str, Sequence[Sequence[str]]] = {
             '"--retries"',
             f"type=click.IntRange(0, {MAX_ATTEMPTS.le - 1})",
             'metavar="N"',
-            _HELP + "Try it up to N times more if it fails.",
+            _HELP + "Retry it up to N times if it fails. Default: 0, or as the task says.",
         ),
     ),
     "deadline": (
@@ -74,7 +74,7 @@ _FLAGS: Mapping[str, Sequence[Sequence[str]]] = {
             '"--deadline"',
             "type=deadline",
             'metavar="DURATION|TIME"',
-            _HELP + "When all of it must be over, attempts and pauses: 2h from now, or 18:00.",
+            _HELP + "When the job must have ended, all attempts and pauses included: 2h (from now), or 18:00.",
         ),
     ),
 }

@@ -26,7 +26,7 @@ def config() -> None:
 
 
 @config.command(cls=Command)
-@click.option("--origin", is_flag=True, help="Say where each value came from.")
+@click.option("--origin", is_flag=True, help="Show where each value came from.")
 @pass_session
 def show(session: Session, origin: bool) -> None:
     """Print every setting that is in force."""

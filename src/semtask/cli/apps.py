@@ -40,9 +40,11 @@ class AppFailed(SemtaskError):
 def app_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What names an app besides its module, as `name`, `cwd` and `python`."""
     for option in (
-        click.option("--python", metavar="PATH", help="Its interpreter, with semtask installed; default this one."),
-        click.option("--cwd", metavar="DIR", help="Where it is imported and run; default here."),
-        click.option("-n", "--name", help="The app's name; default its package's."),
+        click.option(
+            "--python", metavar="PATH", help="The app's interpreter, with semtask installed. Default: this one."
+        ),
+        click.option("--cwd", metavar="DIR", help="The folder in which it is imported and run. Default: this one."),
+        click.option("-n", "--name", help="The app's name. Default: the name of its package."),
     ):
         command = option(command)
     return command

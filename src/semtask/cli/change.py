@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("jobs", metavar="ID...", nargs=-1, shell_complete=job_words)
-@click.option("-t", "--tag", shell_complete=tag_names, help="All living jobs with this tag.")
-@click.option("-g", "--group", help="All living jobs of this group.")
+@click.option("-t", "--tag", shell_complete=tag_names, help="All jobs with this tag that have not ended.")
+@click.option("-g", "--group", help="All jobs of this group that have not ended.")
 @click.option(
-    "--grace", "grace_ms", type=grace, metavar="DURATION", help="From SIGTERM to SIGKILL; only shorter counts."
+    "--grace",
+    "grace_ms",
+    type=grace,
+    metavar="DURATION",
+    help="The time from SIGTERM to SIGKILL; it can only be shortened.",
 )
 @pass_session
 def cancel(

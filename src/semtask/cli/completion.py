@@ -14,7 +14,7 @@ VARIABLE = "_SEMTASK_COMPLETE"
 
 @click.command(cls=Command)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.option("--install", is_flag=True, help="Put it where the shell looks for it, instead of printing it.")
+@click.option("--install", is_flag=True, help="Install it where the shell looks for it, instead of printing it.")
 @pass_session
 def completion(session: Session, shell: str, install: bool) -> None:
     """Print the script that completes commands, options, job ids, queues, tags, apps and tasks.

@@ -25,7 +25,7 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "-Q",
         "--queue",
         shell_complete=queue_names,
-        help="The queue it waits in; any name works without being declared. Default: `default`.",
+        help="The queue it waits in; a queue need not be declared. Default: `default`.",
     ),
     click.option(
         "--priority",
@@ -37,7 +37,7 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "-t",
         "--tag",
         shell_complete=tag_names,
-        help="A word to find, cancel and retry jobs by.",
+        help="A word by which jobs can be listed, cancelled and retried.",
     ),
     click.option(
         "--subject",
@@ -48,13 +48,13 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--idempotency-key",
         metavar="KEY",
-        help="The same key is the same job, as long as its row exists: a second enqueue gives the first job.",
+        help="Enqueueing again with the same key returns the first job, as long as that is stored.",
     ),
     click.option(
         "--retries",
         type=click.IntRange(0, 999),
         metavar="N",
-        help="Try it up to N times more if it fails.",
+        help="Retry it up to N times if it fails. Default: 0, or as the task says.",
     ),
     click.option(
         "--backoff",
@@ -93,7 +93,7 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--deadline",
         type=deadline,
         metavar="DURATION|TIME",
-        help="When all of it must be over, attempts and pauses: 2h from now, or 18:00.",
+        help="When the job must have ended, all attempts and pauses included: 2h (from now), or 18:00.",
     ),
     click.option(
         "--ttl",
@@ -131,9 +131,9 @@ JOB_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--on-duplicate",
         type=click.Choice(["supersede", "supersede_running", "join", "reject", "after"]),
-        help="What happens to the live jobs of its subject: the new one takes the place of those that wait "
-        "(supersede), also stops the one that runs (supersede_running), joins one that waits (join), is "
-        "refused (reject), or follows them (after). Default: `supersede`.",
+        help="What happens to the live jobs of its subject: the new one replaces those that wait (supersede), also"
+        " stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or "
+        "follows them (after). Default: `supersede`.",
     ),
     click.option(
         "--durability",

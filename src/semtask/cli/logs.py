@@ -21,13 +21,15 @@ from semtask.client.messages import GET_JOB
 
 @click.command(cls=Command)
 @click.argument("job", metavar="ID|--daemon", required=False, shell_complete=job_words)
-@click.option("--daemon", "of_daemon", is_flag=True, help="The daemon's own log instead of a job's; it need not run.")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended, retries included.")
+@click.option("--daemon", "of_daemon", is_flag=True, help="Show the daemon's own log; the daemon need not run.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output until the job has ended, over retries.")
 @click.option("-n", "--lines", type=click.IntRange(0, 1_000_000), help="Begin with the last N lines.")
-@click.option("--since", type=past, metavar="DURATION|TIME", help="With --daemon: what was written since 1h ago.")
+@click.option(
+    "--since", type=past, metavar="DURATION|TIME", help="With --daemon: only what was written in this time, like 1h."
+)
 @click.option("--stdout", "only", flag_value="stdout", help="Only what it wrote to stdout.")
-@click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr, on our stdout.")
-@click.option("--attempt", type=click.IntRange(1), help="Of this attempt; default the newest.")
+@click.option("--stderr", "only", flag_value="stderr", help="Only what it wrote to stderr; printed to stdout.")
+@click.option("--attempt", type=click.IntRange(1), help="The number of the attempt, from 1. Default: the newest.")
 @pass_session
 def logs(
     session: Session,

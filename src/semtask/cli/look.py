@@ -46,9 +46,9 @@ _ENTER_SCREEN, _LEAVE_SCREEN, _CLEAR_SCREEN = "\x1b[?1049h", "\x1b[?1049l", "\x1
 @click.option("-g", "--group", help="Only of this group.")
 @click.option("-n", "--name", help="Only with this name (job_type).")
 @click.option("--subject", metavar="KEY", help="Only with a subject that begins like this.")
-@click.option("--since", type=past, metavar="DURATION|TIME", help="Only enqueued since: 1h ago, or 18:00.")
+@click.option("--since", type=past, metavar="DURATION|TIME", help="Only jobs enqueued since then: 1h (ago), or 18:00.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="How many at most.")
-@click.option("--cursor", help="Go on where the last list ended.")
+@click.option("--cursor", help="Continue where the last list ended.")
 @click.option("-w", "--watch", is_flag=True, help="Show it again every second, until Ctrl-C; on a terminal.")
 @pass_session
 def ls(session: Session, /, *, states: tuple[State, ...], queues: tuple[str, ...], **options: Any) -> None:
@@ -142,9 +142,15 @@ def _plain_row(job: JobView) -> list[str]:
 
 @click.command(cls=Command)
 @click.argument("jobs", metavar="ID...", nargs=-1, required=True, shell_complete=job_words)
-@click.option("--any/--all", "any_of", default=False, help="Until one has ended, or until all have (default).")
-@click.option("--timeout", "timeout_ms", type=duration, metavar="DURATION", help="At most so long; then exit code 124.")
-@click.option("--exit-status", is_flag=True, help="Exit as the first job that did not succeed.")
+@click.option("--any/--all", "any_of", default=False, help="Wait until one has ended, or all. Default: all.")
+@click.option(
+    "--timeout",
+    "timeout_ms",
+    type=duration,
+    metavar="DURATION",
+    help="How long to wait; then exit with 124. Default: no limit.",
+)
+@click.option("--exit-status", is_flag=True, help="Exit with the code of the first job that did not succeed.")
 @pass_session
 def wait(session: Session, /, *, jobs: tuple[str, ...], any_of: bool, timeout_ms: int | None, exit_status: bool) -> int:
     """Wait for jobs to end. ID: an id, the end of one, `last`, `last:2`, `@subject`, or `-` for ids on stdin.

@@ -26,7 +26,7 @@ def policy() -> None:
 @policy.command(name="check", cls=Command, context_settings={"allow_interspersed_args": False})
 @click.argument("words", metavar="[--] COMMAND [ARG]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-e", "--env", multiple=True, metavar="K[=V]", help="As for `semtask run`; PATH says what is started.")
-@click.option("--cwd", metavar="DIR", help="Where it would run; default here.")
+@click.option("--cwd", metavar="DIR", help="The folder in which it would run. Default: this one.")
 @pass_session
 def policy_check(session: Session, /, words: tuple[str, ...], *, env: tuple[str, ...], cwd: str | None) -> int:
     """Say whether a command may run, or which rule refuses it. Nothing is run.

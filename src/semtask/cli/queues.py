@@ -59,7 +59,7 @@ def queues(session: Session, ctx: click.Context) -> None:
 @click.option(
     "--sandbox",
     type=click.Choice([level.value for level in SandboxLevel]),
-    help="The least one for its commands; above `none` it takes no tasks.",
+    help="The weakest sandbox for its commands; with one, it takes no tasks.",
 )
 @pass_session
 def set_limits(session: Session, queue: str, concurrency: str | None, class_: str | None, sandbox: str | None) -> None:

@@ -36,7 +36,7 @@ class Damaged(SemtaskError):
 @click.command(cls=Command)
 @click.argument("job", metavar="ID", shell_complete=job_words)
 @click.option("-w", "--wait", is_flag=True, help="Wait until the job has ended.")
-@click.option("--traceback", is_flag=True, help="Of a task that failed: where, too.")
+@click.option("--traceback", is_flag=True, help="Print the traceback of a task that failed.")
 @pass_session
 def result(session: Session, job: str, wait: bool, traceback: bool) -> None:
     """Print the result of a task as JSON, or say why there is none and exit as `run` would have.
@@ -117,7 +117,7 @@ def artifacts_ls(session: Session, job: str) -> None:
 @artifacts.command(name="get", cls=Command)
 @click.argument("job", metavar="ID", shell_complete=job_words)
 @click.argument("name", required=False)
-@click.option("-o", "--output", metavar="FILE", help="Write it there; default stdout.")
+@click.option("-o", "--output", metavar="FILE", help="The file to write to. Default: stdout.")
 @pass_session
 def artifacts_get(session: Session, job: str, name: str | None, output: str | None) -> None:
     """Write a file of a job to stdout, byte for byte; its checksum is looked at. NAME: needed if there are several."""

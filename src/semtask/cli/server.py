@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("--app", "module", metavar="PACKAGE.MODULE:APP", help="Have it run the tasks of this app, too.")
+@click.option("--app", "module", metavar="PACKAGE.MODULE:APP", help="Also run the tasks of this app.")
 @app_options
 @pass_session
 def up(session: Session, /, module: str | None, **place: str | None) -> None:

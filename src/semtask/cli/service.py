@@ -24,8 +24,10 @@ _STOPPING_S = 120  # beside the time that running jobs get
 _OF_THE_USER = ("HOME", "USER", "LOGNAME", "SHELL")  # systemd sets them itself
 _EXIT_BAD_SETTING = 2
 
-_scope = click.option("--user/--system", default=True, help="A service of yours (default), or of the machine (root).")
-_name = click.option("--name", default="semtask", show_default=True, help="Of the units, where there are several.")
+_scope = click.option(
+    "--user/--system", default=True, help="A service of your user, or of the system (as root). Default: your user."
+)
+_name = click.option("--name", default="semtask", show_default=True, help="The name of the units, if you have several.")
 
 
 @click.command(cls=Command)

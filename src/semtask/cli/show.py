@@ -24,8 +24,8 @@ _SHOWN_ERROR = 100
 
 @click.command(cls=Command)
 @click.argument("job", metavar="ID", shell_complete=job_words)
-@click.option("--payload", "with_payload", is_flag=True, help="The arguments and environment too.")
-@click.option("--secrets", "with_secrets", is_flag=True, help="The same, and do not hide what looks secret.")
+@click.option("--payload", "with_payload", is_flag=True, help="Also show the arguments and the environment.")
+@click.option("--secrets", "with_secrets", is_flag=True, help="Like --payload, without hiding values that look secret.")
 @pass_session
 def show(session: Session, /, job: str, with_payload: bool, with_secrets: bool) -> None:
     """Show one job: its times, attempts, errors, progress, files and result.

@@ -41,11 +41,11 @@ def _job_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--ctrl-c",
     type=click.Choice(["cancel", "detach", "ask"]),
-    help="What Ctrl-C does: cancel the job, leave it running, or ask; cancel unless the setting ctrl_c differs.",
+    help="What Ctrl-C does: cancel the job, leave it running, or ask. Default: the setting ctrl_c.",
 )
 @click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable, or pass on yours.")
-@click.option("--cwd", metavar="DIR", help="Where to run it; default here.")
-@click.option("-n", "--name", help="The job's name; default the command's.")
+@click.option("--cwd", metavar="DIR", help="The folder to run it in. Default: this one.")
+@click.option("-n", "--name", help="The job's name. Default: the name of the command.")
 @click.option(
     "--access",
     type=scopes,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("--vacuum", is_flag=True, help="Give all free space of the database back to the disk.")
+@click.option("--vacuum", is_flag=True, help="Return all free space of the database to the disk.")
 @pass_session
 def gc(session: Session, vacuum: bool) -> None:
     """Delete finished jobs and logs that are over their retention now, without waiting for the next cleanup.
@@ -83,7 +83,7 @@ def status(session: Session) -> None:
 
 @db.command(cls=Command)
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--thorough", is_flag=True, help="Compare indexes and counts with tables too; takes longer.")
+@click.option("--thorough", is_flag=True, help="Also compare indexes and counts with the tables; takes longer.")
 @pass_session
 def check(session: Session, file: Path | None, thorough: bool) -> int:
     """Look for damage, also while the daemon runs. Exit code 1 if there is any.
@@ -106,7 +106,7 @@ def check(session: Session, file: Path | None, thorough: bool) -> int:
 
 @db.command(cls=Command)
 @click.argument("file", metavar="FILE|-", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @pass_session
 def backup(session: Session, file: str, force: bool) -> None:
     """Copy the database to FILE, also while the daemon works, or to stdout (-).
@@ -147,7 +147,7 @@ def _backup_to_stdout(session: Session) -> None:
 
 @db.command(cls=Command)
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--paused", is_flag=True, help="Pause all its queues, to look at what waits before it runs.")
+@click.option("--paused", is_flag=True, help="Pause all queues, so that you can see what waits before it runs.")
 @pass_session
 def restore(session: Session, file: Path, paused: bool) -> None:
     """Go back to a backup. The database that it replaces is kept beside it. Exit code 100 if the daemon runs.

@@ -14,7 +14,7 @@ class EnqueueKeywords(TypedDict, total=False):
     """What can be said about a job besides its type and its payload. Left out, or None: the default."""
 
     queue: str
-    """The queue it waits in; any name works without being declared. Default: `default`."""
+    """The queue it waits in; a queue need not be declared. Default: `default`."""
 
     execution_mode: ExecutionMode | None
     """SUBPROCESS runs a command, IN_PROCESS a Python task. Default: the payload decides."""
@@ -25,10 +25,10 @@ class EnqueueKeywords(TypedDict, total=False):
     """
 
     tag: str | None
-    """A word to find, cancel and retry jobs by."""
+    """A word by which jobs can be listed, cancelled and retried."""
 
     chain_group_id: str | None
-    """A group to find, cancel and retry jobs by."""
+    """A group by which jobs can be listed, cancelled and retried."""
 
     parent_job_id: str | None
     """The job that enqueues this one."""
@@ -37,7 +37,7 @@ class EnqueueKeywords(TypedDict, total=False):
     """What it is about: of the jobs of one name and subject, only one runs at a time."""
 
     idempotency_key: str | None
-    """The same key is the same job, as long as its row exists: a second enqueue gives the first job."""
+    """Enqueueing again with the same key returns the first job, as long as that is stored."""
 
     max_attempts: int
     """How often it may run in all; 0 and 1 mean no retry. Default: 1; 0 to 1000."""
@@ -58,7 +58,7 @@ class EnqueueKeywords(TypedDict, total=False):
     """The longest time that one attempt may take, ms."""
 
     deadline: int | None
-    """When all of it must be over, attempts and pauses, epoch ms."""
+    """When the job must have ended, all attempts and pauses included, epoch ms."""
 
     ttl_ms: int | None
     """Skip it if it has not started this long after it became due, ms."""
@@ -78,9 +78,9 @@ class EnqueueKeywords(TypedDict, total=False):
     """When it becomes due. Default: immediately."""
 
     on_duplicate: OnDuplicate | None
-    """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
-    also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
-    them (after). Default: `supersede`.
+    """What happens to the live jobs of its subject: the new one replaces those that wait (supersede), also stops
+    the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows them
+    (after). Default: `supersede`.
     """
 
     durability: Durability

@@ -77,9 +77,7 @@ class StoredOptions(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     queue: Annotated[
         str,
-        Option(
-            "the queue it waits in; any name works without being declared", bounds.QUEUE_NAME, flags=("-Q", "--queue")
-        ),
+        Option("the queue it waits in; a queue need not be declared", bounds.QUEUE_NAME, flags=("-Q", "--queue")),
     ] = "default"
     execution_mode: Annotated[
         ExecutionMode | None,
@@ -94,10 +92,11 @@ class StoredOptions(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 0
     tag: Annotated[
-        str | None, Option("a word to find, cancel and retry jobs by", bounds.TAG, flags=("-t", "--tag"))
+        str | None,
+        Option("a word by which jobs can be listed, cancelled and retried", bounds.TAG, flags=("-t", "--tag")),
     ] = None
     chain_group_id: Annotated[
-        str | None, Option("a group to find, cancel and retry jobs by", bounds.TAG, Use.PROGRAMS)
+        str | None, Option("a group by which jobs can be listed, cancelled and retried", bounds.TAG, Use.PROGRAMS)
     ] = None
     parent_job_id: Annotated[str | None, Option("the job that enqueues this one", bounds.JOB_ID, Use.PROGRAMS)] = None
     subject_key: Annotated[
@@ -112,7 +111,7 @@ class StoredOptions(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: Annotated[
         str | None,
         Option(
-            "the same key is the same job, as long as its row exists: a second enqueue gives the first job",
+            "enqueueing again with the same key returns the first job, as long as that is stored",
             bounds.IDEMPOTENCY_KEY,
             Use.ONE_JOB,
         ),
@@ -158,7 +157,12 @@ class StoredOptions(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: Annotated[int | None, Option("the longest time that one attempt may take", bounds.TIMEOUT)] = None
     deadline: Annotated[
         int | None,
-        Option("when all of it must be over, attempts and pauses", bounds.MOMENT, unit="epoch ms", within="deadline"),
+        Option(
+            "when the job must have ended, all attempts and pauses included",
+            bounds.MOMENT,
+            unit="epoch ms",
+            within="deadline",
+        ),
     ] = None
     ttl_ms: Annotated[int | None, Option("skip it if it has not started this long after it became due", bounds.TTL)] = (
         None
@@ -198,7 +202,7 @@ class JobSpec(StoredOptions, frozen=True, kw_only=True):
     on_duplicate: Annotated[
         OnDuplicate | None,
         Option(
-            "what happens to the live jobs of its subject: the new one takes the place of those that wait (supersede), "
+            "what happens to the live jobs of its subject: the new one replaces those that wait (supersede), "
             "also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or "
             "follows them (after)",
             left_out="`supersede`",

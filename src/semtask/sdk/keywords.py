@@ -20,7 +20,7 @@ class EnqueueOptions(TypedDict, total=False):
     """What can be said about a single job. Durations are seconds or timedelta."""
 
     queue: str
-    """The queue it waits in; any name works without being declared. Default: `default`."""
+    """The queue it waits in; a queue need not be declared. Default: `default`."""
 
     priority: int
     """Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the machine is
@@ -28,13 +28,13 @@ class EnqueueOptions(TypedDict, total=False):
     """
 
     tag: str
-    """A word to find, cancel and retry jobs by."""
+    """A word by which jobs can be listed, cancelled and retried."""
 
     subject: str
     """What it is about: of the jobs of one name and subject, only one runs at a time."""
 
     idempotency_key: str
-    """The same key is the same job, as long as its row exists: a second enqueue gives the first job."""
+    """Enqueueing again with the same key returns the first job, as long as that is stored."""
 
     retry: Retry | int
     """How it is tried again if it fails: a Retry, or how often it may run in all."""
@@ -46,7 +46,7 @@ class EnqueueOptions(TypedDict, total=False):
     """The longest time that one attempt may take."""
 
     deadline: Seconds | datetime
-    """When all of it must be over: a time, or a duration from the enqueue, or from `delay` or `at`."""
+    """When the job must have ended: a time, or a duration from the enqueue, or from `delay` or `at`."""
 
     ttl: Seconds
     """Skip it if it has not started this long after it became due."""
@@ -66,9 +66,9 @@ class EnqueueOptions(TypedDict, total=False):
     """It does not run before this time, which needs a time zone."""
 
     on_duplicate: OnDuplicateOption
-    """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
-    also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
-    them (after). Default: `supersede`.
+    """What happens to the live jobs of its subject: the new one replaces those that wait (supersede), also stops
+    the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows them
+    (after). Default: `supersede`.
     """
 
     durability: DurabilityOption
@@ -79,7 +79,7 @@ class TaskKeywords(TypedDict, total=False):
     """What a task can say for all of its jobs. Durations are seconds or timedelta."""
 
     queue: str | None
-    """The queue it waits in; any name works without being declared. Default: `default`."""
+    """The queue it waits in; a queue need not be declared. Default: `default`."""
 
     priority: int | None
     """Higher goes first, equal ones in the order in which they were enqueued; below 0 it waits while the machine is
@@ -87,7 +87,7 @@ class TaskKeywords(TypedDict, total=False):
     """
 
     tag: str | None
-    """A word to find, cancel and retry jobs by."""
+    """A word by which jobs can be listed, cancelled and retried."""
 
     retry: Retry | int | None
     """How it is tried again if it fails: a Retry, or how often it may run in all."""
@@ -99,7 +99,7 @@ class TaskKeywords(TypedDict, total=False):
     """The longest time that one attempt may take."""
 
     deadline: Seconds | None
-    """When all of it must be over, counted from its enqueue, or from `delay` or `at`."""
+    """How long the job may take in all, counted from its enqueue, or from `delay` or `at`."""
 
     ttl: Seconds | None
     """Skip it if it has not started this long after it became due."""
@@ -113,9 +113,9 @@ class TaskKeywords(TypedDict, total=False):
     """
 
     on_duplicate: OnDuplicateOption | None
-    """What happens to the live jobs of its subject: the new one takes the place of those that wait (supersede),
-    also stops the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows
-    them (after). Default: `supersede`.
+    """What happens to the live jobs of its subject: the new one replaces those that wait (supersede), also stops
+    the one that runs (supersede_running), joins one that waits (join), is refused (reject), or follows them
+    (after). Default: `supersede`.
     """
 
     durability: DurabilityOption | None
