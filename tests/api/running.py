@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -13,7 +13,8 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from semtask.api.http import RpcServer
-from semtask.api.site import Limits
+from semtask.api.limits import HttpLimits
+from semtask.api.routes import Route
 from semtask.config.loading import load
 from semtask.config.settings import Settings
 from semtask.engine.waits import Waiter
@@ -191,7 +192,7 @@ class NotingOperations:
 class Running:
     """The server, its operations, and ways to talk to it."""
 
-    def __init__(self, settings: Settings, limits: Limits | None) -> None:
+    def __init__(self, settings: Settings, limits: HttpLimits | None, routes: Sequence[Route] = ()) -> None:
         self.settings = settings
         self.operations = NotingOperations()
         self.events = Events()
@@ -205,6 +206,7 @@ class Running:
             events=self.events,
             version="1.2.3",
             limits=limits,
+            routes=routes,
         )
 
     async def _ready(self) -> None:
@@ -327,10 +329,12 @@ class Peer:
 
 
 @contextmanager
-def running(home: Path, *, limits: Limits | None = None, **settings: Any) -> Iterator[Running]:
+def running(
+    home: Path, *, limits: HttpLimits | None = None, routes: Sequence[Route] = (), **settings: Any
+) -> Iterator[Running]:
     """A server with its home in `home`, until the block ends."""
     home.mkdir(mode=0o700, exist_ok=True)
-    server = Running(load({}, {"home": str(home), **settings}, cwd="/"), limits)
+    server = Running(load({}, {"home": str(home), **settings}, cwd="/"), limits, routes)
     thread = threading.Thread(target=server.loop.run_forever, name="loop")
     thread.start()
     try:

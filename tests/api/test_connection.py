@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from semtask.api.site import Limits, Request
+from semtask.api.limits import HttpLimits
+from semtask.api.routes import Request
 from semtask.protocol import jsonrpc
 from tests.api.running import JOB_ID, Running, running
 
@@ -41,7 +42,7 @@ def big(size: int) -> bytes:
 @pytest.fixture
 def hasty(home: Path) -> Iterator[Running]:
     """A server that loses its patience at once."""
-    limits = Limits(MAX_BODY, head_s=0.2, body_s=0.2, answer_s=0.2, linger_s=0.2)
+    limits = HttpLimits(MAX_BODY, head_s=0.2, body_s=0.2, answer_s=0.2, linger_s=0.2)
     with running(home, limits=limits, max_connections=8) as server:
         yield server
 
@@ -205,6 +206,36 @@ def test_expect_100_continue(server: Running) -> None:
         assert peer.reply().status == 413
 
 
+def test_a_pipelined_expect_100_continue_gets_it_in_its_turn(home: Path) -> None:
+    limits = HttpLimits(MAX_BODY, body_s=0.2)
+    with running(home, limits=limits) as server, server.unix() as peer:
+        server.hold()
+        peer.send(post(ENQUEUE) + head(len(STATS), "Expect: 100-continue"))
+        assert server.operations.entered.wait(20)
+        peer.sock.settimeout(0.5)  # longer than a body may take: the time begins when it can be sent
+        with pytest.raises(TimeoutError):
+            peer.reply()
+        peer.sock.settimeout(20)
+        server.release()
+        assert peer.reply().json["id"] == 3
+        assert peer.reply().status == 100
+        peer.send(STATS)
+        assert peer.reply().json["id"] == 1
+        peer.send(post(STATS) * 2 + head(len(STATS), "Expect: 100-continue"))
+        assert [peer.reply().status for _ in range(3)] == [200, 200, 100]
+        assert peer.reply().status == 408
+
+
+def test_who_sends_the_body_anyway_or_speaks_http_1_0_gets_no_100(server: Running) -> None:
+    with server.unix() as peer:
+        peer.send(post(STATS, "Expect: 100-continue"))
+        assert peer.reply().status == 200
+        old = head(len(STATS), "Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+        peer.send(old)
+        peer.send(STATS)
+        assert peer.reply().status == 200
+
+
 def test_a_client_that_half_closes_gets_its_answer(home: Path) -> None:
     with running(home) as server, server.unix() as peer:
         server.hold()
@@ -291,7 +322,7 @@ def test_a_wait_makes_room_and_is_told_so(hasty: Running) -> None:
 
 
 def test_large_bodies_are_held_for_some_clients_at_once_and_small_ones_for_all(home: Path) -> None:
-    limits = Limits(1_000_000, max_bodies=2)
+    limits = HttpLimits(1_000_000, max_bodies=2)
     with running(home, limits=limits, max_payload_bytes=10_000, max_body_bytes=1_000_000) as server:
         peers = [server.unix() for _ in range(3)]
         for peer in peers[:2]:
@@ -398,7 +429,7 @@ def test_a_thousand_connections_in_a_row_leave_nothing_behind(home: Path) -> Non
             server.unix().sock.close()
         with server.unix() as peer:
             assert peer.rpc("admin.stats.v1").status == 200
-            _until(lambda: len(server.server.room) == 1)
+            _until(lambda: len(server.server.pool) == 1)
 
 
 pieces = st.lists(

@@ -91,7 +91,7 @@ def _if_true(_args: Arguments, result: Any) -> str | None:
 
 
 def _of_body(args: Arguments, _result: Any) -> str | None:
-    return "" if b"dev.enqueue" in args[1] else None
+    return "" if b"dev.enqueue" in args[1].body else None
 
 
 REQUESTS = {"S": "spawn", "W": "worker", "T": "settle"}

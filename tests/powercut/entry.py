@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from semtask.api.connection import Connection
-from semtask.api.site import Response
+from semtask.api.messages import Response
 from semtask.cli.main import main
 from semtask.engine import disk
 from semtask.executors import launcher_process
@@ -30,6 +30,7 @@ def record_answers(recorder: Recorder) -> None:
     real_write = Connection._write
 
     async def write(self: Connection, response: Response, *, keep_alive: bool) -> None:
+        assert isinstance(response.body, bytes)
         recorder.answer(response.body)
         await real_write(self, response, keep_alive=keep_alive)
 

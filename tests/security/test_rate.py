@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from semtask.api.guard import Refused
+from semtask.api.messages import Refused
 from semtask.api.rate import RateLimit
 from semtask.host.tokens import add_token
 from semtask.model.scope import Scope

@@ -11,6 +11,9 @@ import pytest
 
 from semtask.api import guard, listeners, parameters
 from semtask.api.access import OWNER, Credentials
+from semtask.api.messages import Head, Refused, Response
+from semtask.api.methods import Caller
+from semtask.api.routes import Request, Route, RouteTable
 from semtask.protocol import jsonrpc
 from semtask.protocol.methods import METHODS
 from tests.api.running import Running, running
@@ -49,13 +52,17 @@ def _nothing(*_args: object) -> None:
     pass
 
 
+def _first_route(table: RouteTable, _head: Head) -> Route:
+    return next(iter(next(iter(table._routes.values())).values()))
+
+
 MUTATIONS: list[tuple[str, Any, str, Callable[..., Any], list[Case], str]] = [
     ("Origin check alone", guard, "_check_host", _nothing, HEADS, "rebinding"),
     ("Host check alone", guard, "_check_origin", _nothing, HEADS, "cross origin"),
     ("any content type", guard, "_check_content", _nothing, HEADS, "form text/plain"),
     ("any token", Credentials, "access", lambda *_: OWNER, HEADS, "wrong token"),
     ("any framing", guard, "_check_framing", _nothing, HEADS, "too large"),
-    ("any path", guard, "_check_route", _nothing, ROUTES, "tcp: POST /x/../rpc"),
+    ("any path", RouteTable, "find", _first_route, ROUTES, "tcp: POST /x/../rpc"),
     ("any depth", jsonrpc, "deeper_than", lambda *_: False, BODIES, "params too deep"),
     ("any depth of a payload", parameters, "deeper_than", lambda *_: False, BODIES, "a payload of 65 levels"),
 ]
@@ -204,6 +211,11 @@ def test_the_table_of_methods_is_reached_only_past_the_guard(server: Running) ->
 
 def test_a_length_and_a_coding_exclude_each_other_whatever_the_parser_thinks() -> None:
     both = {b"content-type": [b"application/json"], b"content-length": [b"5"], b"transfer-encoding": [b"chunked"]}
-    with pytest.raises(guard.Refused) as caught:
-        guard.check_head(guard.Head(b"POST", b"/rpc", both), guard.Place(), 100)
+
+    async def never(_request: Request, _caller: Caller) -> Response:
+        raise AssertionError
+
+    routes = RouteTable([Route(b"POST", b"/rpc", never)])
+    with pytest.raises(Refused) as caught:
+        guard.check_head(Head(b"POST", b"/rpc", both), guard.Endpoint(), routes, 100)
     assert caught.value.status == 400

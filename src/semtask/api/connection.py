@@ -1,7 +1,7 @@
-"""One HTTP/1.1 connection: framing, limits, keep-alive and pipelining, on the httptools parser.
+"""The session of one HTTP/1.1 connection: its requests in order, time limits, keep-alive, pipelining and streams.
 
 Nothing is held in memory for a request that the guard refuses; its head is all that is read of it. A timer runs only
-while a request is incomplete or an answer is not taken, so an idle connection costs nothing.
+while a request is incomplete or a response is not taken, so an idle connection costs nothing.
 """
 
 from __future__ import annotations
@@ -9,67 +9,84 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import AsyncIterator
 from enum import Enum
 from http import HTTPStatus
+from typing import Protocol
 
-import httptools
-
+from semtask.api import framing
 from semtask.api.access import Access
-from semtask.api.guard import Head, Place, Refused, bad_request, too_large, too_many
+from semtask.api.framing import End, Event, Phase, RequestParser, Serializer
+from semtask.api.guard import Endpoint
+from semtask.api.limits import HttpLimits
+from semtask.api.messages import Head, Refused, Response, too_many
 from semtask.api.methods import Caller
-from semtask.api.site import Request, Response, Site, Standing
+from semtask.api.routes import Request, Route
 from semtask.errors import InvalidRequest
-from semtask.protocol import jsonrpc
 
 log = logging.getLogger("semtask.api")
 
-
-# Of heads: what is parsed beyond the request in work is held as objects, which are many for few bytes.
-_PARSED_AT_ONCE = 1024
 _NOTHING = memoryview(b"")
 
 
-class _Phase(Enum):
-    BETWEEN = "between"
-    HEAD = "head"
-    BODY = "body"
+class ConnectionState(Enum):
+    """What a connection does, in the order in which connections are closed to make room for others."""
+
+    IDLE = "idle"  # no request, or not even the head of one
+    RECEIVING = "receiving"  # a request whose body is not complete
+    STALLED = "stalled"  # a response that the client does not take
+    QUEUED = "queued"  # requests that were sent before the former one was answered, and wait for their turn
+    WAITING = "waiting"  # a request that only waits, and changes nothing
+    STREAMING = "streaming"  # a response that is produced as long as somebody reads it
+    WORKING = "working"  # never closed for others
 
 
-class _Incoming:
-    """A request that is being read."""
+class ConnectionOwner(Protocol):
+    """What a connection needs of its server."""
 
-    __slots__ = ("access", "announced_bytes", "body", "body_bytes", "fed", "head", "head_bytes", "headers", "target")
+    limits: HttpLimits
+    serializer: Serializer
+    held_bytes: int  # of bodies, by all connections
+    streams: int  # responses that are being streamed, by all connections
+    reads: memoryview  # where each read goes, to be used up before the next one
+    pipelines: asyncio.Semaphore  # for requests that were sent before the former one was answered
 
-    def __init__(self) -> None:
-        self.target = b""
-        self.headers: dict[bytes, list[bytes]] = {}
-        self.head_bytes = 0  # of the target and the complete headers
-        self.head: Head | None = None  # once it is complete
-        self.access: Access | None = None  # once it was admitted
-        self.body: list[bytes] = []
-        self.body_bytes = 0
-        self.announced_bytes = 0  # of the body; chunks are not announced
-        self.fed = 0  # in reads that lie wholly within the head, or within the body
+    def opened(self, connection: Connection, transport: asyncio.Transport, caller: Caller, endpoint: Endpoint) -> None:
+        """Find out who the caller is. May raise Refused."""
+        ...
+
+    def set_state(self, connection: Connection, state: ConnectionState) -> None: ...
+    def closed(self, connection: Connection) -> None: ...
+
+    def admit(self, head: Head, endpoint: Endpoint, caller: Caller) -> tuple[Route, Access]:
+        """Who answers, and what the sender may do. Raises Refused for a request that may not be read."""
+        ...
+
+    async def respond(self, request: Request, caller: Caller) -> Response:
+        """The response to a request that was admitted and has arrived whole."""
+        ...
 
 
 class Connection(asyncio.BufferedProtocol):
-    """Reads requests, has the site answer them one by one, and writes the answers in order."""
+    """Reads requests, has its owner answer them one by one, and writes the responses in order."""
 
     _transport: asyncio.Transport
 
-    def __init__(self, site: Site, place: Place) -> None:
-        self._site = site
-        self._place = place
-        self._limits = site.limits
-        self._parser = httptools.HttpRequestParser(self)
+    def __init__(self, owner: ConnectionOwner, endpoint: Endpoint) -> None:
+        self._owner = owner
+        self._endpoint = endpoint
+        self._limits = owner.limits
+        self._parser = RequestParser(owner.limits)
         self._loop = asyncio.get_running_loop()
         self._caller = Caller(self._waits)
         self._task: asyncio.Task[None] | None = None
         self._queue: deque[Request | Refused] = deque()
-        self._phase = _Phase.BETWEEN
-        self._incoming = _Incoming()
+        self._admitted: tuple[Head, Route, Access] | None = None  # the request that is being read
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._continue_due = False  # its sender waits for "100 Continue"
         self._timer: asyncio.TimerHandle | None = None
-        self._timed: tuple[_Incoming, _Phase] | None = None
+        self._timed: tuple[int, Phase] | None = None
         self._reading = True  # False once the last request of this connection is known
         self._paused = False
         self._unread = _NOTHING  # while it is paused: what has come after the requests in the queue
@@ -77,6 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         self._eof = False
         self._hurry = False
         self._has_turn = False  # of the pipelines that are worked on
+        self._stream: asyncio.Task[None] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -86,65 +104,31 @@ class Connection(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         try:
-            self._site.opened(self, transport, self._caller, self._place)
+            self._owner.opened(self, transport, self._caller, self._endpoint)
         except Refused as refused:
             self._refuse(refused)
 
     def get_buffer(self, _wanted: int) -> memoryview:
-        return self._site.reads
+        return self._owner.reads
 
     def buffer_updated(self, size: int) -> None:
-        self._feed(self._site.reads[:size])
+        self._feed(self._owner.reads[:size])
         if self._unread:  # the next read is into the same place
             self._unread = memoryview(bytes(self._unread))
 
-    def _feed(self, data: memoryview) -> None:
-        """Parse as much as is needed now, and hold back the rest: a read may have a thousand requests in it.
-
-        What follows a last request is dropped: it was read so that the answer is not lost by a reset.
-        """
-        while data and self._reading and not self._paused:
-            size = self._bytes_at_once()
-            self._parse(data[:size])
-            data = data[size:]
-        self._unread = data if self._reading else _NOTHING
-        self._set_timer()
-
-    def _bytes_at_once(self) -> int:
-        """What is left of a body has no other request in it."""
-        if self._phase is not _Phase.BODY:
-            return _PARSED_AT_ONCE
-        return max(_PARSED_AT_ONCE, self._incoming.announced_bytes - self._incoming.body_bytes)
-
-    def _parse(self, data: memoryview) -> None:
-        incoming, phase = self._incoming, self._phase
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # refused with its head
-        except httptools.HttpParserCallbackError:
-            raise  # a fault of this class
-        except httptools.HttpParserError as error:
-            self._refuse(bad_request(f"This is not an HTTP request: {error}"))
-        if incoming is self._incoming and phase is self._phase:
-            incoming.fed += len(data)
-            self._check_fed()
-        if self._phase is _Phase.BODY and phase is not _Phase.BODY and self._task is None:
-            self._site.stands(self, Standing.RECEIVING)
-
     def eof_received(self) -> bool:
         self._eof = True
-        self._caller.leave()
-        return self._task is not None  # keep it open for the answers to what was read
+        self._leave()
+        return self._task is not None  # keep it open for the responses to what was read
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._lost = self._caller.gone = True
         self._reading = False
         self._drop_body()
         self._set_timer()
-        self._caller.leave()
+        self._leave()
         self._writable.set()
-        self._site.closed(self)
+        self._owner.closed(self)
         del self._parser
 
     def pause_writing(self) -> None:
@@ -153,83 +137,81 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    # --- httptools -------------------------------------------------------------------------------------------------
+    # --- reading ---------------------------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        self._phase = _Phase.HEAD
-        self._incoming = _Incoming()
+    def _feed(self, data: memoryview) -> None:
+        """Parse as much as is needed now, and hold back the rest: a read may have a thousand requests in it.
 
-    def on_url(self, url: bytes) -> None:
-        self._incoming.target += url
-        self._incoming.head_bytes += len(url)
+        What follows a last request is dropped: it was read so that the response is not lost by a reset.
+        """
+        parser = self._parser
+        before = parser.phase
+        while data and self._reading and not self._paused:
+            size = parser.feed_bytes
+            for event in parser.feed(data[:size]):
+                self._take(event)
+            data = data[size:]
+        self._unread = data if self._reading else _NOTHING
+        if self._task is None and self._reading and parser.phase is Phase.BODY and before is not Phase.BODY:
+            self._owner.set_state(self, ConnectionState.RECEIVING)
+        self._continue()
+        self._set_timer()
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._phase is _Phase.HEAD:  # else it is a trailer of a chunked body
-            self._incoming.headers.setdefault(name.lower(), []).append(value)
-            self._incoming.head_bytes += len(name) + len(value) + 4
-
-    def on_headers_complete(self) -> None:
-        self._phase = _Phase.BODY
+    def _take(self, event: Event) -> None:
         if not self._reading:
             return
-        incoming = self._incoming
-        incoming.fed = 0
-        incoming.head = head = Head(self._parser.get_method(), incoming.target, incoming.headers)
-        self._check_head_size(incoming.head_bytes)
+        if isinstance(event, bytes):
+            self._take_body(event)
+        elif isinstance(event, Head):
+            self._take_head(event)
+        elif isinstance(event, End):
+            self._take_end(event)
+        else:
+            self._refuse(event)
+
+    def _take_head(self, head: Head) -> None:
         try:
-            incoming.access = self._site.admit(head, self._place, self._caller)
-            if self._parser.should_upgrade():
-                raise bad_request("This server speaks HTTP/1.1 only and upgrades to nothing.")
+            route, access = self._owner.admit(head, self._endpoint, self._caller)
         except Refused as refused:
             self._refuse(refused)
             return
-        incoming.announced_bytes = sum(map(int, head.values(b"content-length")))
-        if self._task is None and any(value.lower() == b"100-continue" for value in head.values(b"expect")):
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._admitted = head, route, access
+        expected = head.values(b"expect")
+        self._continue_due = head.version != "1.0" and any(value.lower() == b"100-continue" for value in expected)
 
-    def on_body(self, body: bytes) -> None:
-        if not self._reading:
-            return
-        incoming = self._incoming
-        incoming.body_bytes += len(body)
-        self._site.held_bytes += len(body)
-        if incoming.body_bytes > self._limits.max_body_bytes:
-            self._refuse(too_large(self._limits.max_body_bytes))
-        elif self._too_much_held():
+    def _take_body(self, part: bytes) -> None:
+        self._continue_due = False  # it did not wait
+        self._body_bytes += len(part)
+        self._owner.held_bytes += len(part)
+        if self._too_much_held():
             self._refuse(too_many("large requests"))
         else:
-            incoming.body.append(body)
+            self._body.append(part)
 
-    def on_message_complete(self) -> None:
-        self._phase = _Phase.BETWEEN
-        incoming = self._incoming
-        if self._reading and incoming.head is not None and incoming.access is not None:
-            keep_alive = self._reading = self._parser.should_keep_alive()
-            request = Request(incoming.head, incoming.access, b"".join(incoming.body), keep_alive)
-            incoming.body.clear()
-            incoming.body_bytes = 0  # the request has them now
-            self._push(request)
-
-    # --- reading ---------------------------------------------------------------------------------------------------
-
-    def _check_fed(self) -> None:
-        """The parser keeps the header, or the trailer, that is not complete yet: it must not grow without end."""
-        if self._phase is _Phase.HEAD:
-            self._check_head_size(self._incoming.fed)
-        elif self._phase is _Phase.BODY and self._incoming.fed > 2 * self._limits.max_body_bytes:
-            self._refuse(too_large(self._limits.max_body_bytes))
-
-    def _check_head_size(self, size: int) -> None:
-        if size > self._limits.max_head_bytes:
-            error = InvalidRequest(f"The head of the request is larger than {self._limits.max_head_bytes} bytes.")
-            self._refuse(Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, error))
+    def _take_end(self, end: End) -> None:
+        assert self._admitted is not None
+        head, route, access = self._admitted
+        self._admitted = None
+        self._continue_due = False
+        self._reading = end.keep_alive
+        request = Request(head, route, access, b"".join(self._body), end.keep_alive)
+        self._body.clear()
+        self._body_bytes = 0  # the request has them now
+        self._push(request)
 
     def _too_much_held(self) -> bool:
         limits = self._limits
         return (
-            self._incoming.body_bytes > limits.small_body_bytes
-            and self._site.held_bytes > limits.max_bodies * limits.max_body_bytes
+            self._body_bytes > limits.small_body_bytes
+            and self._owner.held_bytes > limits.max_bodies * limits.max_body_bytes
         )
+
+    def _continue(self) -> None:
+        """Send "100 Continue" when it is the turn of the request that waits for it: responses come in order."""
+        if self._continue_due and self._task is None and self._reading and not self._lost:
+            self._continue_due = False
+            self._transport.write(framing.CONTINUE)
+            self._timed = None  # from now on the client can send its body
 
     def _read_on(self) -> None:
         self._paused = False
@@ -238,9 +220,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def _drop_body(self) -> None:
-        self._site.held_bytes -= self._incoming.body_bytes
-        self._incoming.body_bytes = 0
-        self._incoming.body.clear()
+        self._owner.held_bytes -= self._body_bytes
+        self._body_bytes = 0
+        self._body.clear()
 
     def _refuse(self, refused: Refused) -> None:
         """Answer with an error when it is its turn, and close."""
@@ -252,14 +234,15 @@ class Connection(asyncio.BufferedProtocol):
     def _push(self, item: Request | Refused) -> None:
         self._queue.append(item)
         if self._task is None:
-            self._site.stands(self, Standing.WORKING)
+            self._owner.set_state(self, ConnectionState.WORKING)
             self._task = self._loop.create_task(self._serve())
         elif not self._paused and self._reading:
             self._paused = True
             self._transport.pause_reading()
 
     def _set_timer(self) -> None:
-        wanted = (self._incoming, self._phase) if self._reading and self._phase is not _Phase.BETWEEN else None
+        phase = self._parser.phase
+        wanted = (self._parser.begun, phase) if self._reading and phase is not Phase.BETWEEN else None
         if wanted == self._timed:
             return
         if self._timer is not None:
@@ -267,15 +250,15 @@ class Connection(asyncio.BufferedProtocol):
             self._timer = None
         self._timed = wanted
         if wanted is not None:
-            delay = self._limits.head_s if self._phase is _Phase.HEAD else self._limits.body_s
+            delay = self._limits.head_s if phase is Phase.HEAD else self._limits.body_s
             self._timer = self._loop.call_later(delay, self._too_slow)
 
     def _too_slow(self) -> None:
         self._timer = self._timed = None
-        if self._paused:  # it was us who did not read
+        if self._paused or self._continue_due:  # it was us who kept the client waiting
             self._set_timer()
         else:
-            error = InvalidRequest(f"The {self._phase.value} of the request did not arrive in time.")
+            error = InvalidRequest(f"The {self._parser.phase.value} of the request did not arrive in time.")
             self._refuse(Refused(HTTPStatus.REQUEST_TIMEOUT, error))
 
     # --- answering -------------------------------------------------------------------------------------------------
@@ -285,10 +268,10 @@ class Connection(asyncio.BufferedProtocol):
         try:
             await self._answer_next()
             while self._queue:
-                self._stands(Standing.QUEUED)
-                await self._site.pipelines.acquire()
+                self._set_state(ConnectionState.QUEUED)
+                await self._owner.pipelines.acquire()
                 self._has_turn = True
-                self._stands(Standing.WORKING)
+                self._set_state(ConnectionState.WORKING)
                 await self._answer_next()
         except Exception:
             log.exception("a connection failed and is closed")
@@ -296,78 +279,142 @@ class Connection(asyncio.BufferedProtocol):
         finally:
             self._end_turn()
             self._task = None
-            self._site.held_bytes -= sum(len(item.body) for item in self._queue if isinstance(item, Request))
-            self._queue.clear()
+            self._drop_queue()
         if self._lost:
             return
         if not self._reading or self._eof:
             self._linger()
-        receiving = self._reading and self._phase is _Phase.BODY
-        self._site.stands(self, Standing.RECEIVING if receiving else Standing.IDLE)
+        receiving = self._reading and self._parser.phase is Phase.BODY
+        self._owner.set_state(self, ConnectionState.RECEIVING if receiving else ConnectionState.IDLE)
+        if self._continue_due:
+            self._continue()
+            self._set_timer()
 
     async def _answer_next(self) -> None:
         item = self._queue.popleft()
         if self._paused and not self._queue:
             self._read_on()
         if isinstance(item, Refused):
-            await self._write(self._refusal(item), keep_alive=False)
+            await self._write(framing.refusal(item, self._parser.head), keep_alive=False)
+            return
+        response = await self._respond(item)
+        if isinstance(response.body, bytes):
+            await self._write(response, keep_alive=item.keep_alive)
         else:
-            await self._write(await self._respond(item), keep_alive=item.keep_alive)
+            await self._write_stream(response, response.body, item)
 
     async def _respond(self, request: Request) -> Response:
         try:
-            return await self._site.respond(request, self._caller)
+            return await self._owner.respond(request, self._caller)
         finally:
             self._end_turn()
-            self._site.held_bytes -= len(request.body)
+            self._owner.held_bytes -= len(request.body)
+
+    def _drop_queue(self) -> None:
+        self._owner.held_bytes -= sum(len(item.body) for item in self._queue if isinstance(item, Request))
+        self._queue.clear()
 
     def _end_turn(self) -> None:
-        """Let another pipeline be worked on: who only waits, or does not take the answer, holds none of them up."""
+        """Let another pipeline be worked on: who only waits, or does not take the response, holds none of them up."""
         if self._has_turn:
             self._has_turn = False
-            self._site.pipelines.release()
+            self._owner.pipelines.release()
 
     def _waits(self, waiting: bool) -> None:
         self._end_turn()
-        self._stands(Standing.WAITING if waiting else Standing.WORKING)
+        self._set_state(ConnectionState.WAITING if waiting else ConnectionState.WORKING)
 
-    def _stands(self, standing: Standing) -> None:
+    def _set_state(self, state: ConnectionState) -> None:
         if not self._lost:
-            self._site.stands(self, standing)
+            self._owner.set_state(self, state)
+
+    # --- writing ---------------------------------------------------------------------------------------------------
 
     async def _write(self, response: Response, *, keep_alive: bool) -> None:
+        """Send a response whose body is known."""
+        assert isinstance(response.body, bytes)
         if self._transport.is_closing():
             return
-        head = b"HTTP/1.1 %d %s\r\nsemtask-version: %s\r\n" % (
-            response.status,
-            response.status.phrase.encode(),
-            self._site.version,
-        )
-        for name, value in response.headers:
-            head += name + b": " + value + b"\r\n"
-        if response.status is not HTTPStatus.NO_CONTENT:
-            head += b"content-type: %s\r\ncontent-length: %d\r\n" % (response.content_type, len(response.body))
-        if not keep_alive:
-            head += b"connection: close\r\n"
-        self._transport.write(head + b"\r\n" + response.body)
-        if self._writable.is_set():
-            return
-        self._stands(Standing.STALLED)
+        self._transport.write(self._owner.serializer.whole(response, response.body, keep_alive=keep_alive))
+        if not self._writable.is_set():
+            await self._drain(self._limits.answer_s, ConnectionState.WORKING)
+
+    async def _write_stream(self, response: Response, chunks: AsyncIterator[bytes], request: Request) -> None:
+        """Send a response while it is produced, until its end, or until the client leaves or the server closes."""
+        chunked = request.head.version != "1.0"
+        if not chunked:  # only the end of the connection tells HTTP/1.0 where the body ends
+            self._reading = False
+            self._drop_queue()
         try:
-            async with asyncio.timeout(self._limits.answer_s):
+            if self._owner.streams >= self._limits.max_streams:
+                await self._write(framing.refusal(too_many("streams")), keep_alive=request.keep_alive and chunked)
+                return
+            self._owner.streams += 1
+            try:
+                keep_alive = request.keep_alive and chunked
+                start = self._owner.serializer.start(response, chunked=chunked, keep_alive=keep_alive)
+                await self._produce(start, chunks, chunked=chunked)
+            finally:
+                self._owner.streams -= 1
+        finally:
+            close = getattr(chunks, "aclose", None)  # a generator has one, a plain iterator has none
+            if close is not None:
+                await close()
+
+    async def _produce(self, start: bytes, chunks: AsyncIterator[bytes], *, chunked: bool) -> None:
+        if self._transport.is_closing() or self._hurry:
+            self._transport.close()
+            return
+        self._set_state(ConnectionState.STREAMING)
+        self._transport.write(start)
+        self._stream = stream = self._loop.create_task(self._send_chunks(chunks, chunked=chunked))
+        if self._eof:
+            stream.cancel()
+        try:
+            await asyncio.wait([stream])
+        finally:
+            self._stream = None
+            stream.cancel()
+        if not stream.cancelled():
+            stream.result()
+        if chunked and not self._transport.is_closing():
+            self._transport.write(framing.LAST_CHUNK)
+        self._set_state(ConnectionState.WORKING)
+
+    async def _send_chunks(self, chunks: AsyncIterator[bytes], *, chunked: bool) -> None:
+        transport = self._transport
+        async for data in chunks:
+            if not data:  # in chunks it would be the end of the body
+                continue
+            transport.write(framing.chunk(data) if chunked else data)
+            if transport.get_write_buffer_size() > self._limits.max_stream_bytes:
+                log.warning("a client that does not read its stream is disconnected")
+                transport.abort()
+            elif not self._writable.is_set():
+                await self._drain(self._limits.stream_stall_s, ConnectionState.STREAMING)
+            if transport.is_closing():
+                return
+
+    async def _drain(self, seconds: float, state: ConnectionState) -> None:
+        """Wait until the client has taken what was written, and disconnect one that does not; then in `state` again."""
+        self._set_state(ConnectionState.STALLED)
+        try:
+            async with asyncio.timeout(seconds):
                 await self._writable.wait()
         except TimeoutError:
             self._transport.abort()
-        self._stands(Standing.WORKING)
+        self._set_state(state)
 
-    def _refusal(self, refused: Refused) -> Response:
-        head = self._incoming.head
-        to_head_method = head is not None and head.method == b"HEAD"
-        body = b"" if to_head_method else jsonrpc.failure(None, refused.error)
-        return Response(refused.status, body, refused.headers)
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def _leave(self) -> None:
+        """The client does not wait for anything more."""
+        self._caller.leave()
+        if self._stream is not None:
+            self._stream.cancel()
 
     def _linger(self) -> None:
-        """Close, but take in for a while what the client still sends: a reset would destroy the answer."""
+        """Close, but take in for a while what the client still sends: a reset would destroy the response."""
         if self._eof or self._hurry:
             self._transport.close()
         else:
@@ -375,8 +422,8 @@ class Connection(asyncio.BufferedProtocol):
             self._loop.call_later(self._limits.linger_s, self._transport.abort)
 
     def close(self) -> None:
-        """Close as soon as the request in work is answered; at once if there is none."""
-        self._caller.leave()
+        """Close as soon as the request in work is answered; immediately if there is none. A stream ends here."""
+        self._leave()
         self._reading = False
         self._hurry = True
         self._set_timer()
@@ -384,9 +431,9 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
 
     def evict(self) -> None:
-        """Close it to make room. A client that waits is told so."""
-        self._site.closed(self)
-        if self._caller.waiting:
+        """Close it to make room. A client that waits or reads a stream gets the end of its response."""
+        self._owner.closed(self)
+        if self._caller.waiting or (self._stream is not None and self._writable.is_set()):
             self.close()
         else:
             self.abort()

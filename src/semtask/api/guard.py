@@ -8,18 +8,15 @@ No answer carries CORS headers.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
 
 from semtask.api.access import OWNER, Access, Credentials
-from semtask.errors import InvalidRequest, RpcError, Throttled, Unauthorized
-from semtask.model.scope import Scope
-
-RPC_PATHS = frozenset({b"/rpc", b"/"})
-METRICS_PATH = b"/metrics"
-PROBE_PATHS = frozenset({b"/healthz", b"/health", b"/readyz", METRICS_PATH})
+from semtask.api.messages import Head, Refused, bad_request, too_large
+from semtask.api.routes import Route, RouteTable
+from semtask.errors import InvalidRequest, Unauthorized
 
 # No page can send one of these to another origin without asking first.
 _CONTENT_TYPES = frozenset({b"application/json", b"application/json-rpc", b"application/jsonrequest"})
@@ -33,19 +30,9 @@ _CONFINED = (
 _LOOPBACK_NAMES = (b"localhost", b"127.0.0.1", b"[::1]")
 
 
-class Refused(Exception):
-    """A request that does not get past the guard: an HTTP status, and the error of the JSON-RPC body."""
-
-    def __init__(self, status: HTTPStatus, error: RpcError, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        super().__init__(error.message)
-        self.status = status
-        self.error = error
-        self.headers = headers
-
-
 @dataclass(frozen=True)
-class Place:
-    """Where a connection came in. `port` is None on the unix socket.
+class Endpoint:
+    """Where a connection arrives. `port` is None on the unix socket.
 
     `credentials` judge the tokens that are given, and are None where tokens mean nothing; who gives none is the owner,
     unless a token is `needed`.
@@ -56,49 +43,25 @@ class Place:
     needed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """The head of a request: header names in lower case, and the values of each in order."""
-
-    method: bytes
-    target: bytes
-    headers: Mapping[bytes, Sequence[bytes]]
-
-    @property
-    def path(self) -> bytes:
-        return self._parts[1].partition(b"?")[0] or b"/"
-
-    @property
-    def authority(self) -> bytes | None:
-        """Of a target that is a whole URL, as it is sent to a proxy; None for a path."""
-        return self._parts[0]
-
-    @property
-    def _parts(self) -> tuple[bytes | None, bytes]:
-        if self.target[:7].lower() != b"http://":
-            return None, self.target
-        authority, slash, rest = self.target[7:].partition(b"/")
-        return authority, slash + rest
-
-    def values(self, name: bytes) -> Sequence[bytes]:
-        return self.headers.get(name, ())
-
-
 def check_peer(peer_uid: int, own_uid: int) -> None:
     """Only the daemon's own user may use the unix socket; root has no business of its own here either."""
     if peer_uid != own_uid:
         raise Refused(HTTPStatus.FORBIDDEN, Unauthorized("This daemon belongs to another user."))
 
 
-def check_head(head: Head, place: Place, max_body_bytes: int, *, confined: bool = False) -> Access:
-    """What the client may do. Raises Refused unless the request may be read and executed.
+def check_head(
+    head: Head, endpoint: Endpoint, routes: RouteTable, max_body_bytes: int, *, confined: bool = False
+) -> tuple[Route, Access]:
+    """The route of a request, and what the client may do. Raises Refused unless the request may be read and executed.
 
     A `confined` process needs a token in any case: it may be a job that shall not get out of its sandbox.
     """
-    _check_host(head.values(b"host"), place.port)
-    if head.authority is not None and (place.port is None or head.authority.lower() not in _authorities(place.port)):
+    _check_host(head.values(b"host"), endpoint.port)
+    if head.authority is not None and (
+        endpoint.port is None or head.authority.lower() not in _authorities(endpoint.port)
+    ):
         raise _forbidden("This daemon is no proxy: only a URL of its own is allowed.")
-    _check_origin(head, place.port)
+    _check_origin(head, endpoint.port)
     if head.method == b"POST":
         _check_content(head)
     authorizations = head.values(b"authorization")
@@ -106,25 +69,11 @@ def check_head(head: Head, place: Place, max_body_bytes: int, *, confined: bool 
         authorizations = authorizations or head.values(b"proxy-authorization")
     if confined and not authorizations:
         raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(_CONFINED), _BEARER)
-    access = _access(authorizations, place)
-    _check_route(head, access)
+    access = _access(authorizations, endpoint)
+    route = routes.find(head)
+    _check_scope(route, access)
     _check_framing(head, max_body_bytes)
-    return access
-
-
-def too_many(what: str) -> Refused:
-    """For what is above a limit of all clients together."""
-    error = Throttled(f"Too many {what} at once. Try again later.", retry_after_ms=1000)
-    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, error, [(b"retry-after", b"1")])
-
-
-def no_descriptors() -> Refused:
-    error = Throttled("The daemon has no file descriptor left for another connection. Try again.", retry_after_ms=1000)
-    return Refused(HTTPStatus.SERVICE_UNAVAILABLE, error, [(b"retry-after", b"1")])
-
-
-def bad_request(reason: str) -> Refused:
-    return Refused(HTTPStatus.BAD_REQUEST, InvalidRequest(reason))
+    return route, access
 
 
 def _forbidden(reason: str) -> Refused:
@@ -172,13 +121,13 @@ def _check_content(head: Head) -> None:
         raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, InvalidRequest("The body must not be encoded."))
 
 
-def _access(authorizations: Sequence[bytes], place: Place) -> Access:
+def _access(authorizations: Sequence[bytes], endpoint: Endpoint) -> Access:
     """A token that is given counts also where none is needed: who asks for less gets no more."""
-    if place.credentials is None or not (authorizations or place.needed):
+    if endpoint.credentials is None or not (authorizations or endpoint.needed):
         return OWNER
     scheme, _, given = authorizations[0].partition(b" ") if len(authorizations) == 1 else (b"", b"", b"")
     token = _token(scheme.lower(), given.strip())
-    access = None if token is None else place.credentials.access(token)
+    access = None if token is None else endpoint.credentials.access(token)
     if access is None:
         raise Refused(HTTPStatus.UNAUTHORIZED, Unauthorized(), _BEARER)
     return access
@@ -196,21 +145,11 @@ def _token(scheme: bytes, given: bytes) -> bytes | None:
         return None
 
 
-def _check_route(head: Head, access: Access) -> None:
-    if head.path in RPC_PATHS:
-        allowed = b"POST"
-    elif head.path in PROBE_PATHS:
-        allowed = b"GET"
-    else:
-        raise Refused(HTTPStatus.NOT_FOUND, InvalidRequest("There is nothing here. The API is at POST /rpc."))
-    if head.method != allowed:
-        error = InvalidRequest(f"Only {allowed.decode()} is allowed here.")
-        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, error, [(b"allow", allowed)])
-    if head.path == METRICS_PATH:
-        try:
-            access.require(Scope.READ, "reading the metrics")
-        except Unauthorized as error:
-            raise Refused(HTTPStatus.FORBIDDEN, error) from None
+def _check_scope(route: Route, access: Access) -> None:
+    try:
+        route.check(access)
+    except Unauthorized as error:
+        raise Refused(HTTPStatus.FORBIDDEN, error) from None
 
 
 def _check_framing(head: Head, max_body_bytes: int) -> None:
@@ -222,8 +161,3 @@ def _check_framing(head: Head, max_body_bytes: int) -> None:
         raise bad_request("A request has at most one content length, a whole number.")
     if lengths and int(lengths[0][:20]) > max_body_bytes:
         raise too_large(max_body_bytes)
-
-
-def too_large(max_body_bytes: int) -> Refused:
-    error = InvalidRequest(f"The body is larger than {max_body_bytes} bytes.")
-    return Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, error)

@@ -12,27 +12,30 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
 import msgspec
 
-from semtask.api import guard, listeners
+from semtask.api import framing, guard, listeners
 from semtask.api.acceptor import Acceptor
 from semtask.api.access import Access, Credentials, Grants, no_grants
-from semtask.api.connection import Connection
-from semtask.api.guard import Head, Place, Refused
+from semtask.api.connection import Connection, ConnectionState
+from semtask.api.framing import Serializer
+from semtask.api.guard import Endpoint
+from semtask.api.limits import HttpLimits
+from semtask.api.messages import Head, Refused, Response, no_descriptors, too_many
 from semtask.api.methods import Caller, Operations, Responder
+from semtask.api.pool import ConnectionPool
 from semtask.api.rate import RateLimit
-from semtask.api.room import Room
-from semtask.api.site import Limits, Request, Response, Standing
+from semtask.api.routes import Request, Route, RouteTable
 from semtask.config.settings import Settings
 from semtask.engine.waits import Waiter
 from semtask.errors import SemtaskError, StartupError, Throttled
 from semtask.host import isolation, linux, peers
 from semtask.model.sandbox import SandboxLevel
-from semtask.protocol import jsonrpc
+from semtask.model.scope import Scope
 from semtask.telemetry.events import Events
 from semtask.telemetry.metrics import CONTENT_TYPE
 
@@ -50,7 +53,7 @@ class RpcServer:
 
     `ready` raises if the daemon cannot work now: its message is the answer of /readyz; else it may have something to
     say all the same. `short` is called while there is no descriptor for another connection. `metrics` is what /metrics
-    answers. The caller of `start` holds the lock of the home.
+    answers. `routes` are served beside its own ones. The caller of `start` holds the lock of the home.
     """
 
     def __init__(
@@ -63,14 +66,16 @@ class RpcServer:
         events: Events,
         version: str,
         grants: Grants = no_grants,
-        limits: Limits | None = None,
+        limits: HttpLimits | None = None,
+        routes: Sequence[Route] = (),
         short: Callable[[str], None] = lambda _: None,
         monotonic: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self.limits = limits or Limits(settings.max_body_bytes)
-        self.version = version.encode()
+        self.limits = limits or HttpLimits(settings.max_body_bytes)
+        self.serializer = Serializer(version.encode())
         self.held_bytes = 0
+        self.streams = 0
         self.reads = memoryview(bytearray(_READ_BYTES))
         self.pipelines = asyncio.Semaphore(_PIPELINES_AT_ONCE)
         self._monotonic = monotonic
@@ -88,11 +93,12 @@ class RpcServer:
         self._tells_confined = not isolation.why_not(SandboxLevel.LANDLOCK, daemon_confined=linux.has_no_new_privs())
         self._acceptors: list[Acceptor] = []
         self._unix: tuple[int, int] | None = None
-        self._unix_place = Place()
+        self._unix_endpoint = Endpoint()
         self._token_file: listeners.TokenFile | None = None
         self._all_closed = asyncio.Event()
         self._all_closed.set()
-        self.room = Room(_connection_cap(settings.max_connections), monotonic)
+        self.pool = ConnectionPool(_connection_cap(settings.max_connections), monotonic)
+        self._routes = RouteTable([*self._own_routes(), *routes])
 
     # --- life ------------------------------------------------------------------------------------------------------
 
@@ -104,13 +110,13 @@ class RpcServer:
                 self._token_file = listeners.TokenFile(self._settings.token_file)
             token = self._token_file.token if self._token_file else None
             credentials = Credentials(token, self._settings.home, self._now_ms, self._grants)
-            self._unix_place = Place(None, credentials)
-            self._listen(listeners.listen_unix(self._settings.socket), self._unix_place)
+            self._unix_endpoint = Endpoint(None, credentials)
+            self._listen(listeners.listen_unix(self._settings.socket), self._unix_endpoint)
             self._unix = listeners.identity(self._settings.socket)
             if self._settings.tcp:
                 sock = listeners.listen_tcp(self._settings.rpc_port)
                 self.tcp_port = sock.getsockname()[1]
-                self._listen(sock, Place(self.tcp_port, credentials if guarded else None, needed=guarded))
+                self._listen(sock, Endpoint(self.tcp_port, credentials if guarded else None, needed=guarded))
         except BaseException:
             await self.close()
             raise
@@ -135,7 +141,7 @@ class RpcServer:
         sock = listeners.listen_unix(self._settings.socket)
         self._unix = listeners.identity(self._settings.socket)
         self._acceptors.pop(0).close()
-        self._acceptors.insert(0, self._acceptor(sock, self._unix_place))
+        self._acceptors.insert(0, self._acceptor(sock, self._unix_endpoint))
         return True
 
     def drain(self, retry_after_s: int = 5) -> None:
@@ -154,64 +160,78 @@ class RpcServer:
             listeners.remove_unix(self._settings.socket, self._unix)
             self._unix = None
         self.tcp_port = None
-        for connection in self.room:
+        for connection in self.pool:
             connection.close()
         try:
             async with asyncio.timeout(_CLOSE_GRACE_S):
                 await self._all_closed.wait()
         except TimeoutError:
-            for connection in self.room:
+            for connection in self.pool:
                 connection.abort()
             await self._all_closed.wait()
 
-    def _listen(self, sock: socket.socket, place: Place) -> None:
-        self._acceptors.append(self._acceptor(sock, place))
+    def _listen(self, sock: socket.socket, endpoint: Endpoint) -> None:
+        self._acceptors.append(self._acceptor(sock, endpoint))
 
-    def _acceptor(self, sock: socket.socket, place: Place) -> Acceptor:
-        refusal = _refusal(guard.no_descriptors(), self.version)
-        return Acceptor(sock, lambda: Connection(self, place), refusal=refusal, short=self._short)
+    def _acceptor(self, sock: socket.socket, endpoint: Endpoint) -> Acceptor:
+        refused = framing.refusal(no_descriptors())
+        assert isinstance(refused.body, bytes)
+        refusal = self.serializer.whole(refused, refused.body, keep_alive=False)
+        return Acceptor(sock, lambda: Connection(self, endpoint), refusal=refusal, short=self._short)
 
     # --- connections -----------------------------------------------------------------------------------------------
 
-    def opened(self, connection: Connection, transport: asyncio.Transport, caller: Caller, place: Place) -> None:
+    def opened(self, connection: Connection, transport: asyncio.Transport, caller: Caller, endpoint: Endpoint) -> None:
         sock = transport.get_extra_info("socket")
-        peer = peers.peer_of(sock) if place.port is None else peers.Peer(0, self._own_uid)
+        peer = peers.peer_of(sock) if endpoint.port is None else peers.Peer(0, self._own_uid)
         pid, uid = peer
         caller.pid = pid
-        self.room.enter(connection, pid)
+        self.pool.enter(connection, pid)
         self._all_closed.clear()
         guard.check_peer(uid, self._own_uid)
         try:
-            caller.confined = self._tells_confined and place.port is None and peers.is_confined(sock, peer)
+            caller.confined = self._tells_confined and endpoint.port is None and peers.is_confined(sock, peer)
         except OSError:
-            raise guard.no_descriptors() from None
-        if self.room.overfull:
-            victim = self.room.least_missed(pid)
+            raise no_descriptors() from None
+        if self.pool.overfull:
+            victim = self.pool.least_missed(pid)
             if victim is None:
-                raise guard.too_many("connections")
+                raise too_many("connections")
             victim.evict()
-        self.room.stands(connection, Standing.IDLE)
+        self.pool.set_state(connection, ConnectionState.IDLE)
 
-    def stands(self, connection: Connection, standing: Standing) -> None:
-        self.room.stands(connection, standing)
+    def set_state(self, connection: Connection, state: ConnectionState) -> None:
+        self.pool.set_state(connection, state)
 
     def closed(self, connection: Connection) -> None:
-        self.room.leave(connection)
-        if not len(self.room):
+        self.pool.leave(connection)
+        if not len(self.pool):
             self._all_closed.set()
 
     # --- requests --------------------------------------------------------------------------------------------------
 
-    def admit(self, head: Head, place: Place, caller: Caller) -> Access:
-        access = guard.check_head(head, place, self.limits.max_body_bytes, confined=caller.confined)
-        if head.path in guard.RPC_PATHS:
+    def _own_routes(self) -> list[Route]:
+        return [
+            Route(b"POST", b"/rpc", self._rpc, metered=True),
+            Route(b"POST", b"/", self._rpc, metered=True),
+            Route(b"GET", b"/healthz", self._health),
+            Route(b"GET", b"/health", self._health),
+            Route(b"GET", b"/readyz", self._readiness),
+            Route(b"GET", b"/metrics", self._scrape, Scope.READ, "reading the metrics"),
+        ]
+
+    def admit(self, head: Head, endpoint: Endpoint, caller: Caller) -> tuple[Route, Access]:
+        admitted = route, access = guard.check_head(
+            head, endpoint, self._routes, self.limits.max_body_bytes, confined=caller.confined
+        )
+        if route.metered:
             try:
                 self._rate.admit(access.token or caller.pid)
             except Refused as refused:
                 if not self._is_small(head) or not isinstance(refused.error, Throttled):
                     raise
-                return replace(access, throttled=refused.error)
-        return access
+                return route, replace(access, throttled=refused.error)
+        return admitted
 
     def _is_small(self, head: Head) -> bool:
         """Whether the body is announced to be so small that it is read although nothing of it will be done."""
@@ -219,21 +239,19 @@ class RpcServer:
         return bool(lengths) and int(lengths[0][:20]) <= self.limits.small_body_bytes
 
     async def respond(self, request: Request, caller: Caller) -> Response:
-        path = request.head.path
-        if path in guard.RPC_PATHS:
-            return await self._rpc(request.body, caller, request.access, _waiter(request.head, caller.pid))
-        if path in {b"/healthz", b"/health"}:
-            return Response(HTTPStatus.OK, _json({"status": "ok"}))
-        if path == guard.METRICS_PATH:
-            return await self._scrape()
-        return await self._readiness()
+        if request.access.throttled is not None:
+            return self._throttled(request, request.access.throttled)
+        return await request.route.handler(request, caller)
 
-    async def _rpc(self, body: bytes, caller: Caller, access: Access, waiter: Waiter) -> Response:
-        if access.throttled is not None:
-            wait_s = math.ceil((access.throttled.retry_after_ms or 0) / 1000)
-            refusal = self._responder.refusal(body, access.throttled)
-            return Response(HTTPStatus.OK, refusal, [(b"retry-after", b"%d" % wait_s)])
-        answer = await self._responder.answer(body, caller, access, waiter)
+    def _throttled(self, request: Request, error: Throttled) -> Response:
+        wait_s = math.ceil((error.retry_after_ms or 0) / 1000)
+        refusal = self._responder.refusal(request.body, error)
+        return Response(HTTPStatus.OK, refusal, [(b"retry-after", b"%d" % wait_s)])
+
+    async def _rpc(self, request: Request, caller: Caller) -> Response:
+        access = request.access
+        waiter = _waiter(request.head, caller.pid)
+        answer = await self._responder.answer(request.body, caller, access, waiter)
         self._rate.charge(access.token or caller.pid, answer.calls - 1)
         if answer.refused:
             headers = [(b"retry-after", b"%d" % (self._responder.retry_after_s or 0))]
@@ -242,7 +260,10 @@ class RpcServer:
             return Response(HTTPStatus.NO_CONTENT)
         return Response(HTTPStatus.OK, answer.body)
 
-    async def _readiness(self) -> Response:
+    async def _health(self, _request: Request, _caller: Caller) -> Response:
+        return Response(HTTPStatus.OK, _json({"status": "ok"}))
+
+    async def _readiness(self, _request: Request, _caller: Caller) -> Response:
         if self._responder.retry_after_s is not None:
             return _unavailable("the daemon is stopping")
         try:
@@ -251,7 +272,7 @@ class RpcServer:
             return _unavailable(_why("the check of readiness", error))
         return Response(HTTPStatus.OK, _json({"status": "ready", **({"detail": detail} if detail else {})}))
 
-    async def _scrape(self) -> Response:
+    async def _scrape(self, _request: Request, _caller: Caller) -> Response:
         try:
             return Response(HTTPStatus.OK, await self._metrics(), content_type=CONTENT_TYPE)
         except Exception as error:  # noqa: BLE001 - answered, and logged where it is a fault
@@ -279,16 +300,6 @@ def _why(what: str, error: Exception) -> str:
 
 def _unavailable(reason: str) -> Response:
     return Response(HTTPStatus.SERVICE_UNAVAILABLE, _json({"status": "unavailable", "reason": reason}))
-
-
-def _refusal(refused: Refused, version: bytes) -> bytes:
-    """The whole answer, for a connection of which nothing is read."""
-    body = jsonrpc.failure(None, refused.error)
-    headers = [*refused.headers, (b"semtask-version", version), (b"content-type", b"application/json")]
-    headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-    lines = [b"HTTP/1.1 %d %s" % (refused.status, refused.status.phrase.encode())]
-    lines += [name + b": " + value for name, value in headers]
-    return b"\r\n".join([*lines, b"", body])
 
 
 def _json(value: dict[str, str]) -> bytes:

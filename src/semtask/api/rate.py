@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from http import HTTPStatus
 
-from semtask.api.guard import Refused
+from semtask.api.messages import Refused
 from semtask.errors import Throttled
 
 Client = str | int

@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from operator import itemgetter
 
-from semtask.api.connection import Connection
-from semtask.api.site import Standing
+from semtask.api.connection import Connection, ConnectionState
 
-# A connection that stands so for less than this may have its request on the way.
+# A connection in its state for less than this may have its request on the way.
 _FRESH_S = 1.0
 # A process with more than this share of all connections makes room among its own.
 _CROWD = 8
+_NOT_IDLE = frozenset({ConnectionState.STREAMING, ConnectionState.WORKING})
 
 
-class Room:
+class ConnectionPool:
     """Has room for `most` connections, each of a process that is known by its pid (0 for all that come by TCP)."""
 
     def __init__(self, most: int, monotonic: Callable[[], float]) -> None:
@@ -23,9 +23,9 @@ class Room:
         self._monotonic = monotonic
         self._pids: dict[Connection, int] = {}
         self._crowds: Counter[int] = Counter()
-        self._standings: dict[Connection, Standing] = {}
-        # Each since when it stands so, the oldest first.
-        self._groups: dict[Standing, dict[Connection, float]] = {standing: {} for standing in Standing}
+        self._states: dict[Connection, ConnectionState] = {}
+        # Each with the time since when it is in this state, the oldest first.
+        self._groups: dict[ConnectionState, dict[Connection, float]] = {state: {} for state in ConnectionState}
 
     def __len__(self) -> int:
         return len(self._pids)
@@ -41,12 +41,12 @@ class Room:
         self._pids[connection] = pid
         self._crowds[pid] += 1
 
-    def stands(self, connection: Connection, standing: Standing) -> None:
+    def set_state(self, connection: Connection, state: ConnectionState) -> None:
         """Has no effect on one that has left."""
         if connection in self._pids:
             self._forget(connection)
-            self._standings[connection] = standing
-            self._groups[standing][connection] = self._monotonic()
+            self._states[connection] = state
+            self._groups[state][connection] = self._monotonic()
 
     def leave(self, connection: Connection) -> None:
         """Has no effect on one that has left."""
@@ -67,15 +67,19 @@ class Room:
         return (self._oldest(pid) if crowded else None) or self._oldest(None)
 
     def _oldest(self, pid: int | None) -> Connection | None:
-        groups = (group for standing, group in self._groups.items() if standing is not Standing.WORKING)
-        heads = (next((one for one in group.items() if pid in {None, self._pids[one[0]]}), None) for group in groups)
-        oldest = [head for head in heads if head is not None]
+        """A stream is closed only if there is nothing else: that it is old and silent does not make it idle."""
+        groups = (group for state, group in self._groups.items() if state not in _NOT_IDLE)
+        oldest = [first for first in (self._first(group, pid) for group in groups) if first is not None]
         if not oldest:
-            return None
+            stream = self._first(self._groups[ConnectionState.STREAMING], pid)
+            return stream[0] if stream else None
         settled = self._monotonic() - _FRESH_S
         return next((c for c, since in oldest if since < settled), min(oldest, key=itemgetter(1))[0])
 
+    def _first(self, group: dict[Connection, float], pid: int | None) -> tuple[Connection, float] | None:
+        return next((one for one in group.items() if pid in {None, self._pids[one[0]]}), None)
+
     def _forget(self, connection: Connection) -> None:
-        standing = self._standings.pop(connection, None)
-        if standing is not None:
-            del self._groups[standing][connection]
+        state = self._states.pop(connection, None)
+        if state is not None:
+            del self._groups[state][connection]
