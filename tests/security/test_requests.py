@@ -14,6 +14,7 @@ from semtask.api.access import OWNER, Credentials
 from semtask.api.messages import Head, Refused, Response
 from semtask.api.methods import Caller
 from semtask.api.routes import Request, Route, RouteTable
+from semtask.model.scope import Grant, Scope
 from semtask.protocol import jsonrpc
 from semtask.protocol.methods import METHODS
 from tests.api.running import Running, running
@@ -219,3 +220,17 @@ def test_a_length_and_a_coding_exclude_each_other_whatever_the_parser_thinks() -
     with pytest.raises(Refused) as caught:
         guard.check_head(Head(b"POST", b"/rpc", both), guard.Endpoint(), routes, 100)
     assert caught.value.status == 400
+
+
+def test_a_token_without_the_scope_of_a_route_is_refused_before_the_body_is_read(tmp_path: Path) -> None:
+    async def never(_request: Request, _caller: Caller) -> Response:
+        raise AssertionError
+
+    routes = RouteTable([Route(b"GET", b"/open", never), Route(b"GET", b"/read", never, Scope.READ, "reading this")])
+    grant = Grant("a job", frozenset({Scope.ENQUEUE}))
+    endpoint = guard.Endpoint(None, Credentials(None, tmp_path, lambda: 0, lambda _digest: grant))
+    given = {b"authorization": [b"Bearer x"]}
+    assert guard.check_head(Head(b"GET", b"/open", given), endpoint, routes, 100)[0].path == b"/open"
+    with pytest.raises(Refused, match="reading this needs the scope `read`") as caught:
+        guard.check_head(Head(b"GET", b"/read", given), endpoint, routes, 100)
+    assert caught.value.status == 403

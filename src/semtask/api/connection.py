@@ -154,7 +154,8 @@ class Connection(asyncio.BufferedProtocol):
         self._unread = data if self._reading else _NOTHING
         if self._task is None and self._reading and parser.phase is Phase.BODY and before is not Phase.BODY:
             self._owner.set_state(self, ConnectionState.RECEIVING)
-        self._continue()
+        if self._continue_due:
+            self._continue()
         self._set_timer()
 
     def _take(self, event: Event) -> None:
@@ -208,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _continue(self) -> None:
         """Send "100 Continue" when it is the turn of the request that waits for it: responses come in order."""
-        if self._continue_due and self._task is None and self._reading and not self._lost:
+        if self._task is None and self._reading and not self._lost:
             self._continue_due = False
             self._transport.write(framing.CONTINUE)
             self._timed = None  # from now on the client can send its body

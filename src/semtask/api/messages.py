@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
+from typing import NamedTuple
 
 from semtask.errors import InvalidRequest, RpcError, Throttled
 
@@ -21,8 +21,7 @@ class Refused(Exception):
         self.headers = headers
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The head of a request: header names in lower case, and the values of each in order."""
 
     method: bytes
@@ -50,8 +49,7 @@ class Head:
         return self.headers.get(name, ())
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """A response, without the headers that every response has.
 
     A `body` that is an async iterator is sent while it is produced, one chunk after another. It is asked for the next
