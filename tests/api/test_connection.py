@@ -423,6 +423,22 @@ def test_a_change_does_not_end_with_its_caller(home: Path) -> None:
         assert server.operations.cancelled == []
 
 
+def test_all_that_was_pipelined_is_executed_though_its_caller_has_gone(
+    home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also what is held back until the first ones are answered; half of a request is dropped."""
+    with running(home) as server:
+        server.hold()
+        with server.unix() as peer:
+            peer.send(post(ENQUEUE) * 6 + post(STATS)[:-3])
+            assert server.operations.entered.wait(20)
+        server.release()
+        _until(lambda: len(server.operations.names()) == 6)
+        _until(lambda: server.server.held_bytes == 0)
+        assert server.operations.cancelled == []
+    assert not caplog.records
+
+
 def test_a_thousand_connections_in_a_row_leave_nothing_behind(home: Path) -> None:
     with running(home, max_connections=8) as server:
         for _ in range(1000):

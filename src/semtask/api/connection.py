@@ -27,6 +27,7 @@ from semtask.errors import InvalidRequest
 log = logging.getLogger("semtask.api")
 
 _NOTHING = memoryview(b"")
+_PIECE_BYTES = 65536  # of a stream, written before its client has to take something
 
 
 class ConnectionState(Enum):
@@ -123,13 +124,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._lost = self._caller.gone = True
-        self._reading = False
-        self._drop_body()
-        self._set_timer()
         self._leave()
         self._writable.set()
         self._owner.closed(self)
-        del self._parser
+        if self._task is None or not self._paused:  # otherwise requests that have come whole are held back
+            self._read_no_more()
+        if self._task is None:
+            self._parser.close()
+
+    def _read_no_more(self) -> None:
+        self._reading = False
+        self._unread = _NOTHING
+        self._drop_body()
+        self._set_timer()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -153,7 +160,7 @@ class Connection(asyncio.BufferedProtocol):
             data = data[size:]
         self._unread = data if self._reading else _NOTHING
         if self._task is None and self._reading and parser.phase is Phase.BODY and before is not Phase.BODY:
-            self._owner.set_state(self, ConnectionState.RECEIVING)
+            self._set_state(ConnectionState.RECEIVING)
         if self._continue_due:
             self._continue()
         self._set_timer()
@@ -217,7 +224,11 @@ class Connection(asyncio.BufferedProtocol):
     def _read_on(self) -> None:
         self._paused = False
         self._feed(self._unread)
-        if not self._paused:
+        if self._paused:
+            return
+        if self._lost:
+            self._read_no_more()
+        else:
             self._transport.resume_reading()
 
     def _drop_body(self) -> None:
@@ -235,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
     def _push(self, item: Request | Refused) -> None:
         self._queue.append(item)
         if self._task is None:
-            self._owner.set_state(self, ConnectionState.WORKING)
+            self._set_state(ConnectionState.WORKING)
             self._task = self._loop.create_task(self._serve())
         elif not self._paused and self._reading:
             self._paused = True
@@ -243,7 +254,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _set_timer(self) -> None:
         phase = self._parser.phase
-        wanted = (self._parser.begun, phase) if self._reading and phase is not Phase.BETWEEN else None
+        timed = self._reading and not self._lost and phase is not Phase.BETWEEN
+        wanted = (self._parser.begun, phase) if timed else None
         if wanted == self._timed:
             return
         if self._timer is not None:
@@ -282,6 +294,8 @@ class Connection(asyncio.BufferedProtocol):
             self._task = None
             self._drop_queue()
         if self._lost:
+            self._read_no_more()
+            self._parser.close()
             return
         if not self._reading or self._eof:
             self._linger()
@@ -354,7 +368,7 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 keep_alive = request.keep_alive and chunked
                 start = self._owner.serializer.start(response, chunked=chunked, keep_alive=keep_alive)
-                await self._produce(start, chunks, chunked=chunked)
+                await self._produce(response, start, chunks, chunked=chunked)
             finally:
                 self._owner.streams -= 1
         finally:
@@ -362,9 +376,9 @@ class Connection(asyncio.BufferedProtocol):
             if close is not None:
                 await close()
 
-    async def _produce(self, start: bytes, chunks: AsyncIterator[bytes], *, chunked: bool) -> None:
+    async def _produce(self, response: Response, start: bytes, chunks: AsyncIterator[bytes], *, chunked: bool) -> None:
         if self._transport.is_closing() or self._hurry:
-            self._transport.close()
+            self._close_transport()
             return
         self._set_state(ConnectionState.STREAMING)
         self._transport.write(start)
@@ -378,23 +392,22 @@ class Connection(asyncio.BufferedProtocol):
             stream.cancel()
         if not stream.cancelled():
             stream.result()
-        if chunked and not self._transport.is_closing():
+        if stream.cancelled() and not response.endless:  # the client must see that the rest is missing
+            self._reading = False
+            self._close_transport()
+        elif chunked and not self._transport.is_closing():
             self._transport.write(framing.LAST_CHUNK)
         self._set_state(ConnectionState.WORKING)
 
     async def _send_chunks(self, chunks: AsyncIterator[bytes], *, chunked: bool) -> None:
-        transport = self._transport
         async for data in chunks:
-            if not data:  # in chunks it would be the end of the body
-                continue
-            transport.write(framing.chunk(data) if chunked else data)
-            if transport.get_write_buffer_size() > self._limits.max_stream_bytes:
-                log.warning("a client that does not read its stream is disconnected")
-                transport.abort()
-            elif not self._writable.is_set():
-                await self._drain(self._limits.stream_stall_s, ConnectionState.STREAMING)
-            if transport.is_closing():
-                return
+            for begin in range(0, len(data), _PIECE_BYTES):  # none for no data, which would be the end of the body
+                piece = data[begin : begin + _PIECE_BYTES]
+                self._transport.write(framing.chunk(piece) if chunked else piece)
+                if not self._writable.is_set():
+                    await self._drain(self._limits.stream_stall_s, ConnectionState.STREAMING)
+                if self._transport.is_closing():
+                    return
 
     async def _drain(self, seconds: float, state: ConnectionState) -> None:
         """Wait until the client has taken what was written, and disconnect one that does not; then in `state` again."""
@@ -417,7 +430,7 @@ class Connection(asyncio.BufferedProtocol):
     def _linger(self) -> None:
         """Close, but take in for a while what the client still sends: a reset would destroy the response."""
         if self._eof or self._hurry:
-            self._transport.close()
+            self._close_transport()
         else:
             self._transport.write_eof()
             self._loop.call_later(self._limits.linger_s, self._transport.abort)
@@ -429,7 +442,12 @@ class Connection(asyncio.BufferedProtocol):
         self._hurry = True
         self._set_timer()
         if self._task is None:
-            self._transport.close()
+            self._close_transport()
+
+    def _close_transport(self) -> None:
+        """Close when what was written has been taken, or the time for that is over."""
+        self._transport.close()
+        self._loop.call_later(self._limits.answer_s, self._transport.abort)
 
     def evict(self) -> None:
         """Close it to make room. A client that waits or reads a stream gets the end of its response."""

@@ -81,6 +81,11 @@ class RequestParser:
         events, self._events = self._events, []
         return events
 
+    def close(self) -> None:
+        """Nothing more is fed."""
+        self._ended = True
+        del self._parser  # they hold each other
+
     # --- httptools -------------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:

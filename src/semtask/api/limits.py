@@ -12,7 +12,7 @@ class HttpLimits:
     `max_bodies` bodies of the largest size are held simultaneously, over all connections; small ones are always read.
 
     At most `max_streams` responses are streamed simultaneously. The client of one is disconnected when its socket
-    stays full for `stream_stall_s`, or when it has not taken more than `max_stream_bytes` of what was written.
+    stays full for `stream_stall_s`; nothing more is produced for it meanwhile.
     """
 
     max_body_bytes: int
@@ -24,5 +24,4 @@ class HttpLimits:
     answer_s: float = 30.0
     linger_s: float = 2.0
     max_streams: int = 64
-    max_stream_bytes: int = 1024 * 1024
     stream_stall_s: float = 30.0

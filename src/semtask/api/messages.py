@@ -54,13 +54,14 @@ class Response(NamedTuple):
 
     A `body` that is an async iterator is sent while it is produced, one chunk after another. It is asked for the next
     chunk when the client has taken the former ones, and is cancelled and closed when the client leaves, does not read,
-    or the server closes. Its chunks have to be small (see HttpLimits.max_stream_bytes); give a whole body as bytes.
+    or the server closes. One that ends so is complete only if it is `endless`, as events are.
     """
 
     status: HTTPStatus
     body: bytes | AsyncIterator[bytes] = b""
     headers: Headers = ()
     content_type: bytes = b"application/json"
+    endless: bool = False
 
 
 def bad_request(reason: str) -> Refused:
