@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -424,10 +426,18 @@ def test_a_change_does_not_end_with_its_caller(home: Path) -> None:
 
 
 def test_all_that_was_pipelined_is_executed_though_its_caller_has_gone(
-    home: Path, caplog: pytest.LogCaptureFixture
+    home: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also what is held back until the first ones are answered; half of a request is dropped."""
     with running(home) as server:
+        note = server.operations._note
+
+        async def slowly(*args: Any) -> Any:
+            result = await note(*args)
+            await asyncio.sleep(0.02)  # after the first answer the loss of the connection is noticed
+            return result
+
+        monkeypatch.setattr(server.operations, "_note", slowly)
         server.hold()
         with server.unix() as peer:
             peer.send(post(ENQUEUE) * 6 + post(STATS)[:-3])
