@@ -94,12 +94,21 @@ QUICK = Plan(
 @pytest.mark.chaos
 @pytest.mark.timeout(90)
 def test_one_descriptor_for_each_job_is_found_in_a_real_run(tmp_path: Path) -> None:
-    """Under faults, and with the promises kept: only the series tells it."""
-    result = soak(replace(QUICK, leak="descriptors"), tmp_path / "ground", tmp_path)
-    assert result.wrong == []
-    assert result.jobs > 30
-    assert {"daemon", "squeeze", "backup"} <= {what for _, what in result.marks}
-    growing = [one.name for one in result.growing if one.name.startswith("descriptors of daemon")]
+    """Under faults, and with the promises kept: only the series tells it.
+
+    A slow machine runs fewer jobs, and needs longer lives for a leak that stands out.
+    """
+    for factor in (1, 3):
+        plan = replace(QUICK, leak="descriptors", seconds=QUICK.seconds * factor, life_s=QUICK.life_s * factor)
+        folder = tmp_path / str(factor)
+        folder.mkdir()
+        result = soak(plan, folder / "ground", folder)
+        assert result.wrong == []
+        assert result.jobs > 30
+        assert {"daemon", "squeeze", "backup"} <= {what for _, what in result.marks}
+        growing = [one.name for one in result.growing if one.name.startswith("descriptors of daemon")]
+        if growing:
+            break
     assert growing, result.growths
-    lines = (tmp_path / "home.csv").read_text().splitlines()
+    lines = (folder / "home.csv").read_text().splitlines()
     assert len(lines) == len(result.homes) + 1 > 10
