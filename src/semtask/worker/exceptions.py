@@ -67,11 +67,11 @@ def traceback_of(error: BaseException) -> str:
 
 
 def stack_of(frame: FrameType | None) -> str:
-    """Where the code of a task is: the frames above those of the worker that called it."""
-    entries = list(traceback.StackSummary.extract(traceback.walk_stack(frame)))
-    inside = itertools.dropwhile(_is_own, entries)
-    called = list(itertools.takewhile(lambda entry: not _is_own(entry), inside))
-    return clean("".join(traceback.format_list(called[::-1])))
+    """Where the code of a task is: what the worker called, without what that has called of the worker (as by print)."""
+    entries = list(traceback.StackSummary.extract(traceback.walk_stack(frame)))[::-1]
+    worker = itertools.dropwhile(lambda entry: not _is_own(entry), entries)
+    called = itertools.takewhile(lambda entry: not _is_own(entry), itertools.dropwhile(_is_own, worker))
+    return clean("".join(traceback.format_list(list(called))))
 
 
 def clean(text: str) -> str:
