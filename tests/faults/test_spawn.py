@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.rig import Daemon, Json, eventually, running_daemon, stop_for_certain
+from semtask.protocol.methods import METHODS
+from tests.daemon.rig import Daemon, Json, command_params, eventually, running_daemon, stop_for_certain
 from tests.powercut.load import RecordedDaemon, add_app
 
 WHO = ["launcher:EAGAIN", "launcher:ENOMEM", "shim:EAGAIN", "shim:ENOMEM"]
@@ -96,24 +97,60 @@ def test_a_daemon_without_descriptors_goes_on_and_recovers(tmp_path: Path) -> No
         assert daemon.wait(daemon.command("true"))[0]["state"] == "DONE"
 
 
-def test_a_log_that_cannot_be_opened_for_lack_of_descriptors_can_be_asked_for_again(daemon: Daemon) -> None:
+@pytest.fixture
+def plain_daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Without our layer below SQLite, which opens files of its own."""
+    with running_daemon(tmp_path / "home") as daemon:
+        yield daemon
+
+
+def test_what_needs_a_descriptor_can_be_asked_for_again(plain_daemon: Daemon, tmp_path: Path) -> None:
+    """Every method of the API works, or says 4003; and works again when there are descriptors."""
+    daemon = plain_daemon
     job_id = daemon.command("echo", "said")
     daemon.wait(job_id)
+    job = {"job_id": job_id}
+    wrong_setting = {"SEMANTICA_QUEUE_CONCURRENCY": "none"}  # this other daemon ends with a message
+    requests: dict[str, list[Json]] = {
+        "logs.tail.v1": [{**job, "offset": 0}, {**job, "lines": 3}],
+        "apps.reload.v1": [{}],
+        "apps.list.v1": [{}],
+        "tasks.list.v1": [{}],
+        "workers.list.v1": [{}],
+        "queues.list.v1": [{}],
+        "queues.pause.v1": [{"queue": "q"}],
+        "queues.configure.v1": [{"queue": "q", "concurrency": 2}],
+        "queues.resume.v1": [{"queue": "q"}],
+        "admin.stats.v1": [{}],
+        "admin.maintenance.v1": [{}, {"force_vacuum": True}],
+        "admin.start_daemon.v1": [{"env": {**os.environ, "SEMANTICA_HOME": str(tmp_path / "other"), **wrong_setting}}],
+        "dev.get_job.v1": [{**job, "include": ["payload", "result", "attempts"]}],
+        "dev.query_jobs.v1": [{}],
+        "dev.wait.v1": [{"job_ids": [job_id], "timeout_ms": 0}],
+        "dev.cancel.v1": [job],
+        "dev.retry.v1": [job],
+        "dev.enqueue.v1": [command_params("true")],
+        "dev.enqueue_many.v1": [{"jobs": [command_params("true")]}],
+    }
+    assert set(requests) == set(METHODS) - {"rpc.discover"}
     connection = daemon.connection(timeout=30)
-    params = {"job_id": job_id, "offset": 0}
-    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "logs.tail.v1", "params": params})
 
-    def tail() -> Json:
+    def code_of(method: str, params: Json) -> int | None:
+        body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
         connection.request("POST", "/rpc", body, {"content-type": "application/json"})
-        return dict(json.loads(connection.getresponse().read()))
+        answer = json.loads(connection.getresponse().read())
+        return answer["error"]["code"] if "error" in answer else None
 
+    every = [(method, params) for method, several in requests.items() for params in several]
     try:
-        assert tail()["result"]["chunk"] == "said\n"
+        works = [code_of(*one) for one in every]
         before = take_descriptors(daemon.pid)
-        error = tail()["error"]
+        codes = [code_of(*one) for one in every]
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
-        assert (error["code"], error["data"]["retry_after_ms"]) == (4003, 200), error
-        assert tail()["result"]["chunk"] == "said\n"
+        assert codes[:3] == [4003] * 3
+        wrong = [(*one, was, is_) for one, was, is_ in zip(every, works, codes, strict=True) if is_ not in {was, 4003}]
+        assert wrong == []
+        assert [code_of(*one) for one in every] == works
     finally:
         connection.close()
 

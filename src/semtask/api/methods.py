@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 import time
@@ -39,6 +40,9 @@ from semtask.protocol.queues import ConfigureQueueParams, QueueParams, Queues, Q
 from semtask.telemetry.events import Events, RequestAnswered
 
 log = logging.getLogger("semtask.api")
+
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_NO_ROOM_MS = 200
 
 
 class Operations(Protocol):
@@ -195,11 +199,10 @@ class Responder:
         refusal: RpcError | None = None
         try:
             response = jsonrpc.success(request_id, await self._execute(call, caller, access, waiter))
-        except RpcError as error:
-            refusal = self._traced(call, error)
-            response = jsonrpc.failure(request_id, refusal)
         except Exception as error:  # noqa: BLE001 - the caller gets an answer, the log gets the traceback
-            refusal = self._unexpected(call, error)
+            refusal = _no_room(error)
+            if refusal is None:
+                refusal = self._traced(call, error) if isinstance(error, RpcError) else self._unexpected(call, error)
             response = jsonrpc.failure(request_id, refusal)
         method = call.method if call.method in self._routes else None
         self._events.emit(RequestAnswered(method, refusal.code if refusal else 0, self._monotonic() - asked))
@@ -235,6 +238,17 @@ class Responder:
         answer = InternalError(trace_id=new_trace_id(self._random_bytes))
         log.error("%s failed (trace id %s)", call.method, answer.trace_id, exc_info=error, extra=_under(answer))
         return answer
+
+
+def _no_room(error: Exception) -> Throttled | None:
+    """The error for a file or process that the daemon could not open, whatever was made of it: try again later."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:
+            text = f"The daemon cannot open another file or process now: {cause.strerror}. Try again later."
+            return Throttled(text, retry_after_ms=_NO_ROOM_MS)
+        cause = cause.__cause__
+    return None
 
 
 def _under(error: RpcError) -> dict[str, object]:

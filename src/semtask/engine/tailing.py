@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import errno
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +13,7 @@ from msgspec import UNSET
 
 from semtask.engine.changes import Changes
 from semtask.engine.waits import NOBODY, Waiter, Waits
-from semtask.errors import NotFound, SystemFailure, Throttled, ValidationError
+from semtask.errors import NotFound, SystemFailure, ValidationError
 from semtask.host.clocks import Clock
 from semtask.model.job import ExecutionMode, Job
 from semtask.model.state import FINAL, State
@@ -22,8 +21,6 @@ from semtask.protocol.logs import TailedChunk, TailedLines, TailParams
 from semtask.store.base import Store
 
 DEFAULT_LINES = 50
-_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_TRY_AGAIN_MS = 200
 
 Stream = Literal["stdout", "stderr"]
 
@@ -77,11 +74,6 @@ class Tailing:
                 return await self._tail_lines(params, DEFAULT_LINES if params.lines is UNSET else params.lines)
             return await self._tail_chunk(params, params.offset, waiter)
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise Throttled(
-                    f"the log of job {params.job_id} cannot be read now: {error.strerror}; try again",
-                    retry_after_ms=_TRY_AGAIN_MS,
-                ) from error
             raise SystemFailure(
                 f"the log of job {params.job_id} cannot be read: {error.strerror}", details={"job_id": params.job_id}
             ) from error
