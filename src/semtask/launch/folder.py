@@ -126,8 +126,11 @@ def decode_started(data: bytes) -> Started:
     return Started(marks.get("shim"), marks.get("command"))
 
 
-def read_at(folder: int, name: str) -> bytes | None:
-    """The content of a small file in the folder that `folder` (a descriptor) is; None if it is not there."""
+def read_at(folder: int | None, name: str) -> bytes | None:
+    """The content of a small file in the folder that `folder` (a descriptor) is; None if it is not there.
+
+    Without a folder `name` is a path.
+    """
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
     except FileNotFoundError:
@@ -281,14 +284,7 @@ class AttemptFolder:
         return f"{self.path}/{name}"
 
     def _read(self, name: str) -> bytes | None:
-        try:
-            fd = os.open(self._file(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return None
-        try:
-            return os.read(fd, 65536)
-        finally:
-            os.close(fd)
+        return read_at(None, self._file(name))
 
 
 def remove_folder(path: str) -> None:
