@@ -38,7 +38,7 @@ test: check ## the checks, then all tests (REQUIRE=bubblewrap: fail what needs i
 test-django: .venv-django/.installed ## the tests with Django 6 (PYTHON=python3.12 or newer)
 	.venv-django/bin/python -m pytest --require=django6 tests/contrib/test_django.py
 
-format: $(STAMP) ## format the code and mend what the linter can mend
+format: $(STAMP) ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

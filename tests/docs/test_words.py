@@ -10,27 +10,8 @@ from tests.docs.pages import DOCS, README, ROOT
 from tests.docs.words import banned
 
 SRC = ROOT / "src" / "semtask"
-# What is in plain English; `api` and `store` are to follow.
 PAGES = [README, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
-FOLDERS = [
-    "cli",
-    "client",
-    "config",
-    "contrib",
-    "daemon",
-    "engine",
-    "executors",
-    "host",
-    "launch",
-    "model",
-    "protocol",
-    "sdk",
-    "tasks",
-    "telemetry",
-    "testing",
-    "worker",
-    "workers",
-]
+MODULES = sorted(SRC.rglob("*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -38,9 +19,9 @@ def test_pages_have_no_banned_words(page: Path) -> None:
     assert list(banned(page)) == []
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
-def test_modules_have_no_banned_words(folder: str) -> None:
-    assert [line for module in sorted((SRC / folder).rglob("*.py")) for line in banned(module)] == []
+def test_modules_have_no_banned_words() -> None:
+    assert len(MODULES) > 300
+    assert [line for module in MODULES for line in banned(module)] == []
 
 
 def test_a_banned_word_is_found_in_strings_docstrings_and_comments(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ ACCEPTED_AT_ONCE = 64
 _PAUSE_S = 1.0
 _QUIET_S = 60.0  # between two lines of the log
 _REQUEST_BYTES = 64 * 1024
-# Clients send at once. Who does not keeps the others waiting for so long.
+# A client sends immediately. One that does not keeps the others waiting for this long.
 _REQUEST_S, _HANG_UP_S = 0.25, 0.05
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

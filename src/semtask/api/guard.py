@@ -1,6 +1,6 @@
 """Who may talk to the daemon: pure checks of a connection and of a request head.
 
-They stand against web pages (DNS rebinding, cross-site requests), other users, and careless proxies; not against
+They protect against web pages (DNS rebinding, cross-site requests), other users, and careless proxies; not against
 other processes of the same user. Order: peer, Host, Origin, Sec-Fetch-Site, content type, token, then the route.
 No answer carries CORS headers.
 """

@@ -89,7 +89,7 @@ class RpcServer:
         self._metrics = metrics
         self._responder = Responder(operations, version=version, events=events)
         self._own_uid = os.geteuid()
-        # Where Landlock cannot be had, no job is kept in by it either.
+        # Where Landlock is not available, no job is confined by it either.
         self._tells_confined = not isolation.why_not(SandboxLevel.LANDLOCK, daemon_confined=linux.has_no_new_privs())
         self._acceptors: list[Acceptor] = []
         self._unix: tuple[int, int] | None = None

@@ -75,7 +75,7 @@ def too_large(max_body_bytes: int) -> Refused:
 
 def too_many(what: str) -> Refused:
     """For what is above a limit of all clients together."""
-    error = Throttled(f"Too many {what} at once. Try again later.", retry_after_ms=1000)
+    error = Throttled(f"Too many {what} now. Try again later.", retry_after_ms=1000)
     return Refused(HTTPStatus.SERVICE_UNAVAILABLE, error, [(b"retry-after", b"1")])
 
 

@@ -15,7 +15,7 @@ _LONGEST_DEBT_S = 60.0
 
 
 class RateLimit:
-    """Lets each client send `per_s` requests a second, and as many at once after a pause; 0 sets no limit.
+    """Lets each client send `per_s` requests a second, and as many in a burst after a pause; 0 sets no limit.
 
     Of each client only the time is kept until which it has used up its share (GCRA), and only while that lies ahead.
     """

@@ -3,7 +3,7 @@
 It is shaped for this engine, not for imagined plugins. Obligations that hold for every store:
 
 * An awaited write returns only after its transaction is committed, with fsync where `durable` asks for it.
-* Every change of a job's state is one guarded statement: id, claim_no and state stand in its WHERE clause.
+* Every change of a job's state is one guarded statement: id, claim_no and state are in its WHERE clause.
   Of two rivals exactly one wins; the other learns that nothing matched.
 * Requests do not hurt each other: one that the database refuses fails alone.
 * After each commit, and before the awaited writes return, `on_commit` is called once on the event loop with all

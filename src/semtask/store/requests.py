@@ -115,7 +115,7 @@ class StopSelector(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StopRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """Raise the stop reason of running jobs to `reason`; with CANCEL waiting ones become CANCELLED at once.
+    """Raise the stop reason of running jobs to `reason`; with CANCEL waiting ones become CANCELLED immediately.
 
     `grace_ms` None keeps the job's own; a grace already stored may only get shorter.
     """

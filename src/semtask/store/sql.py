@@ -1,4 +1,4 @@
-"""The SQL of the stores: one statement per file, read from the package all at once.
+"""The SQL of the stores: one statement per file, all read from the package together.
 
 A daemon that read one later could find that of another release, put in the place of its own by an upgrade.
 """

@@ -116,7 +116,7 @@ class SqliteStore:
     async def claim_tasks(self, request: TaskClaim) -> TaskClaimed:
         """Ends with the first tick that sets jobs aside: the caller asks again, with what is offered by then.
 
-        Ticks with the old ones would undo a `bring_back`, and both would go on for ever.
+        Ticks with the old ones would undo a `bring_back`, and both would go on forever.
         """
         while True:
             claimed, more = await self._writer.submit(

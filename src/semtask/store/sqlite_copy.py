@@ -16,7 +16,7 @@ from semtask.store.sqlite_rows import id_bytes
 
 # Pages between two looks around: a few milliseconds.
 _PAGES = 512
-# What the copy may leave unsynced: more at once would hold up the syncs of the daemon on the same disk.
+# What the copy may leave unsynced: more would hold up the syncs of the daemon on the same disk.
 _UNSYNCED_BYTES = 8 * 1024 * 1024
 
 Progress = Callable[[int, int], None]  # bytes copied, bytes in all
@@ -32,7 +32,7 @@ class HighMarks(NamedTuple):
 def copy(source: apsw.Connection, target: Path, progress: Progress) -> None:
     """Copy a database, as it is at one moment, to the new file `target`: for this user alone, complete and synced.
 
-    One read transaction holds that moment, so the copy need not begin anew when somebody writes. Raises OSError and
+    One read transaction holds that moment, so the copy need not begin again when somebody writes. Raises OSError and
     apsw.Error; the caller removes what there is of `target` then.
     """
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))

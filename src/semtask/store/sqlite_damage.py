@@ -76,7 +76,7 @@ def quarantine(tick: Tick, damage: Damage, *, now: int, before: State) -> str | 
     values = {"seq": damage.seq, "claim_no": damage.claim_no, "now": now, "error": error}
     if not fetch(tick.db, query("quarantine_job"), values):
         return None
-    _mend(tick.db, damage.seq)
+    _make_readable(tick.db, damage.seq)
     [job] = fetch(tick.db, query("change_row"), {"seq": damage.seq})
     job_id, queue, job_type, mode, _, subject_key = job
     if before is State.QUEUED:
@@ -88,10 +88,10 @@ def quarantine(tick: Tick, damage: Damage, *, now: int, before: State) -> str | 
     return error
 
 
-def _mend(db: apsw.Connection, seq: int) -> None:
+def _make_readable(db: apsw.Connection, seq: int) -> None:
     columns = ", ".join(f"CAST({name} AS BLOB)" for name in _TEXTS)
     [row] = fetch(db, query("raw_texts").format(columns=columns), {"seq": seq})
     for name, raw in zip(_TEXTS, row, strict=True):
         text = raw.decode(errors="replace") if raw is not None else None
         if text is not None and text.encode() != raw:
-            db.execute(query("mend_text").format(column=name), {"seq": seq, "text": text})
+            db.execute(query("replace_text").format(column=name), {"seq": seq, "text": text})

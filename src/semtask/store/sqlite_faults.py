@@ -1,4 +1,4 @@
-"""What errors of SQLite tell of the disk, and what it finds when it looks a database through."""
+"""What errors of SQLite say about the disk, and what an integrity check of a database finds."""
 
 from __future__ import annotations
 

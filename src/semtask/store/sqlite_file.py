@@ -25,12 +25,12 @@ log = logging.getLogger("semtask.store")
 BUSY_TIMEOUT_MS = 2_000
 # How long the writer may have to wait for a cut of the log that waits for a reader.
 CUT_TIMEOUT_MS = 10
-# A write-ahead log that grew under load is cut back to this when it starts anew.
+# A write-ahead log that grew under load is cut back to this when it starts again.
 _WAL_KEEP_BYTES = 64 * 1024 * 1024
 # Of the writer: subjects and keys come in any order, and so touch pages all over their indexes.
 _CACHE_KIB = 16_000
 _READER_CACHE_KIB = 2_000
-# SQLite's own layer for files takes less than 128 KiB at once.
+# SQLite's own layer for files takes less than 128 KiB in one call.
 _LOG_STEP = 64 * 1024
 _STEPS_BETWEEN_LOOKS = 10_000
 # About the 4 MiB after which SQLite itself moves the log into the database.
@@ -171,7 +171,7 @@ class SqliteFile:
         return found and f"the database is damaged: {found}"
 
     def write_log_again(self) -> None:
-        """Write every byte of the write-ahead log anew, and sync it. Raises apsw.Error.
+        """Write every byte of the write-ahead log again, and sync it. Raises apsw.Error.
 
         When an fsync fails, the kernel gives up what it could not write, and says of it ever after that it is on the
         disk. Commits without fsync are among it; whatever was appended to them would be lost with them.
@@ -235,7 +235,7 @@ class SqliteFile:
 
 def _prepare(db: apsw.Connection) -> None:
     db.set_busy_timeout(BUSY_TIMEOUT_MS)
-    # Plans do not hang on values here: without this SQLite prepares some statements anew each time, ten times as slow.
+    # Plans do not hang on values here: without this SQLite prepares some statements again each time, ten times as slow.
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     db.execute("PRAGMA foreign_keys = ON")
     db.execute("PRAGMA trusted_schema = OFF")

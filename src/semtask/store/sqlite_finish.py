@@ -54,7 +54,7 @@ def finish(tick: Tick, report: Finish) -> Finished:
 
 
 def _has_attempt_row(job: Job, outcome: Outcome, decision: Decision) -> bool:
-    """Not so a task that succeeds, for the sake of speed, nor one that snoozes, for it may do so for ever."""
+    """A task that succeeds has none, for the sake of speed; nor has one that snoozes, which may do so forever."""
     snoozes = decision.event is Event.RETRY and outcome.failure is FailureClass.SNOOZE
     return job.execution_mode is ExecutionMode.SUBPROCESS or not (snoozes or decision.event is Event.SUCCEED)
 
@@ -107,7 +107,7 @@ def _end(report: Finish) -> Sequence[Any]:
 
 
 def _finish_alone(tick: Tick, report: Finish) -> Finished:
-    """A report that cannot be stored must not keep its job running for ever."""
+    """A report that cannot be stored must not keep its job running forever."""
     try:
         with tick.step():
             return finish(tick, report)

@@ -139,7 +139,7 @@ class _Choice:
             self.set_aside.add(task)
             return
         slot = self._slots[queue] > 0
-        # Or else one of its lane begins in this very claim.
+        # Otherwise one of its lane begins in this very claim.
         if subject_key is None or (task, subject_key) not in self._subjects:
             for place in self._takers_of(task):
                 if place.may_take(row, slot=slot):

@@ -23,7 +23,7 @@ class Place(NamedTuple):
 
 
 def purge(tick: Tick, purge: Purge, place: Place) -> tuple[Purged, Place]:
-    """One step of a pass, which begins anew when nothing more can go: what has to stay is looked at once in a pass."""
+    """One step of a pass. A pass looks once at each job that has to stay, and begins again when nothing more can go."""
     beyond = 0
     if purge.keep is not None:
         beyond = max(0, fetch_value(tick.db, query("count_finished")) - purge.keep - place.kept)

@@ -261,7 +261,7 @@ class Writer:
 
     def _write(self, batch: list[Request]) -> None:
         try:
-            self._mend()
+            self._repair()
             changes, answers = self._transact(batch)
         except Unusable as error:
             self._die(error, batch)
@@ -334,7 +334,7 @@ class Writer:
         return answer
 
     def _suspend(self, error: apsw.Error, batch: Sequence[Request]) -> None:
-        """Remember the finishes, turn the others away, and try again: at once if only finishes are left to try."""
+        """Remember the finishes, turn the others away, and try again: immediately if only finishes are left to try."""
         trouble = explain(error)
         sick = trouble.state is DiskState.DEGRADED
         self._reopen = self._reopen or sick
@@ -367,7 +367,7 @@ class Writer:
         if answers:
             self._tell(None, answers)
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """After an I/O error the connection is not to be trusted, nor what was not synced: take a new one, look at the
         whole database, and write the log again."""
         if not self._reopen and not self._database.distrusted:

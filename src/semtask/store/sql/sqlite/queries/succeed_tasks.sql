@@ -1,4 +1,4 @@
--- The usual end of tasks, for many at once: :ends is a JSON array of [job_id in hexadecimal, claim_no, time, result,
+-- The usual end of tasks, for many in one statement: :ends is a JSON array of [job_id in hexadecimal, claim_no, time, result,
 -- artifacts, progress]. The guard: job_id, claim_no and state, and that nobody wants it stopped. The other columns of an end are
 -- empty, because the claim has emptied them. Without the hint the planner would read all that runs for each end.
 UPDATE jobs INDEXED BY jobs_id SET
