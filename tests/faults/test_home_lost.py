@@ -6,6 +6,7 @@ it goes on and what is needed is made again.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -52,7 +53,7 @@ def _put_a_folder_in_place_of_the_socket(home: Path) -> None:
 
 
 def _put_a_file_in_place_of_the_run_folder(home: Path) -> None:
-    shutil.rmtree(home / "run")
+    delete(home / "run")
     (home / "run").touch()
 
 
@@ -92,7 +93,7 @@ def test_what_runs_ends_with_it(tmp_path: Path) -> None:
     try:
         job_id = daemon.command("sleep", "600")
         pid = eventually(lambda: daemon.job(job_id)["pid"])
-        shutil.rmtree(daemon.home)
+        delete(daemon.home)
         gives_up(daemon, "home is gone")
         eventually(lambda: not alive(pid), what="the command has ended")
     finally:
@@ -174,11 +175,13 @@ def test_a_daemon_goes_on_without(daemon: Daemon, name: str) -> None:
     under_way = daemon.command("sh", "-c", f"while ! test -e {gate}; do sleep 0.05; done; echo late; exit 3")
     eventually(lambda: daemon.job(under_way)["pid"], what="it runs")
     path = daemon.home / name
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    eventually(lambda: reachable(daemon), what="it is reachable")
-    [after] = daemon.wait(daemon.command("echo", "after"))
-    assert (after["state"], daemon.log(after["job_id"])) == ("DONE", "after\n")
-    gate.touch()
+    try:
+        delete(path)
+        eventually(lambda: reachable(daemon), what="it is reachable")
+        [after] = daemon.wait(daemon.command("echo", "after"))
+        assert (after["state"], daemon.log(after["job_id"])) == ("DONE", "after\n")
+    finally:
+        gate.touch()
     [job] = daemon.wait(under_way)
     end = ("FAILED", "worker_crash", None) if name == "attempts" else ("FAILED", "exit_code", 3)
     assert (job["state"], job["end_cause"], job["exit_code"]) == end
@@ -189,6 +192,22 @@ def test_a_daemon_goes_on_without(daemon: Daemon, name: str) -> None:
     if name in {"run", "run/token"}:
         eventually((daemon.home / "run" / "token").exists, what="the token is there")
         assert (daemon.home / "run" / "token").stat().st_mode & 0o777 == 0o600
+
+
+def delete(path: Path) -> None:
+    """A file or a folder in which the daemon may make something meanwhile."""
+    if not path.is_dir():
+        path.unlink()
+        return
+    while True:
+        try:
+            shutil.rmtree(path)
+            return
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.ENOENT}:
+                raise
+            if not path.exists():
+                return
 
 
 def reachable(daemon: Daemon) -> bool:
@@ -207,7 +226,7 @@ def test_the_token_is_the_same_one_again(daemon: Daemon) -> None:
 
 
 def test_a_line_that_is_logged_after_the_loss_of_the_log_is_in_the_new_one(daemon: Daemon) -> None:
-    shutil.rmtree(daemon.home / "logs")
+    delete(daemon.home / "logs")
     job_id = daemon.command("true")
     daemon.wait(job_id)
     log = daemon.home / "logs" / "daemon.log"
